@@ -1,0 +1,1 @@
+//! Settings: load, default, validate.

@@ -1,0 +1,1 @@
+//! All rings between all shards.

@@ -1,0 +1,1 @@
+//! Sockets over one io_uring per shard.

@@ -1,0 +1,1 @@
+//! The hands: an executor per core driving the net ring and the shard.

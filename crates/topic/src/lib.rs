@@ -1,0 +1,1 @@
+//! Topic Names, Topic Filters, the subscription table, the retained index.
