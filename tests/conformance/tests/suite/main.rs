@@ -1,3 +1,3 @@
 //! Every normative statement of MQTT over a real socket.
 
-fn main() {}
+mod table;
