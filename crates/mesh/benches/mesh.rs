@@ -1,0 +1,3 @@
+//! What a push, a drain and an interest look-up cost.
+
+fn main() {}
