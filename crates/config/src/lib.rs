@@ -1,1 +1,40 @@
-//! Settings: load, default, validate.
+//! Settings: load → default → validate, each step in its own file.
+//!
+//! One struct tree, [`Config`], is the whole vocabulary (`model.rs`). [`Config::default`] is a
+//! broker that serves (`default.rs`); [`load()`] reads a YAML file over it, so that a file holds only
+//! what differs (`load.rs`); [`Config::validate`] checks every range and every relation between
+//! settings and reports all problems at once (`validate.rs`).
+//!
+//! # Invariants
+//! - An unknown key, a duplicate key or a value of the wrong type is an error that names file,
+//!   line, column and key. Nothing in a file is ignored.
+//! - `configs/default.yaml` equals [`Config::default`] and shows every key; tests hold it to that.
+//! - Reading a file is bounded: [`FILE_SIZE_MAX`] bytes and the budgets in `load.rs`, so that
+//!   a hostile file (deep nesting, alias bombs) costs an error, not memory.
+//!
+//! # Deliberately absent
+//! - The machine. Nothing here asks how many cores or descriptors there are: `auto` stays `auto`
+//!   until the program resolves it. So a file can be checked on another machine.
+//! - Environment variables and includes: one file and the command line are the whole truth.
+
+#![forbid(unsafe_code)]
+
+mod default;
+mod error;
+mod load;
+mod model;
+mod positions;
+mod units;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use error::ConfigError;
+pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
+pub use model::{
+    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol, Shutdown,
+};
+pub use positions::Origin;
+pub use units::{Auto, ByteSize, Expiry, Period, UnitError};
+pub use validate::{Problem, SHARDS_MAX};

@@ -1,0 +1,125 @@
+//! What a broker without a configuration file does: serve anonymous clients of this machine, with
+//! limits a real deployment would choose.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::{
+    model::{
+        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol,
+        Shutdown,
+    },
+    units::{Auto, ByteSize, Expiry, Period},
+};
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listeners: vec![Listener::default()],
+            shards: Auto::Auto,
+            pin_cores: PinCores::Auto,
+            limits: Limits::default(),
+            performance: Performance::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+        }
+    }
+}
+
+impl Listener {
+    /// A listener on `address` with every other setting at its default.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            name: None,
+            address,
+            protocol: Protocol::Tcp,
+            backlog: backlog(),
+            tcp_keep_alive: tcp_keep_alive(),
+            tcp_send_buffer_bytes: ByteSize::new(0),
+            tcp_receive_buffer_bytes: ByteSize::new(0),
+        }
+    }
+}
+
+impl Default for Listener {
+    /// Loopback only: without authentication, nobody outside is served unasked.
+    fn default() -> Self {
+        Self::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 1883)))
+    }
+}
+
+/// A reconnect storm of 100,000 clients a second fills 4,096 entries in 40 ms, which is longer
+/// than any loop turn.
+pub(crate) fn backlog() -> u32 {
+    4096
+}
+
+/// Shorter than the idle timeouts of most firewalls and far longer than a usual MQTT keep alive,
+/// so that a client that pings is never probed.
+pub(crate) fn tcp_keep_alive() -> Period {
+    Period::from_seconds(600)
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 0,
+            connect_timeout: Period::from_seconds(10),
+            maximum_packet_size_bytes: ByteSize::from_mebibytes(1),
+            client_id_size_max: 65_535,
+            // 1.5 hours find a dead client, and a ping an hour from each of ten million clients
+            // is under 3,000 a second.
+            keep_alive_seconds_max: 3600,
+            maximum_qos: 2,
+            retain_available: true,
+            wildcard_subscription_available: true,
+            shared_subscription_available: true,
+            subscription_identifiers_available: true,
+            receive_maximum: 1024,
+            topic_alias_maximum: 32,
+            topic_alias_maximum_outbound: 32,
+            // A device may miss a week; a client identifier used once must not stay for good.
+            session_expiry_interval_max: Expiry::After(Period::from_days(7)),
+            session_expiry_v3: Expiry::After(Period::from_days(7)),
+            sessions_max: 20_000_000,
+            inflight_messages_max: 128,
+            queued_messages_max: 1000,
+            queued_bytes_max: ByteSize::from_mebibytes(1),
+            queue_qos0_messages: false,
+            output_bytes_max: ByteSize::from_mebibytes(2),
+            topic_levels_max: 128,
+            subscriptions_per_client_max: 100_000,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: ByteSize::from_mebibytes(1024),
+        }
+    }
+}
+
+impl Default for Performance {
+    fn default() -> Self {
+        Self {
+            ring_entries: 1024,
+            completion_entries: 16_384,
+            receive_buffer_size: ByteSize::from_kibibytes(4),
+            receive_buffer_count: 256,
+            accepts_in_flight: 16,
+            connections_per_shard: Auto::Auto,
+            mesh_ring_capacity: Auto::Auto,
+            interest_buckets: 262_144,
+            connection_bytes_per_turn_max: ByteSize::from_kibibytes(64),
+            envelopes_per_turn_max: 1024,
+            spin_before_park_microseconds: 0,
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Text, repeats_per_second_max: 20 }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { drain_timeout: Period::from_seconds(10) }
+    }
+}

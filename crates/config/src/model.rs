@@ -1,0 +1,375 @@
+//! The tree of settings: every key a configuration file may hold, with unit, range and default.
+//!
+//! Field names are the keys of the file. The ranges written here are checked in `validate.rs`, the
+//! defaults are set in `default.rs`; `configs/default.yaml` shows all of it to an operator.
+//!
+//! Limits in bytes are [`ByteSize`] (`1MiB`, `512KiB`, `2MB` or a number of bytes), times are
+//! [`Period`] (`10s`, `5m`, `2h`, `7d` or a number of seconds).
+
+use std::{fmt, net::SocketAddr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Unexpected, Visitor},
+};
+
+use crate::units::{Auto, ByteSize, Expiry, Period};
+
+/// All settings of one broker process.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where clients connect. 1 to 64 listeners; default: one on `127.0.0.1:1883`.
+    pub listeners: Vec<Listener>,
+
+    /// How many shards serve, 1 to 1024. More shards than cores is allowed and works, only slower.
+    /// Default `auto`: one for every core this process may use.
+    pub shards: Auto<u16>,
+
+    /// Whether each shard's thread is pinned to a core of its own. Default `auto`: pinned when
+    /// there are no more shards than cores.
+    pub pin_cores: PinCores,
+
+    /// What one client, and all clients together, may ask of the broker.
+    pub limits: Limits,
+
+    /// Sizes of rings and buffers and the budgets of one loop turn.
+    pub performance: Performance,
+
+    /// What is written to standard error, and how.
+    pub log: Log,
+
+    /// How the broker stops.
+    pub shutdown: Shutdown,
+}
+
+/// One address the broker listens on.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// What logs and statistics call this listener: 1 to 64 printable ASCII characters without
+    /// spaces, unique. Default: the text of its address.
+    #[serde(default)]
+    pub name: Option<String>,
+
+    /// IP address and port, such as `127.0.0.1:1883`, `0.0.0.0:1883` or `[::1]:1883`; required. An
+    /// IPv6 address takes IPv6 clients only: list `0.0.0.0:1883` and `[::]:1883` to serve both.
+    /// Port 0 takes a free port, which the start-up line tells.
+    #[serde(deserialize_with = "address")]
+    pub address: SocketAddr,
+
+    /// What is spoken on this listener. Default `tcp`: MQTT 3.1, 3.1.1 and 5.0 over plain TCP.
+    #[serde(default)]
+    pub protocol: Protocol,
+
+    /// Connections the kernel holds that no shard has accepted yet, per shard: 1 to 65,535,
+    /// default 4,096. The kernel also caps it at `net.core.somaxconn`. Full: the kernel drops the
+    /// SYN and the client tries again after a second.
+    #[serde(default = "crate::default::backlog")]
+    pub backlog: u32,
+
+    /// How long a connection may be silent before TCP itself probes whether the peer still lives:
+    /// `0` (off) or 10 s to 2 h in whole seconds, default 10 m. Finds dead clients that use no MQTT keep alive;
+    /// a peer that answers none of 3 probes, 30 s apart, is closed.
+    #[serde(default = "crate::default::tcp_keep_alive")]
+    pub tcp_keep_alive: Period,
+
+    /// The kernel's send buffer of one connection in bytes: `0` (default) leaves it to the
+    /// kernel's own tuning, else 4 KiB to 64 MiB. Fixed small buffers bound kernel memory when
+    /// many clients read slowly; they cost throughput over long distances.
+    #[serde(default)]
+    pub tcp_send_buffer_bytes: ByteSize,
+
+    /// The kernel's receive buffer of one connection in bytes: `0` (default) leaves it to the
+    /// kernel's own tuning, else 4 KiB to 64 MiB.
+    #[serde(default)]
+    pub tcp_receive_buffer_bytes: ByteSize,
+}
+
+impl Listener {
+    /// What logs and statistics call this listener.
+    pub fn label(&self) -> String {
+        self.name.clone().unwrap_or_else(|| self.address.to_string())
+    }
+}
+
+/// An address, with an error that shows how one is written.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    const EXPECTED: &str = "an IP address and a port, such as 127.0.0.1:1883 or [::1]:1883";
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &EXPECTED))
+}
+
+/// What is spoken on a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// MQTT over plain TCP.
+    #[default]
+    Tcp,
+}
+
+/// Whether shard threads are pinned to cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PinCores {
+    /// Pin when there are no more shards than cores.
+    #[default]
+    Auto,
+    /// Pin, sharing cores in turn when there are more shards than cores.
+    Yes,
+    /// Let the scheduler move the threads.
+    No,
+}
+
+/// Written `true`, `false` or `auto`.
+impl<'de> Deserialize<'de> for PinCores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PinCoresVisitor;
+
+        impl Visitor<'_> for PinCoresVisitor {
+            type Value = PinCores;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or auto")
+            }
+
+            fn visit_bool<E: Error>(self, pin: bool) -> Result<PinCores, E> {
+                Ok(if pin { PinCores::Yes } else { PinCores::No })
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<PinCores, E> {
+                match text {
+                    "auto" => Ok(PinCores::Auto),
+                    text => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(PinCoresVisitor)
+    }
+}
+
+/// What one client, and all clients together, may ask of the broker.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Connections the whole process holds at once. Default `0`: as many as the descriptor limit
+    /// (`ulimit -n`) allows each shard. At the limit new connections wait in the kernel's backlog.
+    pub connections_max: u32,
+
+    /// How long a new connection may take from accept to its complete CONNECT packet: 100 ms to
+    /// 10 m, default 10 s. Later: closed and counted.
+    pub connect_timeout: Period,
+
+    /// The largest MQTT Control Packet accepted and sent, in bytes: 1 KiB to 268,435,460, default
+    /// 1 MiB. Announced to 5.0 clients; a larger packet closes the connection with 0x95.
+    pub maximum_packet_size_bytes: ByteSize,
+
+    /// The longest Client Identifier accepted, in bytes of UTF-8: 23 to 65,535, default 65,535.
+    /// A longer one is refused with 0x85 (3.1.1: identifier rejected).
+    pub client_id_size_max: u16,
+
+    /// The longest Keep Alive granted, in seconds: `0` for no cap, to 65,535; default 3,600. A 5.0
+    /// client that asks for more, or for none at all, is told this one (Server Keep Alive). An
+    /// older client cannot be told, so its own value holds.
+    pub keep_alive_seconds_max: u16,
+
+    /// The highest QoS granted: 0, 1 or 2; default 2. Announced to 5.0 clients. A subscription is
+    /// granted at most this; a PUBLISH above it closes the connection with 0x9B.
+    pub maximum_qos: u8,
+
+    /// Whether retained messages are served. Default true. Announced to 5.0 clients; when false a
+    /// PUBLISH with RETAIN closes the connection with 0x9A.
+    pub retain_available: bool,
+
+    /// Whether Topic Filters with `#` and `+` are served. Default true. Announced to 5.0 clients;
+    /// when false such a subscription is refused with 0xA2.
+    pub wildcard_subscription_available: bool,
+
+    /// Whether shared subscriptions (`$share/name/filter`) are served. Default true. Announced to
+    /// 5.0 clients; when false such a subscription is refused with 0x9E.
+    pub shared_subscription_available: bool,
+
+    /// Whether Subscription Identifiers are served. Default true. Announced to 5.0 clients; when
+    /// false a SUBSCRIBE with one closes the connection with 0xA1.
+    pub subscription_identifiers_available: bool,
+
+    /// QoS 1 and 2 publications a client may have unacknowledged towards the broker: 1 to 65,535,
+    /// default 1,024. Announced to 5.0 clients; exceeding it closes the connection with 0x93.
+    pub receive_maximum: u16,
+
+    /// Topic Aliases a client may use towards the broker: 0 (none) to 65,535, default 32.
+    /// Announced to 5.0 clients. Each one in use keeps its Topic Name in memory.
+    pub topic_alias_maximum: u16,
+
+    /// Topic Aliases the broker uses towards one client, if that client allows as many: 0 (none)
+    /// to 65,535, default 32. Each one in use keeps its Topic Name in memory.
+    pub topic_alias_maximum_outbound: u16,
+
+    /// The longest a session outlives its connection: `0` (not at all) up to 136 years in whole
+    /// seconds, or `never` for no cap; default 7 d. A 5.0 client that asks for more is told this.
+    pub session_expiry_interval_max: Expiry,
+
+    /// How long the session of a 3.1 or 3.1.1 client that connects with clean session 0 outlives
+    /// its connection, same range, default 7 d. These versions have no way to ask or to be told.
+    pub session_expiry_v3: Expiry,
+
+    /// Sessions the whole process keeps, with a connection or without: 1 to 1,000,000,000, default
+    /// 20,000,000. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
+    pub sessions_max: u32,
+
+    /// QoS 1 and 2 publications sent to one client and not yet acknowledged: 1 to 65,535, default
+    /// 128. A client's own smaller Receive Maximum wins. Further ones wait in the session's queue.
+    pub inflight_messages_max: u16,
+
+    /// QoS 1 and 2 publications waiting in one session, offline or beyond its window: 0 to
+    /// 10,000,000, default 1,000. At the limit the newest is dropped and counted.
+    pub queued_messages_max: u32,
+
+    /// The same in bytes: at least `maximum_packet_size_bytes`, at most 1 TiB, default 1 MiB.
+    pub queued_bytes_max: ByteSize,
+
+    /// Whether QoS 0 publications are queued for a session without a connection, within the same
+    /// bounds. Default false: they are dropped and counted.
+    pub queue_qos0_messages: bool,
+
+    /// Bytes encoded for one connection that its socket has not taken yet: at least
+    /// `maximum_packet_size_bytes`, at most 4 GiB, default 2 MiB. At the limit QoS 0 is dropped
+    /// and counted, QoS 1 and 2 wait in the session's queue.
+    pub output_bytes_max: ByteSize,
+
+    /// Levels of a Topic Name or Topic Filter (separators plus one): 1 to 65,535, default 128.
+    /// A deeper name closes the connection with 0x90, a deeper filter is refused with 0x8F.
+    pub topic_levels_max: u16,
+
+    /// Subscriptions one session may hold: 1 to 10,000,000, default 100,000. Beyond it a
+    /// subscription is refused with 0x97.
+    pub subscriptions_per_client_max: u32,
+
+    /// Retained messages the whole process keeps: 0 to 1,000,000,000, default 1,000,000. Each
+    /// shard keeps its equal part, since topics spread evenly. At the limit a publication is
+    /// delivered but not retained; QoS 1 and 2 publishers of 5.0 are told 0x97.
+    pub retained_messages_max: u32,
+
+    /// The same in bytes of payload, topic and properties: at least `maximum_packet_size_bytes`
+    /// for every shard, at most 16 TiB, default 1 GiB.
+    pub retained_bytes_max: ByteSize,
+}
+
+/// Sizes of rings and buffers and the budgets of one loop turn.
+///
+/// The defaults suit any machine; change one only with a measurement beside it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Performance {
+    /// Entries of a shard's submission ring: a power of two, 64 to 32,768, default 1,024. Full: it
+    /// is submitted early, at the cost of one more system call.
+    pub ring_entries: u32,
+
+    /// Entries of a shard's completion ring: a power of two, at least `ring_entries`, up to 65,536;
+    /// default 16,384. Full: the kernel keeps the rest in its own memory until the next turn.
+    pub completion_entries: u32,
+
+    /// Bytes of one receive buffer: 512 B to 1 MiB, default 4 KiB. A longer packet is put together
+    /// from several. Idle connections hold none.
+    pub receive_buffer_size: ByteSize,
+
+    /// Receive buffers of one shard: a power of two, 16 to 32,768, default 256. All taken: receives
+    /// are armed again on the next turn, and counted.
+    pub receive_buffer_count: u16,
+
+    /// Accepts each shard keeps in flight on each listener: 1 to 1,024, default 16.
+    pub accepts_in_flight: u16,
+
+    /// Connection slots of one shard: 1 to 1,048,576. Default `auto`: as many as the descriptor
+    /// limit (`ulimit -n`) allows, or what `limits.connections_max` can ask of one shard if less.
+    pub connections_per_shard: Auto<u32>,
+
+    /// Envelopes in each ring from one shard to another: 64 to 65,536. There are
+    /// shards × (shards − 1) rings. Default `auto`: 4,096 for 2 shards, less for more, so that all
+    /// rings into one shard together hold about 16,384, but each at least 256. Full: the publisher's
+    /// connection is parked.
+    pub mesh_ring_capacity: Auto<u32>,
+
+    /// Buckets of the map that says which shards care about a topic: a power of two, 1,024 to
+    /// 67,108,864, default 262,144 (2 MiB for up to 64 shards). Too few: more publications are
+    /// sent to shards that have no subscriber for them.
+    pub interest_buckets: u32,
+
+    /// Bytes of one connection that are acted on in one loop turn before others get theirs: 4 KiB
+    /// to 16 MiB, default 64 KiB.
+    pub connection_bytes_per_turn_max: ByteSize,
+
+    /// Envelopes from other shards that are acted on in one loop turn: 16 to 1,048,576, default
+    /// 1,024.
+    pub envelopes_per_turn_max: u32,
+
+    /// How long an idle shard spins before it sleeps, in microseconds: 0 (default) to 10,000.
+    /// Spinning wins some latency and burns the core.
+    pub spin_before_park_microseconds: u32,
+}
+
+/// What is written to standard error, and how.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// The least important level written. Default `info`.
+    pub level: LogLevel,
+
+    /// How a line looks. Default `text`.
+    pub format: LogFormat,
+
+    /// Lines that one shard writes in one second from one place in the program: 1 to 1,000,000, or
+    /// 0 for no bound; default 20. The rest are counted, and the next line written tells how many.
+    pub repeats_per_second_max: u32,
+}
+
+/// The importance of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Nothing at all, not even the start-up line.
+    Off,
+    /// The broker cannot do something it must.
+    Error,
+    /// Something an operator should look at.
+    Warn,
+    /// Start, stop and rare events.
+    #[default]
+    Info,
+    /// One line for each event of a connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people: time, level, message, then `key=value`. Coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object on each line.
+    Json,
+    /// `key=value` pairs only.
+    Logfmt,
+}
+
+/// How the broker stops.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Shutdown {
+    /// How long SIGTERM or SIGINT waits for connections to close in good order: 0 to 1 h, default
+    /// 10 s. A second signal does not wait.
+    pub drain_timeout: Period,
+}

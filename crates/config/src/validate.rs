@@ -1,0 +1,289 @@
+//! Ranges of settings and relations between them.
+//!
+//! All problems are found in one go, so that nobody mends a file one error at a time. Each names
+//! its key and says what to do. What depends on the machine (descriptor limits, ports in use) is
+//! the program's to check.
+
+use std::{collections::HashMap, fmt, net::SocketAddr};
+
+use crate::{
+    model::{Config, Limits, Listener, Performance},
+    units::{Auto, ByteSize, Expiry, Period},
+};
+
+/// Shards of one process: the widest set of shards the mesh can name.
+pub const SHARDS_MAX: u16 = 1024;
+
+/// Listeners of one process: each costs every shard a socket and its accepts in flight.
+const LISTENERS_MAX: usize = 64;
+
+/// The largest MQTT Control Packet: 1 byte of type, 4 of Remaining Length, 268,435,455 of body.
+const PACKET_SIZE_MAX: ByteSize = ByteSize::new(268_435_460);
+
+/// The kernel's bound of one ring's registered files.
+const CONNECTIONS_PER_SHARD_MAX: u32 = 1 << 20;
+
+/// One setting that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Dotted, lists by index from 0: `listeners[1].address`.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+impl Config {
+    /// Checks every range and relation that [`Config`] documents.
+    ///
+    /// # Errors
+    /// All problems, in the order of the tree.
+    pub fn validate(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Problems(Vec::new());
+        listeners(&self.listeners, &mut problems);
+        if let Auto::Value(shards) = self.shards {
+            problems.range("shards", shards, 1, SHARDS_MAX);
+        }
+        limits(self, &mut problems);
+        performance(&self.performance, &mut problems);
+        let repeats = self.log.repeats_per_second_max;
+        problems.range("log.repeats_per_second_max", repeats, 0, 1_000_000);
+        let (zero, hour) = (Period::default(), Period::from_seconds(3600));
+        problems.range("shutdown.drain_timeout", self.shutdown.drain_timeout, zero, hour);
+        if problems.0.is_empty() { Ok(()) } else { Err(problems.0) }
+    }
+}
+
+fn listeners(listeners: &[Listener], problems: &mut Problems) {
+    if listeners.is_empty() {
+        problems.add("listeners", "empty, so nobody could connect; list an address");
+    }
+    if listeners.len() > LISTENERS_MAX {
+        problems.add("listeners", format!("{} are too many; at most 64", listeners.len()));
+        return;
+    }
+    let mut labels = HashMap::new();
+    for (index, listener) in listeners.iter().enumerate() {
+        let key = |field| format!("listeners[{index}].{field}");
+        if let Some(name) = &listener.name
+            && !(1..=64).contains(&name.len()) | !name.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            let message = "must be 1 to 64 printable ASCII characters without spaces";
+            problems.add(key("name"), message);
+        }
+        let others = &listeners[..index];
+        if let Some(other) =
+            others.iter().position(|other| overlap(other.address, listener.address))
+        {
+            problems.add(
+                key("address"),
+                format!(
+                    "{} is already taken by listeners[{other}] ({}); choose another port",
+                    listener.address, listeners[other].address,
+                ),
+            );
+        } else if let Some(other) = labels.insert(listener.label(), index) {
+            // Two listeners on port 0 share an address without sharing a port: only a name that
+            // somebody gave can be given twice.
+            if listener.name.is_some() || listeners[other].name.is_some() {
+                let label = listener.label();
+                let message = format!("`{label}` already names listeners[{other}]; name it anew");
+                problems.add(key("name"), message);
+            }
+        }
+        problems.range(&key("backlog"), listener.backlog, 1, 65_535);
+        let keep_alive = listener.tcp_keep_alive;
+        if keep_alive != Period::default() {
+            let (min, max) = (Period::from_seconds(10), Period::from_seconds(7200));
+            problems.range(&key("tcp_keep_alive"), keep_alive, min, max);
+            problems.whole_seconds(&key("tcp_keep_alive"), keep_alive);
+        }
+        for (field, size) in [
+            ("tcp_send_buffer_bytes", listener.tcp_send_buffer_bytes),
+            ("tcp_receive_buffer_bytes", listener.tcp_receive_buffer_bytes),
+        ] {
+            if size != ByteSize::default() {
+                let (min, max) = (ByteSize::from_kibibytes(4), ByteSize::from_mebibytes(64));
+                problems.range(&key(field), size, min, max);
+            }
+        }
+    }
+}
+
+/// Whether two listeners cannot both have their address: the same port of one family, on the same
+/// address or on one that stands for all.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let all = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || all)
+}
+
+fn limits(config: &Config, problems: &mut Problems) {
+    // Taken apart by name, so that a new field without a check does not compile.
+    let Limits {
+        connections_max: _,
+        connect_timeout,
+        maximum_packet_size_bytes,
+        client_id_size_max,
+        keep_alive_seconds_max: _,
+        maximum_qos,
+        retain_available: _,
+        wildcard_subscription_available: _,
+        shared_subscription_available: _,
+        subscription_identifiers_available: _,
+        receive_maximum,
+        topic_alias_maximum: _,
+        topic_alias_maximum_outbound: _,
+        session_expiry_interval_max,
+        session_expiry_v3,
+        sessions_max,
+        inflight_messages_max,
+        queued_messages_max,
+        queued_bytes_max,
+        queue_qos0_messages: _,
+        output_bytes_max,
+        topic_levels_max,
+        subscriptions_per_client_max,
+        retained_messages_max,
+        retained_bytes_max,
+    } = config.limits;
+    let packet = maximum_packet_size_bytes;
+
+    let (min, max) = (Period::from_milliseconds(100), Period::from_seconds(600));
+    problems.range("limits.connect_timeout", connect_timeout, min, max);
+    let min = ByteSize::from_kibibytes(1);
+    problems.range("limits.maximum_packet_size_bytes", packet, min, PACKET_SIZE_MAX);
+    problems.range("limits.client_id_size_max", client_id_size_max, 23, u16::MAX);
+    problems.range("limits.maximum_qos", maximum_qos, 0, 2);
+    problems.range("limits.receive_maximum", receive_maximum, 1, u16::MAX);
+    for (key, expiry) in [
+        ("limits.session_expiry_interval_max", session_expiry_interval_max),
+        ("limits.session_expiry_v3", session_expiry_v3),
+    ] {
+        if let Expiry::After(period) = expiry {
+            problems.whole_seconds(key, period);
+            if period.seconds() >= u64::from(u32::MAX) {
+                problems.add(key, format!("{period} is longer than MQTT can say; write never"));
+            }
+        }
+    }
+    problems.range("limits.sessions_max", sessions_max, 1, 1_000_000_000);
+    problems.range("limits.inflight_messages_max", inflight_messages_max, 1, u16::MAX);
+    problems.range("limits.queued_messages_max", queued_messages_max, 0, 10_000_000);
+    problems.range("limits.topic_levels_max", topic_levels_max, 1, u16::MAX);
+    let subscriptions = subscriptions_per_client_max;
+    problems.range("limits.subscriptions_per_client_max", subscriptions, 1, 10_000_000);
+    problems.range("limits.retained_messages_max", retained_messages_max, 0, 1_000_000_000);
+
+    // A queue must hold the largest packet, or that packet could never be delivered. What is out
+    // of range itself has its own problem already.
+    let packet = packet.clamp(min, PACKET_SIZE_MAX);
+    let shards = match config.shards {
+        Auto::Value(shards) => u64::from(shards.clamp(1, SHARDS_MAX)),
+        Auto::Auto => 1,
+    };
+    let on_each = ByteSize::new(packet.bytes().saturating_mul(shards));
+    for (key, size, min, what, max) in [
+        ("limits.queued_bytes_max", queued_bytes_max, packet, "", ByteSize::new(1 << 40)),
+        ("limits.output_bytes_max", output_bytes_max, packet, "", ByteSize::new(1 << 32)),
+        (
+            "limits.retained_bytes_max",
+            retained_bytes_max,
+            on_each,
+            " for each shard",
+            ByteSize::new(1 << 44),
+        ),
+    ] {
+        if size < min {
+            let message = format!(
+                "{size} cannot hold one packet of limits.maximum_packet_size_bytes ({packet})\
+                 {what}; set at least {min}"
+            );
+            problems.add(key, message);
+        }
+        problems.at_most(key, size, max);
+    }
+}
+
+fn performance(performance: &Performance, problems: &mut Problems) {
+    let Performance {
+        ring_entries,
+        completion_entries,
+        receive_buffer_size,
+        receive_buffer_count,
+        accepts_in_flight,
+        connections_per_shard,
+        mesh_ring_capacity,
+        interest_buckets,
+        connection_bytes_per_turn_max,
+        envelopes_per_turn_max,
+        spin_before_park_microseconds,
+    } = *performance;
+
+    problems.power_of_two("performance.ring_entries", ring_entries, 64, 32_768);
+    problems.power_of_two("performance.completion_entries", completion_entries, 64, 65_536);
+    if completion_entries < ring_entries {
+        problems.add(
+            "performance.completion_entries",
+            format!(
+                "{completion_entries} are fewer than performance.ring_entries ({ring_entries}); \
+                 set at least as many"
+            ),
+        );
+    }
+    let (min, max) = (ByteSize::new(512), ByteSize::from_mebibytes(1));
+    problems.range("performance.receive_buffer_size", receive_buffer_size, min, max);
+    let count = u32::from(receive_buffer_count);
+    problems.power_of_two("performance.receive_buffer_count", count, 16, 32_768);
+    problems.range("performance.accepts_in_flight", accepts_in_flight, 1, 1024);
+    if let Auto::Value(connections) = connections_per_shard {
+        let max = CONNECTIONS_PER_SHARD_MAX;
+        problems.range("performance.connections_per_shard", connections, 1, max);
+    }
+    if let Auto::Value(capacity) = mesh_ring_capacity {
+        problems.range("performance.mesh_ring_capacity", capacity, 64, 65_536);
+    }
+    problems.power_of_two("performance.interest_buckets", interest_buckets, 1024, 1 << 26);
+    let (min, max) = (ByteSize::from_kibibytes(4), ByteSize::from_mebibytes(16));
+    let bytes = connection_bytes_per_turn_max;
+    problems.range("performance.connection_bytes_per_turn_max", bytes, min, max);
+    problems.range("performance.envelopes_per_turn_max", envelopes_per_turn_max, 16, 1 << 20);
+    let spin = spin_before_park_microseconds;
+    problems.range("performance.spin_before_park_microseconds", spin, 0, 10_000);
+}
+
+struct Problems(Vec<Problem>);
+
+impl Problems {
+    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+        self.0.push(Problem { key: key.into(), message: message.into() });
+    }
+
+    fn range<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, min: T, max: T) {
+        if value < min || value > max {
+            self.add(key, format!("{value} is out of range; set {min} to {max}"));
+        }
+    }
+
+    fn at_most<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, max: T) {
+        if value > max {
+            self.add(key, format!("{value} is out of range; set at most {max}"));
+        }
+    }
+
+    fn power_of_two(&mut self, key: &str, value: u32, min: u32, max: u32) {
+        if value < min || value > max || !value.is_power_of_two() {
+            self.add(key, format!("{value} is not a power of two from {min} to {max}; set one"));
+        }
+    }
+
+    fn whole_seconds(&mut self, key: &str, value: Period) {
+        if !value.is_whole_seconds() {
+            self.add(key, format!("{value} is no whole number of seconds; round it"));
+        }
+    }
+}
