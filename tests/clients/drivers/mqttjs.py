@@ -1,0 +1,201 @@
+"""MQTT.js: all clients live in one Node.js process, which takes and gives lines of JSON (mqttjs_bridge.js)."""
+
+import base64
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import threading
+
+from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber
+
+_BRIDGE = pathlib.Path(__file__).with_name("mqttjs_bridge.js")
+
+# Our names of the properties -> MQTT.js's. User properties and correlation data need more than a new name.
+_PROPERTY_NAMES = {
+    "content_type": "contentType",
+    "response_topic": "responseTopic",
+    "message_expiry_seconds": "messageExpiryInterval",
+    "payload_format_indicator": "payloadFormatIndicator",
+}
+
+
+class Kind:
+    """MQTT.js at one protocol version."""
+
+    client = "mqttjs"
+    leaves_with_will = False
+
+    def __init__(self, version):
+        self.version = version
+        self.name = f"mqttjs {VERSION_NAMES[version]}"
+
+    def publish(self, address, client_id, publications):
+        connection = Connection(self.version, address, client_id)
+        try:
+            for publication in publications:
+                connection.publish(publication)
+        finally:
+            connection.close()
+
+    def subscriber(self, address, client_id, filters, clean=True, expiry_seconds=0, will=None):
+        connection = Connection(self.version, address, client_id, clean=clean, expiry_seconds=expiry_seconds, will=will)
+        connection.subscribe(filters)
+        return connection
+
+
+class _Bridge:
+    """The Node.js process. Started with the first client, ended with the tests."""
+
+    _instance = None
+    _starting = threading.Lock()
+
+    @classmethod
+    def get(cls):
+        with cls._starting:
+            if cls._instance is None:
+                cls._instance = cls()
+            return cls._instance
+
+    @classmethod
+    def stop(cls):
+        with cls._starting:
+            if cls._instance is not None:
+                cls._instance._process.stdin.close()
+                cls._instance._process.wait(PATIENCE_SECONDS)
+                cls._instance = None
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            ["node", str(_BRIDGE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ
+        )
+        self._numbers = itertools.count(1)
+        self._connections = {}
+        self._answers = {}
+        self._answered = threading.Condition()
+        self._writing = threading.Lock()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self._process.stdout:
+            event = json.loads(line)
+            if event["event"] == "answer":
+                with self._answered:
+                    self._answers[event["call"]] = event
+                    self._answered.notify_all()
+            else:
+                self._connections[event["connection"]].on_event(event)
+
+    def open(self, connection):
+        number = next(self._numbers)
+        self._connections[number] = connection
+        return number
+
+    def call(self, command):
+        number = next(self._numbers)
+        line = json.dumps({**command, "call": number}).encode() + b"\n"
+        with self._writing:
+            self._process.stdin.write(line)
+            self._process.stdin.flush()
+        with self._answered:
+            if not self._answered.wait_for(lambda: number in self._answers, PATIENCE_SECONDS):
+                raise Failure(f"MQTT.js did not finish {command['operation']} within {PATIENCE_SECONDS} s")
+            answer = self._answers.pop(number)
+        if answer.get("error"):
+            raise Failure(f"MQTT.js {command['operation']}: {answer['error']}")
+        return answer
+
+
+stop_bridge = _Bridge.stop
+
+
+class Connection(Subscriber):
+    """One connected client. `topic_aliases` lets it use aliases for what it sends and offers the same to the broker."""
+
+    def __init__(self, version, address, client_id, clean=True, expiry_seconds=0, will=None, topic_aliases=0):
+        super().__init__(client_id)
+        self.version = version
+        self._bridge = _Bridge.get()
+        self._number = self._bridge.open(self)
+        host, port = address
+        answer = self.call(
+            "connect",
+            host=host,
+            port=port,
+            clientId=client_id,
+            version=version,
+            clean=clean,
+            expirySeconds=expiry_seconds,
+            topicAliases=topic_aliases,
+            will=_outgoing(will, version) if will else None,
+        )
+        # A CONNACK of 3.1 has no such flag.
+        self.session_present = None if version == 3 else answer["sessionPresent"]
+
+    def call(self, operation, **arguments):
+        return self._bridge.call({"operation": operation, "connection": self._number, **arguments})
+
+    def publish(self, publication):
+        """Publishes and waits for the last acknowledgement that the QoS asks for."""
+        self.call("publish", **_outgoing(publication, self.version))
+
+    def subscribe(self, filters):
+        """Subscribes and returns the granted codes."""
+        granted = self.call("subscribe", filters=filters)["granted"]
+        if any(code >= 0x80 for code in granted):
+            raise Failure(f"{self.client_id}: subscription to {filters} refused: {granted}")
+        return granted
+
+    def on_event(self, event):
+        if event["event"] == "disconnect":
+            self.disconnect_reason = event["reasonCode"]
+        elif event["event"] == "message":
+            self.deliver(_incoming(event))
+
+    def close(self):
+        self.call("end")
+
+    def kill(self):
+        self.call("kill")
+
+
+def _outgoing(publication, version):
+    properties = {}
+    if version == 5:
+        for key, value in publication.properties.items():
+            if key == "user_properties":
+                # MQTT.js takes a map of name to values: the order of different names is the order of the map.
+                grouped = {}
+                for name, text in value:
+                    grouped.setdefault(name, []).append(text)
+                properties["userProperties"] = grouped
+            elif key == "correlation_data":
+                properties["correlationData"] = base64.b64encode(value).decode()
+            else:
+                properties[_PROPERTY_NAMES[key]] = value
+    return {
+        "topic": publication.topic,
+        "payload": base64.b64encode(publication.payload).decode(),
+        "qos": publication.qos,
+        "retain": publication.retain,
+        "properties": properties,
+    }
+
+
+def _incoming(event):
+    theirs = event["properties"]
+    properties = {ours: theirs[name] for ours, name in _PROPERTY_NAMES.items() if name in theirs}
+    if "payload_format_indicator" in properties:
+        properties["payload_format_indicator"] = int(properties["payload_format_indicator"])
+    if "correlationData" in theirs:
+        properties["correlation_data"] = base64.b64decode(theirs["correlationData"])
+    if "subscriptionIdentifier" in theirs:
+        identifiers = theirs["subscriptionIdentifier"]
+        properties["subscription_identifiers"] = identifiers if isinstance(identifiers, list) else [identifiers]
+    if "userProperties" in theirs:
+        pairs = []
+        for name, values in theirs["userProperties"].items():
+            pairs += [(name, value) for value in (values if isinstance(values, list) else [values])]
+        properties["user_properties"] = pairs
+    return Message(event["topic"], base64.b64decode(event["payload"]), event["qos"], event["retain"], properties)
