@@ -1,0 +1,28 @@
+//! PINGREQ: two bytes that keep a connection alive.
+
+use crate::write::Sink;
+use crate::{DecodeError, PacketType, ProtocolVersion, RawPacket};
+
+/// Client asks for a sign of life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PingReq;
+
+impl PingReq {
+    /// Bytes of the packet: a fixed header without body.
+    pub const SIZE: usize = 2;
+
+    /// Decodes the packet.
+    ///
+    /// # Errors
+    /// Reserved flags, or a body.
+    pub fn decode(raw: RawPacket<'_>, version: ProtocolVersion) -> Result<Self, DecodeError> {
+        raw.open(PacketType::PingReq, version)?.finish()?;
+        Ok(Self)
+    }
+
+    /// Appends the packet, which is the same in every version.
+    #[inline]
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put(&[PacketType::PingReq.first_byte(), 0]);
+    }
+}
