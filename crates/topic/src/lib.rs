@@ -35,6 +35,8 @@ mod retained;
 mod shared;
 mod slab;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use error::TopicError;
 pub use filter::TopicFilter;

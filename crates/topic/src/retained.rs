@@ -30,6 +30,8 @@ use crate::{TopicFilter, filter::has_wildcard};
 use self::step::{Step, step};
 
 mod step;
+#[cfg(test)]
+mod tests;
 
 /// Something that is kept under its topic.
 pub trait Topic {

@@ -37,6 +37,8 @@ pub use self::ids::{FilterId, SubscriberId};
 mod ids;
 mod index;
 mod subscribers;
+#[cfg(test)]
+mod tests;
 mod trie;
 mod walk;
 

@@ -51,6 +51,8 @@ impl<Id: Copy + PartialEq> Index<Id> {
         let capacity = segment.capacity();
         if capacity >= SHRINK_CAPACITY_MIN && segment.len() < capacity / 8 {
             segment.shrink_to(segment.len() * 2, |&id| spread(hash_of(id)));
+        } else if segment.is_empty() {
+            *segment = HashTable::new();
         }
     }
 
