@@ -36,16 +36,25 @@
 #![forbid(unsafe_code)]
 
 mod bell;
+mod door;
+mod inboxes;
 mod interest;
 mod node;
+mod outboxes;
+mod room;
 mod shard_id;
 mod shard_set;
 mod sync;
 
+pub use inboxes::{InboxStatistics, Inboxes, VISIT_ENVELOPES_MAX};
 pub use interest::{
     BUCKETS_DEFAULT, BUCKETS_MAX, BUCKETS_MIN, InterestMap, InterestStatistics, InterestWriter,
     LEVELS_HASHED_MAX, buckets_recommended,
 };
-pub use node::{Inboxes, Node, Outboxes, VISIT_ENVELOPES_MAX, build, build_with_reserve};
+pub use node::{Node, build, build_with_reserve};
+pub use outboxes::{OutboxStatistics, Outboxes};
 pub use shard_id::{SHARDS_MAX, ShardId};
 pub use shard_set::ShardSet;
+
+#[cfg(all(test, feature = "model-check"))]
+mod model;
