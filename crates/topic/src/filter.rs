@@ -60,7 +60,7 @@ impl<'a> TopicFilter<'a> {
     /// Whether the filter can match more than the one name that equals it.
     #[must_use]
     pub fn has_wildcard(self) -> bool {
-        has_wildcard(self.0)
+        has_wildcard(self.0.as_bytes())
     }
 }
 
@@ -71,8 +71,8 @@ impl fmt::Display for TopicFilter<'_> {
 }
 
 /// As [`TopicFilter::has_wildcard`], for a text that is known to be a filter.
-pub(crate) fn has_wildcard(filter: &str) -> bool {
-    filter.bytes().any(|byte| byte == b'+' || byte == b'#')
+pub(crate) fn has_wildcard(filter: &[u8]) -> bool {
+    filter.iter().any(|&byte| byte == b'+' || byte == b'#')
 }
 
 #[cfg(test)]

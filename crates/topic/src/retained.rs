@@ -138,7 +138,7 @@ impl<V: Topic> RetainedIndex<V> {
         visit: &mut dyn FnMut(&'a V),
     ) -> Scan<'a> {
         let filter = filter.as_str();
-        if !has_wildcard(filter) {
+        if !has_wildcard(filter.as_bytes()) {
             if after.is_none_or(|after| after < filter) {
                 self.find(filter).into_iter().for_each(visit);
             }

@@ -13,13 +13,13 @@ const SHRINK_CAPACITY_MIN: usize = 32;
 
 #[derive(Debug)]
 pub(crate) struct Index<Id> {
-    segments: Box<[HashTable<Id>]>,
+    segments: Box<[HashTable<Id>; SEGMENTS]>,
     count: usize,
 }
 
 impl<Id: Copy + PartialEq> Index<Id> {
     pub(crate) fn new() -> Self {
-        Self { segments: (0..SEGMENTS).map(|_| HashTable::new()).collect(), count: 0 }
+        Self { segments: Box::new([const { HashTable::new() }; SEGMENTS]), count: 0 }
     }
 
     /// How many ids are in.

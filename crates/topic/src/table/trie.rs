@@ -33,7 +33,7 @@ use crate::slab::Slab;
 /// Where the texts of filters are kept.
 pub(super) trait Texts {
     /// The text of a filter that is in.
-    fn text(&self, id: FilterId) -> &str;
+    fn text(&self, id: FilterId) -> &[u8];
 }
 
 /// Stable while the node is in; four bytes as an `Option`.
@@ -135,7 +135,7 @@ impl Trie {
             let label_at = usize::from(node.label_start) + first_size as usize;
             let label_end = usize::from(node.label_end);
             if label_at < label_end {
-                let rest = &texts.text(node.label).as_bytes()[label_at + 1..label_end];
+                let rest = &texts.text(node.label)[label_at + 1..label_end];
                 match walk.follow(rest, level, topic.as_bytes()) {
                     Some(end) => level = end,
                     None => continue,
@@ -169,10 +169,10 @@ impl Trie {
         if let Some(node) = branch.single {
             walk.stack.push(Pending { node, level: level as u32, first_size: 1 });
         }
-        if branch.literal.is_some()
+        if let Some(first) = branch.literal
             && let Some((text, hash)) =
                 walk.level_hash(level, topic.as_bytes(), |text| self.level_hash(text))
-            && let Some(node) = self.literal_child(texts, parent, text, hash)
+            && let Some(node) = self.literal_child(texts, parent, first, text, hash)
         {
             walk.stack.push(Pending { node, level: level as u32, first_size: text.len() as u32 });
         }
@@ -180,7 +180,7 @@ impl Trie {
 
     /// Adds a filter with a wildcard that is not in yet; its text must be in `texts` already.
     pub(super) fn insert(&mut self, texts: &impl Texts, id: FilterId) {
-        let text = texts.text(id).as_bytes();
+        let text = texts.text(id);
         let mut parent = None;
         // Where the next level begins; past the end of the text when there is none.
         let mut at = 0;
@@ -210,7 +210,7 @@ impl Trie {
             };
             let node = self.node(child);
             let label_end = usize::from(node.label_end);
-            let label = &texts.text(node.label).as_bytes()[..label_end];
+            let label = &texts.text(node.label)[..label_end];
             let end = common_levels_end(label, text, usize::from(node.label_start));
             parent = Some(if end == label_end { child } else { self.split(texts, child, end) });
             at = end + 1;
@@ -241,7 +241,7 @@ impl Trie {
 
     /// Finds the end of the filter's path and clears it there; the node, or `None` for the root.
     fn detach(&mut self, texts: &impl Texts, id: FilterId) -> Option<NodeId> {
-        let text = texts.text(id).as_bytes();
+        let text = texts.text(id);
         let mut parent = None;
         let mut at = 0;
         while at <= text.len() {
@@ -330,7 +330,7 @@ impl Trie {
     /// Makes `id` a child of `parent`, by the first level of its label.
     fn link(&mut self, texts: &impl Texts, parent: Option<NodeId>, id: NodeId) {
         let node = self.node(id);
-        let label = &texts.text(node.label).as_bytes()[..usize::from(node.label_end)];
+        let label = &texts.text(node.label)[..usize::from(node.label_end)];
         let level = level_at(label, usize::from(node.label_start));
         let level_hash = if level == b"+" { 0 } else { self.level_hash(level) };
         if level_hash == 0 {
@@ -377,26 +377,35 @@ impl Trie {
         if level == b"+" {
             return self.branch(parent).single;
         }
-        self.branch(parent).literal?;
-        self.literal_child(texts, parent, level, self.level_hash(level))
+        let first = self.branch(parent).literal?;
+        self.literal_child(texts, parent, first, level, self.level_hash(level))
     }
 
+    /// The literal child whose label begins with `level`. `first` is the first one of the list.
     #[inline]
     fn literal_child(
         &self,
         texts: &impl Texts,
         parent: Option<NodeId>,
+        first: NodeId,
         level: &[u8],
         level_hash: u32,
     ) -> Option<NodeId> {
-        self.literals.find(child_hash(parent, level_hash), |id| {
-            let Some(node) = self.nodes.get(id.index()) else { return false };
-            if node.parent != parent || node.level_hash != level_hash {
-                return false;
-            }
-            let label = &texts.text(node.label).as_bytes()
-                [usize::from(node.label_start)..usize::from(node.label_end)];
+        let begins = |node: &Node| {
+            let start = usize::from(node.label_start);
+            let label = &texts.text(node.label)[start..usize::from(node.label_end)];
             label.strip_prefix(level).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
+        };
+        // An only child is asked itself: it will be read anyway if it is the one, and the index would be two more lines
+        // of memory.
+        let node = self.nodes.get(first.index())?;
+        if node.next.is_none() {
+            return (node.level_hash == level_hash && begins(node)).then_some(first);
+        }
+        self.literals.find(child_hash(parent, level_hash), |id| {
+            self.nodes.get(id.index()).is_some_and(|node| {
+                node.parent == parent && node.level_hash == level_hash && begins(node)
+            })
         })
     }
 
@@ -486,7 +495,7 @@ impl Trie {
                 assert_eq!(Some(texts.text(filter)), path, "a filter ends at its path");
             }
             if let Some(filter) = branch.multi {
-                let expected = path.map_or("#".to_owned(), |path| format!("{path}/#"));
+                let expected = path.map_or(b"#".to_vec(), |path| [path, b"/#"].concat());
                 assert_eq!(texts.text(filter), expected, "a multi-level filter ends at its path");
             }
             let mut children: Vec<NodeId> = branch.single.into_iter().collect();
@@ -503,12 +512,12 @@ impl Trie {
                 let node = self.node(child);
                 let start = usize::from(node.label_start);
                 let text = texts.text(node.label);
-                let level = level_at(&text.as_bytes()[..usize::from(node.label_end)], start);
+                let level = level_at(&text[..usize::from(node.label_end)], start);
                 assert_eq!(node.parent, id, "children know their parent");
                 assert_eq!(start, path.map_or(0, |path| path.len() + 1), "labels join");
-                assert_eq!(&text[..start.saturating_sub(1)], path.unwrap_or(""), "labels agree");
+                assert_eq!(&text[..start.saturating_sub(1)], path.unwrap_or(b""), "labels agree");
                 assert_eq!(self.child(texts, id, level), Some(child), "children are found");
-                assert!(!text[start..usize::from(node.label_end)].contains('#'));
+                assert!(!text[start..usize::from(node.label_end)].contains(&b'#'));
                 stack.push(Some(child));
             }
             let here = usize::from(branch.filter.is_some()) + usize::from(branch.multi.is_some());
