@@ -1,9 +1,9 @@
 //! Settings: load → default → validate, each step in its own file.
 //!
 //! One struct tree, [`Config`], is the whole vocabulary (`model.rs`). [`Config::default`] is a
-//! broker that serves (`default.rs`); [`load()`] reads a YAML file over it, so that a file holds only
-//! what differs (`load.rs`); [`Config::validate`] checks every range and every relation between
-//! settings and reports all problems at once (`validate.rs`).
+//! broker that serves (`default.rs`); [`load()`] reads a YAML file over it, so that a file holds
+//! only what differs (`load.rs`); [`Config::validate`] checks every range and every relation
+//! between settings and reports all problems at once (`validate.rs`).
 //!
 //! # Invariants
 //! - An unknown key, a duplicate key or a value of the wrong type is an error that names file,

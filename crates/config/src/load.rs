@@ -44,6 +44,11 @@ impl Loaded {
         }
     }
 
+    /// The file's name, as the caller gave it; `None` when there was no file.
+    pub fn source_name(&self) -> Option<&str> {
+        self.source_name.as_deref()
+    }
+
     /// Notes that the option `flag` has set `key` over what the file says.
     pub fn set_by_flag(&mut self, key: &'static str, flag: &'static str) {
         self.flags.push((key, flag));

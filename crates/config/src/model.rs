@@ -71,8 +71,8 @@ pub struct Listener {
     pub backlog: u32,
 
     /// How long a connection may be silent before TCP itself probes whether the peer still lives:
-    /// `0` (off) or 10 s to 2 h in whole seconds, default 10 m. Finds dead clients that use no MQTT keep alive;
-    /// a peer that answers none of 3 probes, 30 s apart, is closed.
+    /// `0` (off) or 10 s to 2 h in whole seconds, default 10 m. Finds dead clients that use no MQTT
+    /// keep alive: a peer that answers none of 3 probes, 30 s apart, is closed.
     #[serde(default = "crate::default::tcp_keep_alive")]
     pub tcp_keep_alive: Period,
 
@@ -291,9 +291,9 @@ pub struct Performance {
     pub connections_per_shard: Auto<u32>,
 
     /// Envelopes in each ring from one shard to another: 64 to 65,536. There are
-    /// shards × (shards − 1) rings. Default `auto`: 4,096 for 2 shards, less for more, so that all
-    /// rings into one shard together hold about 16,384, but each at least 256. Full: the publisher's
-    /// connection is parked.
+    /// shards × (shards − 1) rings. Default `auto`: 4,096 for few shards, less for more, so that
+    /// all rings into one shard together hold at most 16,384, but each at least 64. Full: the
+    /// publisher's connection is parked.
     pub mesh_ring_capacity: Auto<u32>,
 
     /// Buckets of the map that says which shards care about a topic: a power of two, 1,024 to

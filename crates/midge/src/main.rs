@@ -1,3 +1,39 @@
 //! Midge, an MQTT broker: thread per core, shared nothing, io_uring.
+//!
+//! This is the program around the broker: arguments → settings → sockets → shards → signals →
+//! exit. `midge` alone serves on `127.0.0.1:1883`.
+//!
+//! # Invariants
+//! - Everything that can be checked is checked before the first side effect: a bad option, a bad
+//!   file and an address that is taken are found before a shard exists.
+//! - An error is one sentence on standard error that names the file, line, key or address and says
+//!   what to do.
+//! - Exit codes: 0 done; 2 the command line or the configuration is wrong; 1 anything else.
 
-fn main() {}
+#![forbid(unsafe_code)]
+
+mod arguments;
+mod broker;
+mod check;
+mod failure;
+mod host;
+mod listen;
+mod logging;
+mod serve;
+mod settings;
+mod signals;
+
+use std::process::ExitCode;
+
+use crate::arguments::Command;
+
+fn main() -> ExitCode {
+    let outcome = match arguments::parse() {
+        Command::Serve(arguments) => serve::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -1,0 +1,159 @@
+//! The command line as it was typed. What it means is decided in `settings.rs`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use midge_config::Auto;
+
+/// Reads the command line. Ends the process for `--help` and `--version` (exit code 0) and for what
+/// cannot be read (exit code 2).
+pub(crate) fn parse() -> Command {
+    resolve(Arguments::parse())
+}
+
+/// An MQTT broker: 3.1, 3.1.1 and 5.0, thread per core, on io_uring.
+///
+/// Without a command, `midge` serves.
+#[derive(Debug, Parser)]
+#[command(name = "midge", version, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: ServeArguments,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the broker.
+    Serve(ServeArguments),
+    /// Check a configuration file without running the broker.
+    Check(CheckArguments),
+}
+
+/// Options of `midge serve`.
+#[derive(Debug, Default, PartialEq, Args)]
+pub(crate) struct ServeArguments {
+    /// Configuration file (YAML). Without one, the defaults hold.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Listen on this IP address and port instead of those of the configuration; may be repeated.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) listen: Vec<SocketAddr>,
+
+    /// Number of shards, 1 to 1024, or `auto` for one on each core.
+    #[arg(long, value_name = "N", value_parser = shards)]
+    pub(crate) shards: Option<ShardCount>,
+
+    /// Keep everything in memory: nothing outlives the process.
+    #[arg(long)]
+    pub(crate) ephemeral: bool,
+}
+
+/// Options of `midge check`.
+#[derive(Debug, PartialEq, Args)]
+pub(crate) struct CheckArguments {
+    /// Configuration file (YAML).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+/// A number of shards as typed; its range is the settings' to check.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct ShardCount(pub(crate) Auto<u16>);
+
+fn resolve(arguments: Arguments) -> Command {
+    arguments.command.unwrap_or(Command::Serve(arguments.serve))
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(
+        |_| "expected an IP address and a port, such as 127.0.0.1:1883, 0.0.0.0:1883 or [::1]:1883",
+    )
+}
+
+fn shards(text: &str) -> Result<ShardCount, &'static str> {
+    match text {
+        "auto" => Ok(ShardCount(Auto::Auto)),
+        text => match text.parse() {
+            Ok(shards) => Ok(ShardCount(Auto::Value(shards))),
+            Err(_) => Err("expected auto or a whole number from 1 to 1024"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, ErrorKind> {
+        let words = std::iter::once("midge").chain(line.split_whitespace());
+        Arguments::try_parse_from(words).map(resolve).map_err(|error| error.kind())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn command_lines_are_read() {
+        let listen = |text: &str| ServeArguments {
+            listen: vec![text.parse().expect("an address")],
+            ..ServeArguments::default()
+        };
+        for (line, expected) in [
+            ("", ServeArguments::default()),
+            ("serve", ServeArguments::default()),
+            ("serve --ephemeral", ServeArguments { ephemeral: true, ..Default::default() }),
+            ("serve --listen [::1]:1883", listen("[::1]:1883")),
+            ("--listen 127.0.0.1:0", listen("127.0.0.1:0")),
+            (
+                "serve --config a.yaml --listen 127.0.0.1:1 --listen 127.0.0.1:2 --shards 8",
+                ServeArguments {
+                    config: Some("a.yaml".into()),
+                    listen: ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()).into(),
+                    shards: Some(ShardCount(Auto::Value(8))),
+                    ephemeral: false,
+                },
+            ),
+            (
+                "serve --shards auto",
+                ServeArguments { shards: Some(ShardCount(Auto::Auto)), ..Default::default() },
+            ),
+        ] {
+            match read(line) {
+                Ok(Command::Serve(found)) => assert_eq!(found, expected, "{line}"),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+        match read("check --config a.yaml") {
+            Ok(Command::Check(found)) => assert_eq!(found.config, PathBuf::from("a.yaml")),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn command_lines_that_are_none() {
+        for (line, error) in [
+            ("dance", ErrorKind::InvalidSubcommand),
+            ("serve --foo", ErrorKind::UnknownArgument),
+            ("serve --listen", ErrorKind::InvalidValue),
+            ("serve --listen localhost:1883", ErrorKind::ValueValidation),
+            ("serve --listen 1883", ErrorKind::ValueValidation),
+            ("serve --shards many", ErrorKind::ValueValidation),
+            ("serve --shards -1", ErrorKind::UnknownArgument),
+            ("serve --shards 70000", ErrorKind::ValueValidation),
+            ("check", ErrorKind::MissingRequiredArgument),
+            ("--help", ErrorKind::DisplayHelp),
+            ("--version", ErrorKind::DisplayVersion),
+        ] {
+            assert_eq!(read(line).map(|command| format!("{command:?}")), Err(error), "{line}");
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! `midge serve`: the order of start and end.
+//!
+//! Start: settings → signals held → log → sockets → shards → start-up line. Each step can only
+//! fail before the next has begun, and dropping what the earlier ones made undoes them.
+//! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
+//! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
+
+use std::net::SocketAddr;
+
+use crate::{
+    arguments::ServeArguments,
+    broker::{Broker, StartError},
+    failure::Failure,
+    host::Host,
+    listen,
+    logging::Logging,
+    settings::Settings,
+    signals,
+};
+
+pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
+    let settings = Settings::resolve(arguments, &Host::prepare())?;
+    let signals = signals::hold().map_err(|error| {
+        Failure::Other(format!("cannot take SIGTERM and SIGINT from the system: {error}"))
+    })?;
+    let logging = Logging::start(&settings.config().log)
+        .map_err(|error| Failure::Other(format!("cannot start the log thread: {error}")))?;
+
+    let listening = listen::open_all(&settings)?;
+    let addresses: Vec<SocketAddr> = listening.iter().map(|listener| listener.address).collect();
+    tracing::debug!(
+        cores = ?settings.cores,
+        connections_per_shard = settings.connections_per_shard,
+        mesh_ring_capacity = settings.mesh_ring_capacity,
+        retained_messages_per_shard_max = settings.retained_messages_per_shard_max(),
+        retained_bytes_per_shard_max = settings.retained_bytes_per_shard_max().bytes(),
+        "settings left to the program are resolved",
+    );
+    for listener in &listening {
+        tracing::debug!(listener = listener.label, address = %listener.address, "listening");
+    }
+    let broker = Broker::start(&settings, listening)
+        .map_err(|StartError(sentence)| Failure::Other(sentence))?;
+
+    let drain_timeout = settings.config().shutdown.drain_timeout;
+    let stopper = broker.stopper();
+    let flush = logging.flusher();
+    signals
+        .watch(
+            move |signal| {
+                tracing::info!("{signal}: draining, for {drain_timeout} at most");
+                stopper.stop(drain_timeout.duration());
+            },
+            move |signal| {
+                tracing::warn!("{signal}: stopping at once");
+                flush();
+                std::process::exit(1);
+            },
+        )
+        .map_err(|error| Failure::Other(format!("cannot start the signal thread: {error}")))?;
+
+    tracing::info!("{}", start_up_line(&settings, &addresses));
+    broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// What an operator wants to see first: where, how many, how large, how durable.
+fn start_up_line(settings: &Settings, addresses: &[SocketAddr]) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    format!(
+        "midge {} serves mqtt on {}: {}, in memory, packets up to {}, {}",
+        env!("CARGO_PKG_VERSION"),
+        addresses.join(" and "),
+        counted(settings.shards.into(), "shard"),
+        settings.config().limits.maximum_packet_size_bytes,
+        counted(settings.connections_max, "connection"),
+    )
+}
+
+fn counted(count: u32, noun: &str) -> String {
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+}

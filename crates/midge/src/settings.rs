@@ -1,0 +1,262 @@
+//! From arguments and configuration file to what the program uses.
+//!
+//! The command line goes over the file, the file over the defaults. Then everything is checked, and
+//! every `auto` is resolved against the machine. What an operator wrote down and the machine
+//! cannot give is an error; what was left to us adapts.
+
+use midge_config::{Auto, ByteSize, Config, Listener, Loaded, PinCores};
+
+use crate::{arguments::ServeArguments, failure::Failure, host::Host};
+
+/// Settings without an open question.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// As loaded; its `auto` values are answered by the fields below.
+    pub(crate) loaded: Loaded,
+    /// 1 to 1,024.
+    pub(crate) shards: u16,
+    /// The core of each shard, by shard; empty: none is pinned.
+    pub(crate) cores: Vec<usize>,
+    /// Connection slots of each shard's ring: 1 to 1,048,576.
+    pub(crate) connections_per_shard: u32,
+    /// Connections of the whole process, at most the slots of all shards.
+    pub(crate) connections_max: u32,
+    /// Envelopes in each ring from one shard to another.
+    pub(crate) mesh_ring_capacity: u32,
+}
+
+/// Memory that a connection costs at the very least (4.35 KB in the kernel): more slots than that
+/// could never be used.
+const CONNECTION_BYTES_MIN: u64 = 4096;
+
+/// The kernel's bound of one ring's registered files.
+const SLOTS_MAX: u64 = 1 << 20;
+
+/// Envelopes in all rings into one shard, if they are left to us.
+const INBOX_ENVELOPES: u32 = 16_384;
+
+impl Settings {
+    /// # Errors
+    /// A file that is none, settings that cannot be, or wishes that this machine cannot meet.
+    pub(crate) fn resolve(arguments: &ServeArguments, host: &Host) -> Result<Self, Failure> {
+        let mut loaded = match &arguments.config {
+            Some(path) => midge_config::load(path).map_err(Failure::configuration)?,
+            None => Loaded::defaults(),
+        };
+        if !arguments.listen.is_empty() {
+            loaded.config.listeners = arguments.listen.iter().copied().map(Listener::new).collect();
+            loaded.set_by_flag("listeners", "--listen");
+        }
+        if let Some(shards) = arguments.shards {
+            loaded.config.shards = shards.0;
+            loaded.set_by_flag("shards", "--shards");
+        }
+        let problems = loaded.problems();
+        if !problems.is_empty() {
+            return Err(Failure::Configuration(problems));
+        }
+
+        let config = &loaded.config;
+        let shards = config.shards.unwrap_or_else(|| {
+            u16::try_from(host.parallelism).unwrap_or(u16::MAX).clamp(1, midge_config::SHARDS_MAX)
+        });
+        let slots = connections_per_shard(config, shards, host)?;
+        let possible = slots.saturating_mul(u32::from(shards));
+        let connections_max = match config.limits.connections_max {
+            0 => possible,
+            wanted if wanted <= possible => wanted,
+            wanted => {
+                return Err(Failure::configuration(format_args!(
+                    "limits.connections_max: {wanted} is more than {shards} shards of {slots} \
+                     connections hold; raise the descriptor limit (ulimit -n), \
+                     performance.connections_per_shard or the number of shards"
+                )));
+            }
+        };
+        Ok(Self {
+            shards,
+            cores: cores(config.pin_cores, shards, host),
+            connections_per_shard: slots,
+            connections_max,
+            mesh_ring_capacity: mesh_ring_capacity(config, shards),
+            loaded,
+        })
+    }
+
+    /// The tree of settings that needed no resolution.
+    pub(crate) fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    /// Each shard's part of `limits.retained_messages_max`, rounded up.
+    pub(crate) fn retained_messages_per_shard_max(&self) -> u32 {
+        self.config().limits.retained_messages_max.div_ceil(u32::from(self.shards))
+    }
+
+    /// Each shard's part of `limits.retained_bytes_max`, rounded up, and room for one packet.
+    pub(crate) fn retained_bytes_per_shard_max(&self) -> ByteSize {
+        let limits = &self.config().limits;
+        let part = limits.retained_bytes_max.bytes().div_ceil(u64::from(self.shards));
+        ByteSize::new(part).max(limits.maximum_packet_size_bytes)
+    }
+}
+
+/// Slots of one ring. The kernel allows each ring as many as the process may have descriptors.
+fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u32, Failure> {
+    let allowed = host.descriptors_max.min(SLOTS_MAX);
+    match config.performance.connections_per_shard {
+        Auto::Value(wanted) if u64::from(wanted) <= allowed => Ok(wanted),
+        Auto::Value(wanted) => Err(Failure::configuration(format_args!(
+            "performance.connections_per_shard: {wanted} is more than the descriptor limit \
+             (ulimit -n) of {allowed} allows; raise that limit or set at most {allowed}"
+        ))),
+        Auto::Auto => {
+            let most = match u64::from(config.limits.connections_max) {
+                0 => host.memory_bytes / CONNECTION_BYTES_MIN,
+                wanted => wanted,
+            };
+            // Clients spread over shards by hash, so some shards get more than their part; and a
+            // connection has a slot where it was accepted before it moves to its home shard.
+            let part = most.div_ceil(u64::from(shards));
+            let slots = (part + part / 4 + 256).min(most.max(1)).min(allowed).max(1);
+            Ok(u32::try_from(slots).expect("at most SLOTS_MAX"))
+        }
+    }
+}
+
+/// Pinned shards share out the cores in turn.
+fn cores(pin: PinCores, shards: u16, host: &Host) -> Vec<usize> {
+    let wanted = match pin {
+        PinCores::Yes => true,
+        PinCores::No => false,
+        // A quota below the number of cores means that others run on these cores, and every
+        // container would choose the same first few.
+        PinCores::Auto => {
+            usize::from(shards) <= host.cores.len() && host.parallelism >= host.cores.len()
+        }
+    };
+    if !wanted {
+        return Vec::new();
+    }
+    host.cores.iter().copied().cycle().take(usize::from(shards)).collect()
+}
+
+fn mesh_ring_capacity(config: &Config, shards: u16) -> u32 {
+    config.performance.mesh_ring_capacity.unwrap_or_else(|| {
+        let rings = u32::from(shards).saturating_sub(1).max(1);
+        // Rounded down to a power of two: the same on machines that differ a little.
+        1 << (INBOX_ENVELOPES / rings).clamp(64, 4096).ilog2()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arguments::ShardCount;
+
+    fn host() -> Host {
+        Host {
+            parallelism: 4,
+            cores: vec![2, 3, 6, 7],
+            descriptors_max: 20_000,
+            memory_bytes: 8 << 30,
+        }
+    }
+
+    fn arguments(shards: u16) -> ServeArguments {
+        ServeArguments {
+            shards: Some(ShardCount(Auto::Value(shards))),
+            ..ServeArguments::default()
+        }
+    }
+
+    #[test]
+    fn auto_follows_the_machine() {
+        let settings = Settings::resolve(&ServeArguments::default(), &host()).expect("defaults");
+        assert_eq!(settings.shards, 4);
+        assert_eq!(settings.cores, [2, 3, 6, 7]);
+        assert_eq!(settings.connections_per_shard, 20_000);
+        assert_eq!(settings.connections_max, 80_000);
+        assert_eq!(settings.retained_messages_per_shard_max(), 250_000);
+        assert_eq!(settings.retained_bytes_per_shard_max(), ByteSize::from_mebibytes(256));
+    }
+
+    #[test]
+    fn shards_are_pinned_when_each_has_a_core() {
+        for (pin, shards, parallelism, expected) in [
+            (PinCores::Auto, 1, 4, &[2][..]),
+            (PinCores::Auto, 4, 4, &[2, 3, 6, 7]),
+            (PinCores::Auto, 5, 4, &[]),
+            // A quota of two cores' time on four cores that others use as well.
+            (PinCores::Auto, 2, 2, &[]),
+            (PinCores::Yes, 2, 2, &[2, 3]),
+            (PinCores::Yes, 6, 4, &[2, 3, 6, 7, 2, 3]),
+            (PinCores::No, 1, 4, &[]),
+        ] {
+            let host = Host { parallelism, ..host() };
+            assert_eq!(cores(pin, shards, &host), expected, "{pin:?} {shards} {parallelism}");
+        }
+        let unknown = Host { cores: Vec::new(), ..host() };
+        assert!(cores(PinCores::Yes, 2, &unknown).is_empty());
+    }
+
+    #[test]
+    fn slots_follow_what_can_be_used() {
+        for (wanted, connections_max, shards, descriptors_max, memory_gib, slots) in [
+            // The descriptor limit, the kernel's own bound, memory, and the operator's bound.
+            (Auto::Auto, 0, 2, 20_000, 64, Some(20_000)),
+            (Auto::Auto, 0, 2, u64::MAX, 64, Some(1 << 20)),
+            (Auto::Auto, 0, 1, u64::MAX, 1, Some(262_144)),
+            (Auto::Auto, 1000, 2, 20_000, 64, Some(881)),
+            (Auto::Auto, 1000, 1, 20_000, 64, Some(1000)),
+            (Auto::Auto, 1, 64, 20_000, 64, Some(1)),
+            (Auto::Value(5000), 0, 2, 20_000, 64, Some(5000)),
+            (Auto::Value(20_001), 0, 2, 20_000, 64, None),
+        ] {
+            let mut config = Config::default();
+            config.performance.connections_per_shard = wanted;
+            config.limits.connections_max = connections_max;
+            let host = Host { descriptors_max, memory_bytes: memory_gib << 30, ..host() };
+            let found = connections_per_shard(&config, shards, &host);
+            assert_eq!(found.ok(), slots, "{wanted:?} {connections_max} {shards}");
+        }
+    }
+
+    #[test]
+    fn ring_capacities_shrink_as_shards_grow() {
+        for (shards, capacity) in
+            [(1, 4096), (2, 4096), (4, 4096), (8, 2048), (16, 1024), (64, 256), (1024, 64)]
+        {
+            assert_eq!(mesh_ring_capacity(&Config::default(), shards), capacity, "{shards}");
+        }
+    }
+
+    #[test]
+    fn options_go_over_the_file() {
+        let mut arguments = arguments(3);
+        arguments.listen = vec!["127.0.0.1:5".parse().expect("an address")];
+        let settings = Settings::resolve(&arguments, &host()).expect("sound");
+        assert_eq!(settings.shards, 3);
+        assert_eq!(settings.config().listeners, [Listener::new(arguments.listen[0])]);
+    }
+
+    #[test]
+    fn options_that_cannot_be_name_themselves() {
+        let address = "127.0.0.1:5".parse().expect("an address");
+        let twice = ServeArguments { listen: vec![address; 2], ..ServeArguments::default() };
+        for (arguments, problem) in [
+            (arguments(0), "--shards: 0 is out of range; set 1 to 1024"),
+            (arguments(1025), "--shards: 1025 is out of range; set 1 to 1024"),
+            (
+                twice,
+                "--listen: 127.0.0.1:5 is already taken by listeners[0] (127.0.0.1:5); choose \
+                 another port",
+            ),
+        ] {
+            match Settings::resolve(&arguments, &host()) {
+                Err(Failure::Configuration(problems)) => assert_eq!(problems, [problem]),
+                other => panic!("{arguments:?}: {other:?}"),
+            }
+        }
+    }
+}

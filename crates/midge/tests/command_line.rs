@@ -1,0 +1,254 @@
+//! The program as a person or a service manager meets it: words in, sentences and exit codes out.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{ChildStderr, Command, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn midge(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_midge"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Exit code, standard output and standard error of a run that ends by itself.
+fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = midge(arguments).output().expect("the program starts");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+}
+
+/// A directory that goes with the test.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("midge-{test}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory for this test");
+        Self(path)
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        fs::write(&path, text).expect("a file for this test");
+        path.display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A running broker; ends with the test.
+struct Serving {
+    child: std::process::Child,
+    stderr: BufReader<ChildStderr>,
+    /// The first line it wrote.
+    line: String,
+}
+
+impl Serving {
+    fn start(arguments: &[&str]) -> Self {
+        let mut command = midge(arguments);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        stderr.read_line(&mut line).expect("a line");
+        Self { child, stderr, line }
+    }
+
+    /// From the start-up line.
+    fn address(&self) -> SocketAddr {
+        let mut words = self.line.split_whitespace().skip_while(|word| *word != "on");
+        let address = words.nth(1).expect("an address after `on`");
+        address.trim_end_matches(':').parse().expect(&self.line)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).expect("a process id");
+        kill_process(Pid::from_raw(pid).expect("not zero"), signal).expect("it still runs");
+    }
+
+    /// Waits for the end: exit code and the rest of standard error.
+    fn end(mut self) -> (Option<i32>, String) {
+        let mut rest = String::new();
+        self.stderr.read_to_string(&mut rest).expect("UTF-8");
+        (self.child.wait().expect("a child").code(), rest)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+#[test]
+fn version_and_help() {
+    let version = format!("midge {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(run(&["--version"]), (0, version, String::new()));
+    for arguments in [&["--help"][..], &["serve", "--help"], &["check", "--help"]] {
+        let (code, help, errors) = run(arguments);
+        assert_eq!((code, errors), (0, String::new()), "{arguments:?}");
+        assert!(help.contains("--config <FILE>"), "{arguments:?}: {help}");
+    }
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for (arguments, named) in [
+        (&["dance"][..], "dance"),
+        (&["serve", "--port", "1883"], "--port"),
+        (&["serve", "--listen", "localhost:1883"], "expected an IP address and a port"),
+        (&["serve", "--shards", "many"], "expected auto or a whole number from 1 to 1024"),
+        (&["serve", "--shards", "0"], "--shards: 0 is out of range; set 1 to 1024"),
+        (&["serve", "--shards", "1025"], "--shards: 1025 is out of range; set 1 to 1024"),
+        (
+            &["serve", "--listen", "127.0.0.1:5", "--listen", "127.0.0.1:5"],
+            "--listen: 127.0.0.1:5 is already taken",
+        ),
+        (&["check"], "--config <FILE>"),
+    ] {
+        let (code, output, errors) = run(arguments);
+        assert_eq!((code, output), (2, String::new()), "{arguments:?}");
+        assert!(errors.contains(named), "{arguments:?}: {errors}");
+    }
+}
+
+#[test]
+fn check_accepts_the_default_file() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs/default.yaml");
+    let path = path.display().to_string();
+    assert_eq!(run(&["check", "--config", &path]), (0, format!("{path}: ok\n"), String::new()));
+}
+
+/// `serve` refuses what `check` refuses, with the same words.
+#[test]
+fn bad_configurations_exit_with_2() {
+    let directory = Directory::new("bad-configurations");
+    for (name, text, lines) in [
+        ("unknown.yaml", "limits:\n  foo: 1\n", &[":2:3: limits.foo: unknown key; "][..]),
+        ("broken.yaml", "limits:\n\tmaximum_qos: 1\n", &[":2:2: not YAML: tabs "]),
+        (
+            "range.yaml",
+            "shards: 0\nlimits:\n  maximum_qos: 9\n",
+            &[
+                ":1:1: shards: 0 is out of range; set 1 to 1024",
+                ":3:3: limits.maximum_qos: 9 is out of range; set 0 to 2",
+            ],
+        ),
+    ] {
+        let path = directory.file(name, text);
+        for command in ["check", "serve"] {
+            let (code, output, errors) = run(&[command, "--config", &path]);
+            assert_eq!((code, output), (2, String::new()), "{command} {name}");
+            let found: Vec<&str> = errors.lines().collect();
+            assert_eq!(found.len(), lines.len(), "{command} {name}: {errors}");
+            for (found, expected) in found.iter().zip(lines) {
+                assert!(found.starts_with(&format!("{path}{expected}")), "{found}");
+            }
+        }
+    }
+    let absent = directory.0.join("absent.yaml").display().to_string();
+    let sentence = "cannot be read: no such file or directory; check the path and its rights";
+    let expected = (2, String::new(), format!("{absent}: {sentence}\n"));
+    assert_eq!(run(&["check", "--config", &absent]), expected);
+    assert_eq!(run(&["serve", "--config", &absent]), expected);
+}
+
+#[test]
+fn a_wish_that_the_machine_cannot_meet_exits_with_2() {
+    let directory = Directory::new("wish");
+    // More than the kernel's bound of one ring, on any machine.
+    let path = directory.file("m.yaml", "shards: 1\nlimits: {connections_max: 4000000000}\n");
+    assert_eq!(run(&["check", "--config", &path]).0, 0);
+    let (code, _, errors) = run(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]);
+    assert_eq!(code, 2);
+    assert!(errors.starts_with("limits.connections_max: 4000000000 is more than "), "{errors}");
+}
+
+#[test]
+fn an_occupied_port_exits_with_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("bound").to_string();
+    let sentence = |way_out: &str| {
+        format!(
+            "error: cannot listen on {address}: address already in use; stop the other program or \
+             choose another port {way_out}\n"
+        )
+    };
+    for shards in ["1", "2"] {
+        let found = run(&["serve", "--listen", &address, "--shards", shards]);
+        assert_eq!(found, (1, String::new(), sentence("with --listen")));
+    }
+
+    let directory = Directory::new("occupied");
+    let path = directory.file("m.yaml", &format!("listeners:\n  - address: {address}\n"));
+    let found = run(&["serve", "--config", &path]);
+    assert_eq!(found, (1, String::new(), sentence(&format!("in line 2 of {path}"))));
+}
+
+/// Shards share a port; two brokers must not.
+#[test]
+fn a_second_broker_on_the_same_port_exits_with_1() {
+    let first = Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+    let address = first.address().to_string();
+    let (code, _, errors) = run(&["serve", "--listen", &address, "--shards", "2"]);
+    assert_eq!(code, 1, "{errors}");
+    assert!(errors.contains("address already in use"), "{errors}");
+}
+
+#[test]
+fn the_start_up_line_says_what_runs() {
+    let directory = Directory::new("start-up");
+    let path = directory.file(
+        "m.yaml",
+        "limits: {maximum_packet_size_bytes: 64KiB, connections_max: 1000}\n\
+         performance: {connections_per_shard: 600}\n",
+    );
+    let serving = Serving::start(&["--config", &path, "--listen", "127.0.0.1:0", "--shards", "3"]);
+    let address = serving.address();
+    assert_ne!(address.port(), 0);
+    TcpStream::connect(address).expect("somebody listens");
+    let (_, line) = serving.line.trim_end().split_once(' ').expect("a time");
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(
+        line,
+        format!(
+            "INFO  midge {version} serves mqtt on {address}: 3 shards, in memory, packets up to \
+             64 KiB, 1000 connections"
+        )
+    );
+    // Not a terminal: no colour.
+    assert!(!serving.line.contains('\u{1b}'));
+}
+
+#[test]
+fn a_signal_drains_and_exits_with_0() {
+    for (signal, name) in [(Signal::TERM, "SIGTERM"), (Signal::INT, "SIGINT")] {
+        let serving = Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+        serving.signal(signal);
+        let (code, rest) = serving.end();
+        assert_eq!(code, Some(0), "{rest}");
+        assert!(rest.contains(&format!("{name}: draining, for 10s at most")), "{rest}");
+    }
+}
+
+#[test]
+fn machines_read_the_log_as_json() {
+    let directory = Directory::new("json");
+    let path = directory.file("m.yaml", "log: {format: json}\nshards: 1\n");
+    let serving = Serving::start(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]);
+    let line: serde_json::Value = serde_json::from_str(&serving.line).expect("JSON");
+    assert_eq!(line["level"], "info");
+    let message = line["message"].as_str().expect("a text");
+    assert!(message.contains(" serves mqtt on 127.0.0.1:"), "{message}");
+}
