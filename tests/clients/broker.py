@@ -100,6 +100,16 @@ class Midge:
                     raise RuntimeError("midge named no address:\n" + "\n".join(self._lines))
                 self._changed.wait(left)
 
+    def wait_for_line(self, part):
+        """Waits until the program has printed a line with `part` in it."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        with self._changed:
+            while not any(part in line for line in self._lines):
+                left = deadline - time.monotonic()
+                if self._ended or left <= 0:
+                    raise RuntimeError(f"midge never said {part!r}:\n" + "\n".join(self._lines))
+                self._changed.wait(left)
+
     def wait(self, patience_seconds=PATIENCE_SECONDS):
         """Waits for the end of the process; returns its exit code."""
         code = self.process.wait(patience_seconds)

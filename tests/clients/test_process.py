@@ -50,8 +50,8 @@ class Process(unittest.TestCase):
         self.assertLessEqual(len(output.splitlines()), 4, output)
         self.assertNotIn("panicked", output)
 
-    def stuck_client(self, address):
-        """A 5.0 client without keep-alive that reads its CONNACK and then nothing any more."""
+    def stuck_client(self, address, filter_):
+        """A 5.0 client without keep-alive that subscribes with QoS 0 and then reads nothing any more."""
         client = socket.create_connection(address)
         self.addCleanup(client.close)
         client.settimeout(PATIENCE_SECONDS)
@@ -61,7 +61,20 @@ class Process(unittest.TestCase):
         self.assertEqual(first, 0x20)
         while length > 0:
             length -= len(client.recv(length))
+        # Packet id 1, no properties, one filter, QoS 0. The SUBACK is the last thing it looks at.
+        text = filter_.encode()
+        client.sendall(bytes([0x82, 6 + len(text), 0, 1, 0, 0, len(text)]) + text + bytes([0]))
+        self.assertEqual(client.recv(1), b"\x90")
         return client
+
+    def fill_a_stuck_client(self, address):
+        """Gives the drain something to wait for: output that a client does not take."""
+        self.stuck_client(address, "flood")
+        sender = paho.Connection(5, address, "sender")
+        for _ in range(200):
+            # An acknowledgement for each keeps this client's own queue short.
+            sender.publish(Publication("flood", bytes(100_000), 1))
+        sender.close()
 
     # ---- Start ---------------------------------------------------------------------------------------------
 
@@ -133,14 +146,23 @@ class Process(unittest.TestCase):
 
     def test_second_signal_stops_at_once(self):
         midge = self.start(*SERVE)
-        address = midge.addresses()[0]
-        # A client that never reads and never leaves gives the drain something to wait for.
-        self.stuck_client(address)
+        self.fill_a_stuck_client(midge.addresses()[0])
         midge.process.send_signal(signal.SIGTERM)
-        midge.process.send_signal(signal.SIGTERM)
+        midge.wait_for_line("drain")
         started = time.monotonic()
-        midge.wait()
-        self.assertLess(time.monotonic() - started, 2.0)
+        midge.process.send_signal(signal.SIGINT)
+        self.assertEqual(midge.wait(), 1, midge.output)
+        # The default drain timeout is 10 s, and the stuck client would use it up.
+        self.assertLess(time.monotonic() - started, 3.0)
+
+    def test_the_drain_has_an_end(self):
+        path = self.configuration("shutdown: {drain_timeout: 500ms}\n")
+        midge = self.start(*SERVE, "--config", str(path))
+        self.fill_a_stuck_client(midge.addresses()[0])
+        started = time.monotonic()
+        midge.process.send_signal(signal.SIGTERM)
+        self.assertEqual(midge.wait(), 0, midge.output)
+        self.assertLess(time.monotonic() - started, 5.0)
 
     # ---- Mistakes ------------------------------------------------------------------------------------------
 
@@ -242,10 +264,7 @@ class Process(unittest.TestCase):
         midge = self.start(*SERVE)
         address = midge.addresses()[0]
         before = resident_bytes(midge.process.pid)
-        stuck = self.stuck_client(address)
-        # SUBSCRIBE, packet id 1, no properties, one filter, QoS 0; then SUBACK is the last thing it reads.
-        stuck.sendall(bytes([0x82, 9, 0, 1, 0, 0, 3]) + b"t/#" + bytes([0]))
-        self.assertEqual(stuck.recv(1), b"\x90")
+        self.stuck_client(address, "t/#")
         receiver = paho.Connection(5, address, "receiver")
         self.addCleanup(receiver.close)
         receiver.subscribe([("t/mark", 1)])
