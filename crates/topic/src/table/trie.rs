@@ -124,8 +124,11 @@ impl Trie {
         if let Some(filter) = root.multi {
             visit(filter);
         }
-        self.fork(texts, None, &root, 0, topic, walk);
-        while let Some(Pending { node: id, level, first_size }) = walk.stack.pop() {
+        let topic = topic.as_bytes();
+        let mut next = self.fork(texts, None, &root, 0, topic, walk);
+        while let Some(Pending { node: id, level, first_size }) = next.or_else(|| walk.stack.pop())
+        {
+            next = None;
             let Some(node) = self.nodes.get(id.index()) else {
                 debug_assert!(false, "links lead to nodes");
                 continue;
@@ -136,7 +139,7 @@ impl Trie {
             let label_end = usize::from(node.label_end);
             if label_at < label_end {
                 let rest = &texts.text(node.label)[label_at + 1..label_end];
-                match walk.follow(rest, level, topic.as_bytes()) {
+                match walk.follow(rest, level, topic) {
                     Some(end) => level = end,
                     None => continue,
                 }
@@ -145,17 +148,17 @@ impl Trie {
             if let Some(filter) = node.branch.multi {
                 visit(filter);
             }
-            if walk.level(level, topic.as_bytes()).is_none() {
+            if walk.level(level, topic).is_none() {
                 if let Some(filter) = node.branch.filter {
                     visit(filter);
                 }
             } else {
-                self.fork(texts, Some(id), &node.branch, level, topic, walk);
+                next = self.fork(texts, Some(id), &node.branch, level, topic, walk);
             }
         }
     }
 
-    /// Puts the children that agree with the topic in `level` on the stack.
+    /// The child that agrees with the topic in `level`, to go on with; if there are two, the other one waits on the stack.
     #[inline]
     fn fork(
         &self,
@@ -163,19 +166,22 @@ impl Trie {
         parent: Option<NodeId>,
         branch: &Branch,
         level: usize,
-        topic: &str,
+        topic: &[u8],
         walk: &mut Walk,
-    ) {
-        if let Some(node) = branch.single {
-            walk.stack.push(Pending { node, level: level as u32, first_size: 1 });
+    ) -> Option<Pending> {
+        let pending =
+            |node, first_size| Pending { node, level: level as u32, first_size: first_size as u32 };
+        let single = branch.single.map(|node| pending(node, 1));
+        let literal = branch.literal.and_then(|first| {
+            let (text, hash) = walk.level_hash(level, topic, |text| self.level_hash(text))?;
+            let node = self.literal_child(texts, parent, first, text, hash)?;
+            Some(pending(node, text.len()))
+        });
+        if literal.is_some() {
+            walk.stack.extend(single);
+            return literal;
         }
-        if let Some(first) = branch.literal
-            && let Some((text, hash)) =
-                walk.level_hash(level, topic.as_bytes(), |text| self.level_hash(text))
-            && let Some(node) = self.literal_child(texts, parent, first, text, hash)
-        {
-            walk.stack.push(Pending { node, level: level as u32, first_size: text.len() as u32 });
-        }
+        single
     }
 
     /// Adds a filter with a wildcard that is not in yet; its text must be in `texts` already.
