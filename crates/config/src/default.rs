@@ -88,6 +88,7 @@ impl Default for Limits {
             output_bytes_max: ByteSize::from_mebibytes(2),
             topic_levels_max: 128,
             subscriptions_per_client_max: 100_000,
+            shared_backlog_messages_max: 1000,
             retained_messages_max: 1_000_000,
             retained_bytes_max: ByteSize::from_mebibytes(1024),
         }
@@ -104,6 +105,8 @@ impl Default for Performance {
             accepts_in_flight: 16,
             connections_per_shard: Auto::Auto,
             mesh_ring_capacity: Auto::Auto,
+            outbox_envelopes_max: 4096,
+            outbox_bytes_max: ByteSize::from_mebibytes(1),
             interest_buckets: 262_144,
             connection_bytes_per_turn_max: ByteSize::from_kibibytes(64),
             envelopes_per_turn_max: 1024,

@@ -250,6 +250,10 @@ pub struct Limits {
     /// subscription is refused with 0x97.
     pub subscriptions_per_client_max: u32,
 
+    /// QoS 1 and 2 publications that one shared subscription keeps while none of its members can
+    /// take one: 0 to 10,000,000, default 1,000. At the limit the newest is dropped and counted.
+    pub shared_backlog_messages_max: u32,
+
     /// Retained messages the whole process keeps: 0 to 1,000,000,000, default 1,000,000. Each
     /// shard keeps its equal part, since topics spread evenly. At the limit a publication is
     /// delivered but not retained; QoS 1 and 2 publishers of 5.0 are told 0x97.
@@ -286,15 +290,23 @@ pub struct Performance {
     /// Accepts each shard keeps in flight on each listener: 1 to 1,024, default 16.
     pub accepts_in_flight: u16,
 
-    /// Connection slots of one shard: 1 to 1,048,576. Default `auto`: as many as the descriptor
-    /// limit (`ulimit -n`) allows, or what `limits.connections_max` can ask of one shard if less.
+    /// Connection slots of one shard: 1 to 1,048,576; each costs 8 bytes of kernel memory. Default
+    /// `auto`: as many as the descriptor limit (`ulimit -n`) allows, or fewer when
+    /// `limits.connections_max` or the machine's memory (4 KiB each) cannot use them.
     pub connections_per_shard: Auto<u32>,
 
     /// Envelopes in each ring from one shard to another: 64 to 65,536. There are
     /// shards × (shards − 1) rings. Default `auto`: 4,096 for few shards, less for more, so that
-    /// all rings into one shard together hold at most 16,384, but each at least 64. Full: the
-    /// publisher's connection is parked.
+    /// all rings into one shard together hold at most 16,384, but each at least 64. Full: what
+    /// follows waits in the outbox.
     pub mesh_ring_capacity: Auto<u32>,
+
+    /// Envelopes that wait in one shard for room in the ring to another: 16 to 1,048,576, default
+    /// 4,096. Full: publishers to that shard are not read from until there is room.
+    pub outbox_envelopes_max: u32,
+
+    /// The same in bytes of publications: 64 KiB to 1 GiB, default 1 MiB.
+    pub outbox_bytes_max: ByteSize,
 
     /// Buckets of the map that says which shards care about a topic: a power of two, 1,024 to
     /// 67,108,864, default 262,144 (2 MiB for up to 64 shards). Too few: more publications are

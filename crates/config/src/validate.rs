@@ -148,6 +148,7 @@ fn limits(config: &Config, problems: &mut Problems) {
         output_bytes_max,
         topic_levels_max,
         subscriptions_per_client_max,
+        shared_backlog_messages_max,
         retained_messages_max,
         retained_bytes_max,
     } = config.limits;
@@ -177,6 +178,8 @@ fn limits(config: &Config, problems: &mut Problems) {
     problems.range("limits.topic_levels_max", topic_levels_max, 1, u16::MAX);
     let subscriptions = subscriptions_per_client_max;
     problems.range("limits.subscriptions_per_client_max", subscriptions, 1, 10_000_000);
+    let backlog = shared_backlog_messages_max;
+    problems.range("limits.shared_backlog_messages_max", backlog, 0, 10_000_000);
     problems.range("limits.retained_messages_max", retained_messages_max, 0, 1_000_000_000);
 
     // A queue must hold the largest packet, or that packet could never be delivered. What is out
@@ -218,6 +221,8 @@ fn performance(performance: &Performance, problems: &mut Problems) {
         accepts_in_flight,
         connections_per_shard,
         mesh_ring_capacity,
+        outbox_envelopes_max,
+        outbox_bytes_max,
         interest_buckets,
         connection_bytes_per_turn_max,
         envelopes_per_turn_max,
@@ -247,6 +252,9 @@ fn performance(performance: &Performance, problems: &mut Problems) {
     if let Auto::Value(capacity) = mesh_ring_capacity {
         problems.range("performance.mesh_ring_capacity", capacity, 64, 65_536);
     }
+    problems.range("performance.outbox_envelopes_max", outbox_envelopes_max, 16, 1 << 20);
+    let (min, max) = (ByteSize::from_kibibytes(64), ByteSize::from_mebibytes(1024));
+    problems.range("performance.outbox_bytes_max", outbox_bytes_max, min, max);
     problems.power_of_two("performance.interest_buckets", interest_buckets, 1024, 1 << 26);
     let (min, max) = (ByteSize::from_kibibytes(4), ByteSize::from_mebibytes(16));
     let bytes = connection_bytes_per_turn_max;

@@ -5,7 +5,7 @@
 //! is full the line is dropped and counted, never waited for.
 //!
 //! An event passes, in this order: the level (`log.level`; one comparison), the bound on repeats
-//! (`log.repeats_per_second_max`, [`repeats`]), the format (`log.format`, [`format`]), the queue
+//! (`log.repeats_per_second_max`, [`repeats`]), the format (`log.format`, [`mod@format`]), the queue
 //! ([`queue`]).
 //!
 //! Field values come from peers: every control character in them is escaped, so that no client

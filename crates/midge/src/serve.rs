@@ -47,12 +47,12 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let flush = logging.flusher();
     signals
         .watch(
-            move |signal| {
-                tracing::info!("{signal}: draining, for {drain_timeout} at most");
+            move || {
+                tracing::info!("asked to stop: draining for {drain_timeout} at most");
                 stopper.stop(drain_timeout.duration());
             },
-            move |signal| {
-                tracing::warn!("{signal}: stopping at once");
+            move || {
+                tracing::warn!("asked again: stopping at once");
                 flush();
                 std::process::exit(1);
             },
