@@ -274,3 +274,27 @@ impl core::fmt::Display for DecodeError {
 impl core::error::Error for DecodeError {}
 
 const _: () = assert!(size_of::<DecodeError>() == 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_the_reason_codes_of_their_names() {
+        for (error, reason_code) in [
+            (DecodeError::TrailingBytes, ReasonCode::MalformedPacket),
+            (DecodeError::PropertyDuplicate, ReasonCode::ProtocolError),
+            (DecodeError::PacketTooLarge, ReasonCode::PacketTooLarge),
+            (DecodeError::ProtocolVersionUnsupported, ReasonCode::UnsupportedProtocolVersion),
+            (DecodeError::TopicAliasZero, ReasonCode::TopicAliasInvalid),
+        ] {
+            assert_eq!(error.reason_code(), reason_code);
+        }
+    }
+
+    #[test]
+    fn display_says_what_and_by_which_statement() {
+        assert_eq!(DecodeError::DupWithoutQos.to_string(), "DUP is set on QoS 0 [MQTT-3.3.1-2]");
+        assert_eq!(DecodeError::DupWithoutQos.statement(), "MQTT-3.3.1-2");
+    }
+}

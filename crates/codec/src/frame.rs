@@ -210,3 +210,148 @@ impl PacketType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{V5, V31, V311, is, refuses};
+    use crate::{Packet, decode};
+
+    const NO_LIMIT: u32 = PACKET_SIZE_MAX;
+
+    #[test]
+    fn cuts_one_packet_and_leaves_the_rest() {
+        let input = [0xC0, 0x00, 0x30, 0x03, 0x00, 0x01, b'a', 0xD0];
+        let Ok(Framed::Packet(first)) = frame(&input, NO_LIMIT) else { panic!() };
+        assert_eq!((first.first_byte, first.body, first.size), (0xC0, &[][..], 2));
+        assert_eq!(first.packet_type(), Some(PacketType::PingReq));
+        let Ok(Framed::Packet(second)) = frame(&input[first.size..], NO_LIMIT) else { panic!() };
+        assert_eq!((second.body, second.size), (&input[4..7], 5));
+        let third = frame(&input[7..], NO_LIMIT);
+        assert_eq!(third, Ok(Framed::Incomplete { size_hint: 0 }));
+    }
+
+    #[test]
+    fn tells_how_many_bytes_to_wait_for() {
+        for (input, size_hint) in [
+            (&[][..], 0),
+            (&[0x30], 0),
+            (&[0x30, 0x80], 0),
+            (&[0x30, 0x80, 0x80], 0),
+            (&[0x30, 0x80, 0x80, 0x80], 0),
+            (&[0x30, 0x05], 7),
+            (&[0x30, 0x05, 1, 2, 3, 4], 7),
+            (&[0x30, 0x80, 0x01], 131),
+            (&[0x30, 0xFF, 0xFF, 0xFF, 0x7F], 268_435_460),
+        ] {
+            assert_eq!(
+                frame(input, NO_LIMIT),
+                Ok(Framed::Incomplete { size_hint }),
+                "{input:02X?}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_from_the_header_alone() {
+        for (input, error) in [
+            (&[0x00][..], DecodeError::PacketTypeReserved),
+            (&[0x0F, 0x00], DecodeError::PacketTypeReserved),
+            (&[0x30, 0x80, 0x80, 0x80, 0x80], DecodeError::VariableByteIntegerTooLong),
+            (&[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], DecodeError::VariableByteIntegerTooLong),
+        ] {
+            assert_eq!(frame(input, NO_LIMIT), Err(error), "{input:02X?}");
+        }
+    }
+
+    /// [MQTT-3.2.2-15]: the limit counts the whole packet, and holds before the body has arrived.
+    #[test]
+    fn the_limit_counts_the_fixed_header() {
+        let input = [0x30, 0x05, 0, 1, b'a', 1, 2];
+        assert!(matches!(frame(&input, 7), Ok(Framed::Packet(_))));
+        assert_eq!(frame(&input, 6), Err(DecodeError::PacketTooLarge));
+        assert_eq!(frame(&input[..2], 6), Err(DecodeError::PacketTooLarge));
+        assert_eq!(frame(&input[..2], 7), Ok(Framed::Incomplete { size_hint: 7 }));
+        assert_eq!(frame(&[0xC0, 0x00], 0), Err(DecodeError::PacketTooLarge));
+        assert!(frame(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F], u32::MAX).is_ok());
+    }
+
+    /// [MQTT-1.5.5-1] is a statement of MQTT 5.0; MQTT 3.1 and 3.1.1 describe the shortest form but demand none.
+    #[test]
+    fn a_remaining_length_longer_than_needed_is_refused_in_v5_only() {
+        for bytes in [&[0xC0, 0x80, 0x00][..], &[0xC0, 0x80, 0x80, 0x80, 0x00]] {
+            let Ok(Framed::Packet(raw)) = frame(bytes, NO_LIMIT) else { panic!() };
+            assert_eq!(raw.size, bytes.len());
+            assert_eq!(decode(raw, V31), Ok(Packet::PingReq));
+            assert_eq!(decode(raw, V311), Ok(Packet::PingReq));
+            refuses(V5, bytes, DecodeError::VariableByteIntegerNotMinimal);
+        }
+        let publish = [0x30, 0x85, 0x00, 0, 1, b'a', 0, 2];
+        refuses(V5, &publish, DecodeError::VariableByteIntegerNotMinimal);
+        let connect = [0x10, 0x8D, 0, 0, 4, b'M', b'Q', b'T', b'T', 5, 2, 0, 0, 0, 0, 0];
+        refuses(V5, &connect, DecodeError::VariableByteIntegerNotMinimal);
+    }
+
+    /// [MQTT-2.1.3-1] [MQTT-2.2.2-2 @3.1.1]; with the tags of single packets: [MQTT-3.6.1-1] [MQTT-3.8.1-1]
+    /// [MQTT-3.10.1-1] [MQTT-3.14.1-1] [MQTT-3.15.1-1].
+    #[test]
+    fn reserved_flags_are_as_the_type_requires() {
+        for packet_type in PacketType::ALL {
+            if packet_type == PacketType::Publish {
+                continue;
+            }
+            for flags in 0..16 {
+                let raw =
+                    RawPacket { first_byte: (packet_type as u8) << 4 | flags, body: &[], size: 2 };
+                let required = packet_type.first_byte() & 0x0F;
+                for version in [V311, V5] {
+                    let expected = flags == required;
+                    assert_eq!(raw.open(packet_type, version).is_ok(), expected, "{packet_type:?}");
+                }
+                // MQTT 3.1 has DUP on requests at QoS 1, and looks at no other flag.
+                let expected = required == 0 || flags & 0b0110 == 0b0010;
+                assert_eq!(raw.open(packet_type, V31).is_ok(), expected, "{packet_type:?} {flags}");
+            }
+        }
+    }
+
+    #[test]
+    fn requests_of_mqtt_3_1_may_be_repeated_with_dup() {
+        for bytes in [
+            &[0x8A, 0x06, 0, 10, 0, 1, b'a', 0][..],
+            &[0xAA, 0x05, 0, 10, 0, 1, b'a'],
+            &[0x6A, 0x02, 0, 10],
+        ] {
+            assert!(crate::testing::decode(V31, bytes).is_ok(), "{bytes:02X?}");
+            refuses(V311, bytes, DecodeError::HeaderFlagsInvalid);
+            refuses(V5, bytes, DecodeError::HeaderFlagsInvalid);
+        }
+    }
+
+    #[test]
+    fn auth_is_a_reserved_type_before_v5() {
+        refuses(V31, &[0xF0, 0x00], DecodeError::PacketTypeReserved);
+        refuses(V311, &[0xF0, 0x00], DecodeError::PacketTypeReserved);
+        is(V5, &[0xF0, 0x00], Packet::Auth(crate::Auth::default()));
+    }
+
+    #[test]
+    fn a_raw_packet_made_by_hand_cannot_panic() {
+        for size in [0, 1, usize::MAX] {
+            for first_byte in 0..=u8::MAX {
+                for version in ProtocolVersion::ALL {
+                    let _ = decode(RawPacket { first_byte, body: &[0, 1, b'a'], size }, version);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_servers_send_these() {
+        let servers_only = PacketType::ALL.into_iter().filter(|packet| !packet.sent_by_client());
+        assert_eq!(
+            servers_only.collect::<Vec<_>>(),
+            [PacketType::ConnAck, PacketType::SubAck, PacketType::UnsubAck, PacketType::PingResp]
+        );
+    }
+}

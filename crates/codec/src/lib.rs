@@ -28,6 +28,8 @@ mod property;
 mod qos;
 mod read;
 mod reason;
+#[cfg(test)]
+mod testing;
 mod text;
 mod user_properties;
 mod variable_byte_integer;

@@ -93,7 +93,7 @@ pub(crate) mod id {
     pub(crate) const SHARED_SUBSCRIPTION_AVAILABLE: u8 = 0x2A;
 }
 
-/// Table 2-4 of MQTT 5.0: which carriers may have which property. Its types are in [`PropertyReader::next`].
+/// Table 2-4 of MQTT 5.0: which carriers may have which property. Its types are in [`Property::decode`].
 #[rustfmt::skip]
 const CARRIERS: [(u8, u16); 27] = {
     use Carrier as C;
@@ -223,12 +223,6 @@ impl<'a> PropertyReader<'a> {
         self.block.len() - self.reader.rest().len()
     }
 
-    /// Whose properties these are.
-    #[inline]
-    pub(crate) const fn carrier(&self) -> Carrier {
-        self.carrier
-    }
-
     /// The block.
     #[inline]
     pub(crate) const fn block(&self) -> &'a [u8] {
@@ -257,12 +251,33 @@ impl<'a> PropertyReader<'a> {
             return Err(DecodeError::PropertyDuplicate);
         }
         self.seen |= bit;
-        self.value(identifier).map(Some)
+        Property::decode(identifier, &mut self.reader).map(Some)
     }
+}
 
-    /// The value behind an identifier, by the types of table 2-4.
-    fn value(&mut self, identifier: u8) -> Result<Property<'a>, DecodeError> {
-        let reader = &mut self.reader;
+/// Walks a block, or part of one, that [`PropertyReader`] has already passed.
+#[derive(Clone, Debug)]
+pub(crate) struct ValidProperties<'a>(Reader<'a>);
+
+impl<'a> ValidProperties<'a> {
+    pub(crate) const fn new(block: &'a [u8]) -> Self {
+        Self(Reader::new(block))
+    }
+}
+
+impl<'a> Iterator for ValidProperties<'a> {
+    type Item = Property<'a>;
+
+    /// There is no error left to find; if there were one, the walk would just end.
+    fn next(&mut self) -> Option<Property<'a>> {
+        let identifier = self.0.u8().ok()?;
+        Property::decode(identifier, &mut self.0).ok()
+    }
+}
+
+impl<'a> Property<'a> {
+    /// Reads the value behind an identifier, by the types of table 2-4.
+    fn decode(identifier: u8, reader: &mut Reader<'a>) -> Result<Self, DecodeError> {
         Ok(match identifier {
             id::PAYLOAD_FORMAT_INDICATOR => {
                 Property::PayloadFormatIndicator(u8::from(flag(reader)?))

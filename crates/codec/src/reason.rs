@@ -251,3 +251,94 @@ const BY_NUMBER: [u8; 256] = {
     }
     places
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_round_trip_and_no_others_exist() {
+        let known: Vec<u8> =
+            (0..=255).filter(|&value| ReasonCode::from_u8(value).is_some()).collect();
+        for &value in &known {
+            assert_eq!(ReasonCode::from_u8(value).map(|code| code as u8), Some(value));
+        }
+        let expected =
+            [0x00, 0x01, 0x02, 0x04, 0x10, 0x11, 0x18, 0x19].into_iter().chain(0x80..=0xA2);
+        assert_eq!(known, expected.collect::<Vec<u8>>());
+    }
+
+    /// The value tables of each packet's own section, against the one table of section 2.4.
+    #[test]
+    fn packets_carry_the_codes_of_their_sections() {
+        let cases: [(PacketType, &[u8]); 9] = [
+            // [MQTT-3.2.2-8]
+            (
+                PacketType::ConnAck,
+                &[
+                    0x00, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C,
+                    0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
+                ],
+            ),
+            // [MQTT-3.4.2-1]
+            (PacketType::PubAck, &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99]),
+            // [MQTT-3.5.2-1]
+            (PacketType::PubRec, &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99]),
+            // [MQTT-3.6.2-1]
+            (PacketType::PubRel, &[0x00, 0x92]),
+            // [MQTT-3.7.2-1]
+            (PacketType::PubComp, &[0x00, 0x92]),
+            // [MQTT-3.9.3-2]
+            (
+                PacketType::SubAck,
+                &[0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2],
+            ),
+            // [MQTT-3.11.3-2]
+            (PacketType::UnsubAck, &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91]),
+            // [MQTT-3.14.2-1]; 0x8C stands in section 2.4 only, and is let pass.
+            (
+                PacketType::Disconnect,
+                &[
+                    0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F,
+                    0x90, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E,
+                    0x9F, 0xA0, 0xA1, 0xA2,
+                ],
+            ),
+            // [MQTT-3.15.2-1]
+            (PacketType::Auth, &[0x00, 0x18, 0x19]),
+        ];
+        for packet_type in PacketType::ALL {
+            let allowed = |&value: &u8| {
+                ReasonCode::from_u8(value).is_some_and(|code| code.is_allowed_in(packet_type))
+            };
+            let expected =
+                cases.iter().find(|case| case.0 == packet_type).map_or(&[][..], |case| case.1);
+            assert_eq!((0..=255).filter(allowed).collect::<Vec<u8>>(), expected, "{packet_type:?}");
+        }
+    }
+
+    #[test]
+    fn old_return_codes_round_trip() {
+        for code in 0..=5 {
+            let reason_code = ReasonCode::from_connect_return_code(code).unwrap();
+            assert_eq!(reason_code.connect_return_code(), code);
+            assert!(reason_code.has_connect_return_code());
+        }
+        assert_eq!(ReasonCode::from_connect_return_code(6), None);
+        assert!(!ReasonCode::MalformedPacket.has_connect_return_code());
+        assert!(!ReasonCode::ProtocolError.has_connect_return_code());
+        for (reason_code, code, byte_v31) in [
+            (ReasonCode::Success, 0, 0),
+            (ReasonCode::GrantedQoS1, 1, 1),
+            (ReasonCode::GrantedQoS2, 2, 2),
+            (ReasonCode::NotAuthorized, 0x80, 0),
+            (ReasonCode::QuotaExceeded, 0x80, 0),
+        ] {
+            assert_eq!(reason_code.subscribe_return_code(), code);
+            assert_eq!(reason_code.subscribe_byte(ProtocolVersion::V311), code);
+            assert_eq!(reason_code.subscribe_byte(ProtocolVersion::V31), byte_v31);
+            assert_eq!(reason_code.subscribe_byte(ProtocolVersion::V5), reason_code as u8);
+        }
+        assert_eq!(ReasonCode::granted(QoS::ExactlyOnce), ReasonCode::GrantedQoS2);
+    }
+}

@@ -3,87 +3,69 @@
 //! Decoded, they are the bytes they came in; they were validated once and are iterated without allocation. To encode
 //! new ones, hand over a slice of pairs.
 
-use crate::DecodeError;
-use crate::property::{Carrier, Property, PropertyReader, id};
+use crate::property::{Property, PropertyReader, ValidProperties, id};
 use crate::write::Sink;
 
 /// An ordered list of (name, value). Names may repeat. The default is empty.
 #[derive(Clone, Copy, Default)]
-pub struct UserProperties<'a> {
-    source: Source<'a>,
-    /// Bytes of the encoded user properties alone.
-    size: usize,
-    count: usize,
-}
+pub struct UserProperties<'a>(Source<'a>);
 
+/// Each with the bytes that the user properties alone take when encoded. There are none exactly when that is zero.
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    /// Part of a property block, from the first user property to the end of the last. Others may stand between.
-    Encoded {
-        bytes: &'a [u8],
-        carrier: Carrier,
-    },
-    Pairs(&'a [(&'a str, &'a str)]),
+    /// Part of a validated property block, from the first user property to the end of the last. Others may stand between.
+    Encoded { bytes: &'a [u8], size: u32 },
+    /// The caller's own.
+    Pairs { pairs: &'a [(&'a str, &'a str)], size: u32 },
 }
 
 impl Default for Source<'_> {
     fn default() -> Self {
-        Self::Pairs(&[])
+        Self::Pairs { pairs: &[], size: 0 }
     }
 }
 
 impl<'a> UserProperties<'a> {
     /// No user properties.
-    pub const EMPTY: Self = Self { source: Source::Pairs(&[]), size: 0, count: 0 };
+    pub const EMPTY: Self = Self(Source::Pairs { pairs: &[], size: 0 });
 
     /// User properties to encode, in this order. Each string holds at most 65,535 bytes and no U+0000.
     #[must_use]
     pub fn from_pairs(pairs: &'a [(&'a str, &'a str)]) -> Self {
-        let size = pairs.iter().map(|(name, value)| encoded_size(name, value)).sum();
-        Self { source: Source::Pairs(pairs), size, count: pairs.len() }
-    }
-
-    /// How many pairs there are.
-    #[inline]
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.count
+        let size = pairs.iter().map(|(name, value)| encoded_size(name, value)).sum::<usize>();
+        Self(Source::Pairs { pairs, size: size as u32 })
     }
 
     /// Whether there is none.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.count == 0
+        self.encoded_size() == 0
     }
 
     /// Bytes that they take when encoded: 5 for each pair beside its two strings.
     #[inline]
     #[must_use]
     pub const fn encoded_size(&self) -> usize {
-        self.size
+        match self.0 {
+            Source::Encoded { size, .. } | Source::Pairs { size, .. } => size as usize,
+        }
     }
 
     /// The pairs in order.
     #[must_use]
     pub fn iter(&self) -> UserPropertiesIter<'a> {
-        UserPropertiesIter {
-            cursor: match self.source {
-                Source::Encoded { bytes, carrier } => {
-                    Cursor::Encoded(PropertyReader::new(bytes, carrier))
-                }
-                Source::Pairs(pairs) => Cursor::Pairs(pairs.iter()),
-            },
-            left: self.count,
-        }
+        UserPropertiesIter(match self.0 {
+            Source::Encoded { bytes, .. } => Cursor::Encoded(ValidProperties::new(bytes)),
+            Source::Pairs { pairs, .. } => Cursor::Pairs(pairs.iter()),
+        })
     }
 
     /// Appends them all. A block of nothing else is copied as it came.
     #[inline]
     pub(crate) fn write(&self, sink: &mut impl Sink) {
-        match self.source {
-            _ if self.count == 0 => {}
-            Source::Encoded { bytes, .. } if bytes.len() == self.size => sink.put(bytes),
+        match self.0 {
+            Source::Encoded { bytes, size } if bytes.len() == size as usize => sink.put(bytes),
             _ => {
                 for (name, value) in self {
                     sink.put_u8(id::USER_PROPERTY);
@@ -95,6 +77,7 @@ impl<'a> UserProperties<'a> {
     }
 }
 
+/// Bytes of one encoded pair.
 const fn encoded_size(name: &str, value: &str) -> usize {
     1 + 2 + name.len() + 2 + value.len()
 }
@@ -105,7 +88,6 @@ pub(crate) struct Collector {
     start: usize,
     end: usize,
     size: usize,
-    count: usize,
 }
 
 impl Collector {
@@ -114,35 +96,30 @@ impl Collector {
     pub(crate) fn add(&mut self, properties: &PropertyReader<'_>, name: &str, value: &str) {
         let size = encoded_size(name, value);
         self.end = properties.position();
-        if self.count == 0 {
+        if self.size == 0 {
             self.start = self.end - size;
         }
         self.size += size;
-        self.count += 1;
     }
 
     /// All that were noted.
     #[inline]
     pub(crate) fn finish<'a>(self, properties: &PropertyReader<'a>) -> UserProperties<'a> {
-        if self.count == 0 {
+        if self.size == 0 {
             return UserProperties::EMPTY;
         }
         let bytes = &properties.block()[self.start..self.end];
-        let source = Source::Encoded { bytes, carrier: properties.carrier() };
-        UserProperties { source, size: self.size, count: self.count }
+        UserProperties(Source::Encoded { bytes, size: self.size as u32 })
     }
 }
 
 /// Iterator over the pairs of [`UserProperties`].
 #[derive(Clone, Debug)]
-pub struct UserPropertiesIter<'a> {
-    cursor: Cursor<'a>,
-    left: usize,
-}
+pub struct UserPropertiesIter<'a>(Cursor<'a>);
 
 #[derive(Clone, Debug)]
 enum Cursor<'a> {
-    Encoded(PropertyReader<'a>),
+    Encoded(ValidProperties<'a>),
     Pairs(core::slice::Iter<'a, (&'a str, &'a str)>),
 }
 
@@ -150,31 +127,14 @@ impl<'a> Iterator for UserPropertiesIter<'a> {
     type Item = (&'a str, &'a str);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let pair = match &mut self.cursor {
+        match &mut self.0 {
             Cursor::Pairs(pairs) => pairs.next().copied(),
-            Cursor::Encoded(properties) => next_encoded(properties).ok().flatten(),
-        };
-        self.left -= usize::from(pair.is_some());
-        pair
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
-    }
-}
-
-impl ExactSizeIterator for UserPropertiesIter<'_> {}
-
-/// The block was validated when it was decoded, so the error cannot occur; if it did, the list would just end.
-fn next_encoded<'a>(
-    properties: &mut PropertyReader<'a>,
-) -> Result<Option<(&'a str, &'a str)>, DecodeError> {
-    while let Some(property) = properties.next()? {
-        if let Property::UserProperty(name, value) = property {
-            return Ok(Some((name, value)));
+            Cursor::Encoded(properties) => properties.find_map(|property| match property {
+                Property::UserProperty(name, value) => Some((name, value)),
+                _ => None,
+            }),
         }
     }
-    Ok(None)
 }
 
 impl<'a> IntoIterator for UserProperties<'a> {
@@ -197,7 +157,7 @@ impl<'a> IntoIterator for &UserProperties<'a> {
 
 impl PartialEq for UserProperties<'_> {
     fn eq(&self, other: &Self) -> bool {
-        self.count == other.count && self.size == other.size && self.iter().eq(other)
+        self.encoded_size() == other.encoded_size() && self.iter().eq(other)
     }
 }
 

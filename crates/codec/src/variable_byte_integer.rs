@@ -63,3 +63,54 @@ pub(crate) fn encode(value: u32) -> ([u8; 4], usize) {
     }
     (bytes, size)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The borders of table 1-1. [MQTT-1.5.5-1]
+    const BORDERS: [(u32, &[u8]); 8] = [
+        (0, &[0x00]),
+        (127, &[0x7F]),
+        (128, &[0x80, 0x01]),
+        (16_383, &[0xFF, 0x7F]),
+        (16_384, &[0x80, 0x80, 0x01]),
+        (2_097_151, &[0xFF, 0xFF, 0x7F]),
+        (2_097_152, &[0x80, 0x80, 0x80, 0x01]),
+        (268_435_455, &[0xFF, 0xFF, 0xFF, 0x7F]),
+    ];
+
+    #[test]
+    fn borders_round_trip_in_the_fewest_bytes() {
+        for (value, bytes) in BORDERS {
+            let (encoded, taken) = encode(value);
+            assert_eq!(&encoded[..taken], bytes);
+            assert_eq!(size(value), bytes.len());
+            assert_eq!(decode(bytes), Ok(Decoded::Value(value, bytes.len())));
+            assert!(is_minimal(value, bytes.len()));
+            for end in 0..bytes.len() {
+                assert_eq!(decode(&bytes[..end]), Ok(Decoded::Incomplete));
+            }
+        }
+    }
+
+    #[test]
+    fn longer_than_needed_is_seen() {
+        for (bytes, value) in [
+            (&[0x80, 0x00][..], 0),
+            (&[0xFF, 0x00], 127),
+            (&[0x80, 0x80, 0x00], 0),
+            (&[0x81, 0x80, 0x80, 0x00], 1),
+        ] {
+            assert_eq!(decode(bytes), Ok(Decoded::Value(value, bytes.len())));
+            assert!(!is_minimal(value, bytes.len()));
+        }
+    }
+
+    #[test]
+    fn a_fourth_byte_that_goes_on_is_refused_without_a_fifth() {
+        for bytes in [&[0x80; 4][..], &[0xFF; 4], &[0x80, 0x80, 0x80, 0x80, 0x01], &[0xFF; 9]] {
+            assert_eq!(decode(bytes), Err(DecodeError::VariableByteIntegerTooLong));
+        }
+    }
+}

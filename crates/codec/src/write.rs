@@ -35,8 +35,13 @@ pub(crate) trait Sink {
 
     #[inline]
     fn put_variable_byte_integer(&mut self, value: u32) {
-        let (bytes, size) = variable_byte_integer::encode(value);
-        self.put(&bytes[..size]);
+        // Most are small, and a copy of a known size is a store, not a call.
+        if value < 0x80 {
+            self.put_u8(value as u8);
+        } else {
+            let (bytes, size) = variable_byte_integer::encode(value);
+            self.put(&bytes[..size]);
+        }
     }
 
     /// Binary Data. What a packet brought always fits; a longer field is our own mistake, and is cut rather than

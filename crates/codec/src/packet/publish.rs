@@ -65,10 +65,7 @@ impl<'a> Publish<'a> {
             return Err(DecodeError::PacketTypeUnexpected);
         }
         raw.check_remaining_length(version)?;
-        let dup = raw.first_byte & 0b1000 != 0;
-        let retain = raw.first_byte & 0b0001 != 0;
-        // [MQTT-3.3.1-4]
-        let qos = QoS::from_u8(raw.first_byte >> 1 & 0b11).ok_or(DecodeError::QosInvalid)?;
+        let (dup, qos, retain) = flags(raw.first_byte)?;
         // [MQTT-3.3.1-2]; MQTT 3.1 does not say so.
         if dup && qos == QoS::AtMostOnce && version != ProtocolVersion::V31 {
             return Err(DecodeError::DupWithoutQos);
@@ -80,15 +77,32 @@ impl<'a> Publish<'a> {
             QoS::AtMostOnce => None,
             QoS::AtLeastOnce | QoS::ExactlyOnce => Some(reader.packet_id()?),
         };
-        let properties = match version.is_v5() {
-            true => PublishProperties::decode(&mut reader)?,
-            false => PublishProperties::default(),
+        let block = if version.is_v5() { reader.property_block()? } else { &[] };
+        // The usual packet is written straight to where the caller wants it. The others go through a function that is not
+        // inlined: were the two ways to come by properties merged here, each field would be moved three times.
+        let properties = match block {
+            [] if !topic.is_empty() => PublishProperties::default(),
+            _ => return Self::decode_with_properties(raw, topic, packet_id, block, reader.rest()),
         };
+        Ok(Self { dup, qos, retain, topic, packet_id, properties, payload: reader.rest() })
+    }
+
+    /// The rest of decoding for packets that have properties, or should have.
+    #[inline(never)]
+    fn decode_with_properties(
+        raw: RawPacket<'a>,
+        topic: &'a str,
+        packet_id: Option<PacketId>,
+        block: &'a [u8],
+        payload: &'a [u8],
+    ) -> Result<Self, DecodeError> {
+        let properties = PublishProperties::decode(block)?;
         // [MQTT-4.7.3-1], and section 3.3.2.1 for the alias.
         if topic.is_empty() && properties.topic_alias.is_none() {
             return Err(DecodeError::TopicNameEmpty);
         }
-        Ok(Self { dup, qos, retain, topic, packet_id, properties, payload: reader.rest() })
+        let (dup, qos, retain) = flags(raw.first_byte)?;
+        Ok(Self { dup, qos, retain, topic, packet_id, properties, payload })
     }
 
     /// Appends the whole packet, payload included.
@@ -121,6 +135,13 @@ impl Body for Publish<'_> {
     }
 }
 
+/// DUP, QoS and RETAIN of the first byte. [MQTT-3.3.1-4]
+#[inline]
+fn flags(first_byte: u8) -> Result<(bool, QoS, bool), DecodeError> {
+    let qos = QoS::from_u8(first_byte >> 1 & 0b11).ok_or(DecodeError::QosInvalid)?;
+    Ok((first_byte & 0b1000 != 0, qos, first_byte & 0b0001 != 0))
+}
+
 /// The first byte of a PUBLISH. [MQTT-3.3.1-4]
 #[inline]
 pub(crate) const fn first_byte(dup: bool, qos: QoS, retain: bool) -> u8 {
@@ -128,19 +149,10 @@ pub(crate) const fn first_byte(dup: bool, qos: QoS, retain: bool) -> u8 {
 }
 
 impl<'a> PublishProperties<'a> {
-    #[inline]
-    fn decode(packet: &mut Reader<'a>) -> Result<Self, DecodeError> {
-        let block = packet.property_block()?;
-        if block.is_empty() {
-            return Ok(Self::default());
-        }
-        Self::decode_block(block)
-    }
-
-    fn decode_block(block: &'a [u8]) -> Result<Self, DecodeError> {
+    fn decode(block: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = PropertyReader::new(block, Carrier::Publish);
         let mut properties = Self::default();
-        let mut subscription_identifier_count = 0;
+        let mut has_subscription_identifier = false;
         let mut user_properties = Collector::default();
         while let Some(property) = reader.next()? {
             match property {
@@ -154,13 +166,14 @@ impl<'a> PublishProperties<'a> {
                 Property::ResponseTopic(topic) => properties.response_topic = Some(topic),
                 Property::CorrelationData(data) => properties.correlation_data = Some(data),
                 Property::ContentType(text) => properties.content_type = Some(text),
-                Property::SubscriptionIdentifier(_) => subscription_identifier_count += 1,
+                Property::SubscriptionIdentifier(_) => has_subscription_identifier = true,
                 Property::UserProperty(name, value) => user_properties.add(&reader, name, value),
                 _ => return Err(DecodeError::PropertyMisplaced),
             }
         }
-        properties.subscription_identifiers =
-            SubscriptionIdentifiers::from_block(block, subscription_identifier_count);
+        if has_subscription_identifier {
+            properties.subscription_identifiers = SubscriptionIdentifiers::from_block(block);
+        }
         properties.user_properties = user_properties.finish(&reader);
         Ok(properties)
     }
@@ -210,7 +223,7 @@ impl<'a> PublishProperties<'a> {
     /// # Errors
     /// When the bytes are not a block of PUBLISH properties.
     pub fn decode_forwarded(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        Self::decode_block(bytes)
+        Self::decode(bytes)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The Subscription Identifiers of a PUBLISH: one for each subscription that matched, in no order. [MQTT-3.3.4-3]
 
-use crate::property::{Carrier, Property, PropertyReader, id};
+use crate::property::{Property, ValidProperties, id};
 use crate::write::Sink;
 
 /// Subscription Identifiers of a received PUBLISH, or to write into one. Each is 1 to 268,435,455; the default is empty.
@@ -8,14 +8,11 @@ use crate::write::Sink;
 /// A client must not send any [MQTT-3.3.4-6]: a server that decodes a client's PUBLISH with
 /// [`is_empty`](Self::is_empty) false has met a protocol error.
 #[derive(Clone, Copy, Default)]
-pub struct SubscriptionIdentifiers<'a> {
-    source: Source<'a>,
-    count: usize,
-}
+pub struct SubscriptionIdentifiers<'a>(Source<'a>);
 
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    /// A whole, validated property block of a PUBLISH.
+    /// A whole property block of a PUBLISH, validated, with at least one identifier.
     Encoded(&'a [u8]),
     Values(&'a [u32]),
 }
@@ -28,46 +25,37 @@ impl Default for Source<'_> {
 
 impl<'a> SubscriptionIdentifiers<'a> {
     /// No identifiers.
-    pub const EMPTY: Self = Self { source: Source::Values(&[]), count: 0 };
+    pub const EMPTY: Self = Self(Source::Values(&[]));
 
     /// Identifiers to encode.
     #[must_use]
     pub const fn from_values(values: &'a [u32]) -> Self {
-        Self { source: Source::Values(values), count: values.len() }
+        Self(Source::Values(values))
     }
 
-    /// The `count` identifiers in a validated block.
+    /// The identifiers in a validated block, which must hold one.
     #[inline]
-    pub(crate) const fn from_block(block: &'a [u8], count: usize) -> Self {
-        if count == 0 { Self::EMPTY } else { Self { source: Source::Encoded(block), count } }
-    }
-
-    /// How many there are.
-    #[inline]
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.count
+    pub(crate) const fn from_block(block: &'a [u8]) -> Self {
+        Self(Source::Encoded(block))
     }
 
     /// Whether there is none.
     #[inline]
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.count == 0
+        match self.0 {
+            Source::Encoded(_) => false,
+            Source::Values(values) => values.is_empty(),
+        }
     }
 
     /// The identifiers in the order of the packet.
     #[must_use]
     pub fn iter(&self) -> SubscriptionIdentifiersIter<'a> {
-        SubscriptionIdentifiersIter {
-            cursor: match self.source {
-                Source::Encoded(block) => {
-                    Cursor::Encoded(PropertyReader::new(block, Carrier::Publish))
-                }
-                Source::Values(values) => Cursor::Values(values.iter()),
-            },
-            left: self.count,
-        }
+        SubscriptionIdentifiersIter(match self.0 {
+            Source::Encoded(block) => Cursor::Encoded(ValidProperties::new(block)),
+            Source::Values(values) => Cursor::Values(values.iter()),
+        })
     }
 
     /// Appends them all.
@@ -83,14 +71,11 @@ impl<'a> SubscriptionIdentifiers<'a> {
 
 /// Iterator over [`SubscriptionIdentifiers`].
 #[derive(Clone, Debug)]
-pub struct SubscriptionIdentifiersIter<'a> {
-    cursor: Cursor<'a>,
-    left: usize,
-}
+pub struct SubscriptionIdentifiersIter<'a>(Cursor<'a>);
 
 #[derive(Clone, Debug)]
 enum Cursor<'a> {
-    Encoded(PropertyReader<'a>),
+    Encoded(ValidProperties<'a>),
     Values(core::slice::Iter<'a, u32>),
 }
 
@@ -98,28 +83,15 @@ impl Iterator for SubscriptionIdentifiersIter<'_> {
     type Item = u32;
 
     fn next(&mut self) -> Option<u32> {
-        let identifier = match &mut self.cursor {
+        match &mut self.0 {
             Cursor::Values(values) => values.next().copied(),
-            // The block was validated when it was decoded; an error would just end the list.
-            Cursor::Encoded(_) if self.left == 0 => None,
-            Cursor::Encoded(properties) => loop {
-                match properties.next() {
-                    Ok(Some(Property::SubscriptionIdentifier(value))) => break Some(value.get()),
-                    Ok(Some(_)) => {}
-                    Ok(None) | Err(_) => break None,
-                }
-            },
-        };
-        self.left -= usize::from(identifier.is_some());
-        identifier
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+            Cursor::Encoded(properties) => properties.find_map(|property| match property {
+                Property::SubscriptionIdentifier(value) => Some(value.get()),
+                _ => None,
+            }),
+        }
     }
 }
-
-impl ExactSizeIterator for SubscriptionIdentifiersIter<'_> {}
 
 impl<'a> IntoIterator for SubscriptionIdentifiers<'a> {
     type Item = u32;
