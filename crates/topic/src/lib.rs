@@ -10,7 +10,7 @@
 //! | `matching` | the definition of "matches", as short as it can be: the oracle of every test here |
 //! | `table` | filter → subscribers; one hash lookup for literal filters, a trie for the others |
 //! | `retained` | topic → retained message, in order, with resumable scans that skip what cannot match |
-//! | `slab` | stable four-byte indices in fixed pages |
+//! | `slab`, `index` | stable four-byte indices in fixed pages, and hash indices over them |
 //!
 //! # Invariants worth naming
 //! - Texts are compared byte by byte; nothing is normalised [MQTT-4.7.3-4].
@@ -28,6 +28,8 @@
 
 mod error;
 mod filter;
+mod hashing;
+mod index;
 mod limits;
 mod matching;
 mod name;

@@ -23,10 +23,15 @@ use std::{cell::Cell, fmt};
 
 use ahash::RandomState;
 
-use crate::{TopicFilter, TopicName, filter::has_wildcard, slab::Slab};
+use crate::{
+    TopicFilter, TopicName,
+    filter::has_wildcard,
+    hashing::{hash, hash_state},
+    index::Index,
+    slab::Slab,
+};
 
 use self::{
-    index::Index,
     subscribers::SubscriberList,
     text::Text,
     trie::{Texts, Trie},
@@ -36,7 +41,6 @@ use self::{
 pub use self::ids::{FilterId, SubscriberId};
 
 mod ids;
-mod index;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -95,13 +99,7 @@ impl<V: Copy> SubscriptionTable<V> {
     /// system's random source once per process.
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
-        // Four numbers without a pattern (digits of pi), one of them keyed.
-        let hashes = RandomState::with_seeds(
-            seed ^ 0x243f_6a88_85a3_08d3,
-            0x1319_8a2e_0370_7344,
-            0xa409_3822_299f_31d0,
-            0x082e_fa98_ec4e_6c89,
-        );
+        let hashes = hash_state(seed);
         Self {
             filters: Filters(Slab::new()),
             lists: Slab::new(),
@@ -417,15 +415,4 @@ impl<V> Texts for Filters<V> {
     fn text(&self, id: FilterId) -> &[u8] {
         self.0.get(id.index()).expect("the filter has subscribers").text.as_bytes()
     }
-}
-
-/// The hash of a topic, a filter or a level.
-#[inline]
-fn hash(hashes: &RandomState, text: &[u8]) -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-
-    let mut hasher = hashes.build_hasher();
-    hasher.write(text);
-    let hash = hasher.finish();
-    (hash ^ hash >> 32) as u32
 }

@@ -229,6 +229,7 @@ fn scans_under_mutation() {
                 assert!(visited.contains(topic), "filter {text:?} misses {topic:?}");
             }
         }
+        index.check_integrity();
         assert_eq!(index.len(), present.len());
         assert!(index.iter_after(None).eq(present.iter()));
     });

@@ -25,10 +25,9 @@ use ahash::RandomState;
 
 use super::{
     FilterId,
-    index::Index,
     walk::{Pending, Walk},
 };
-use crate::slab::Slab;
+use crate::{hashing::hash, index::Index, slab::Slab};
 
 /// Where the texts of filters are kept.
 pub(super) trait Texts {
@@ -418,7 +417,7 @@ impl Trie {
     /// Never zero, which is the mark of `+`.
     #[inline]
     fn level_hash(&self, level: &[u8]) -> u32 {
-        super::hash(&self.hashes, level).max(1)
+        hash(&self.hashes, level).max(1)
     }
 
     fn branch(&self, id: Option<NodeId>) -> &Branch {
