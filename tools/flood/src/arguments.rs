@@ -182,7 +182,8 @@ impl Common {
         let (flag, rate) = match (self.rate, self.interval) {
             (Some(rate), _) => ("--rate", Some(rate)),
             (None, Some(interval)) => {
-                let senders = if mode.has_publishers() { mode.publisher_count(self.count) } else { 1 };
+                let senders =
+                    if mode.has_publishers() { mode.publisher_count(self.count) } else { 1 };
                 ("--interval", Some(1000.0 * f64::from(senders) / interval))
             }
             (None, None) => ("--rate", None),
@@ -229,7 +230,9 @@ impl Common {
 
 fn check_sources(remote: SocketAddr, sources: &[IpAddr]) -> Result<(), String> {
     match sources.iter().find(|source| source.is_ipv4() != remote.is_ipv4()) {
-        Some(source) => Err(format!("--source {source}: not of the family of the broker's {remote}")),
+        Some(source) => {
+            Err(format!("--source {source}: not of the family of the broker's {remote}"))
+        }
         None => Ok(()),
     }
 }

@@ -43,10 +43,7 @@ pub(crate) fn read(pid: u32) -> io::Result<Usage> {
 
 /// Kernel memory in slabs, bytes: sockets of both ends live there. 0 when it cannot be read.
 pub(crate) fn slab_bytes() -> u64 {
-    fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| kilobytes(&text, "Slab:"))
-        .unwrap_or(0)
+    fs::read_to_string("/proc/meminfo").ok().and_then(|text| kilobytes(&text, "Slab:")).unwrap_or(0)
 }
 
 fn cpu_times(stat: &str) -> Option<(u64, u64)> {

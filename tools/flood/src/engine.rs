@@ -41,6 +41,9 @@ const SLOTS_MAX: u64 = 32_768;
 /// Connections begun in one turn at most, so that handshakes under way are served in between.
 const CONNECTS_PER_TURN: u32 = 64;
 
+/// A close is done after one or two rounds; what is not after these is looked at in the next turn.
+const CLOSE_ROUNDS_MAX: u32 = 4;
+
 /// No client stands behind this slot.
 const NOBODY: u32 = u32::MAX;
 
@@ -51,7 +54,12 @@ pub(crate) struct Snapshot {
     pub delivered: u64,
     pub sent: u64,
     pub cycles: u64,
+    /// Receives and sends of all rings.
+    pub receives: u64,
+    pub sends: u64,
     pub usage: Option<Usage>,
+    /// CPU of the generator itself, microseconds.
+    pub own_cpu_us: u64,
     pub slab_bytes: u64,
 }
 
@@ -69,6 +77,8 @@ struct Table {
     ring: NetRing,
     clients: Vec<u32>,
     taken: usize,
+    /// Slots told to close whose `Closed` has not come.
+    closing: usize,
 }
 
 /// Where a client's connection is.
@@ -136,7 +146,7 @@ impl Engine {
                 Some(Mark::WindowEnds) => window_end = Some(self.snapshot()?),
                 None => {}
             }
-            self.begin_connects();
+            self.begin_connects()?;
             self.flush();
             progress.tick(&self.swarm, self.now_ns);
         }
@@ -162,7 +172,10 @@ impl Engine {
             delivered: counters.delivered,
             sent: counters.sent,
             cycles: counters.cycles,
+            receives: self.tables.iter().map(|table| table.ring.counters().receives).sum(),
+            sends: self.tables.iter().map(|table| table.ring.counters().sends).sum(),
             usage,
+            own_cpu_us: broker_process::read(std::process::id()).map_or(0, |usage| usage.cpu_us()),
             slab_bytes: broker_process::slab_bytes(),
         })
     }
@@ -196,14 +209,18 @@ impl Engine {
         }
         let due_ns = self.swarm.next_due_ns().unwrap_or(u64::MAX);
         let sleep_ns = due_ns.saturating_sub(self.clock_ns());
-        if sleep_ns < SPIN_NS { Wait::No } else { Wait::For(WAIT_MAX.min(Duration::from_nanos(sleep_ns))) }
+        if sleep_ns < SPIN_NS {
+            Wait::No
+        } else {
+            Wait::For(WAIT_MAX.min(Duration::from_nanos(sleep_ns)))
+        }
     }
 
     /// Handles what one ring has; says whether there was anything.
     fn reap(&mut self, table_index: usize) -> bool {
         let mut busy = false;
         let Self { swarm, tables, seats, epoch, .. } = self;
-        let Table { ring, clients, taken } = &mut tables[table_index];
+        let Table { ring, clients, taken, closing } = &mut tables[table_index];
         let client_at = |clients: &[u32], slot: Slot| clients[slot.index() as usize];
         while let Some(event) = ring.next_event() {
             busy = true;
@@ -236,6 +253,7 @@ impl Engine {
                 Event::Closed { slot } => {
                     let client = std::mem::replace(&mut clients[slot.index() as usize], NOBODY);
                     *taken -= 1;
+                    *closing -= 1;
                     seats[client as usize].slot = None;
                     swarm.closed(client);
                 }
@@ -246,9 +264,12 @@ impl Engine {
         busy
     }
 
-    fn begin_connects(&mut self) {
+    fn begin_connects(&mut self) -> Result<(), String> {
+        if self.tables.iter().any(|table| table.closing > 0) && !self.finish_closes()? {
+            return Ok(());
+        }
         for _ in 0..CONNECTS_PER_TURN {
-            let Some(client) = self.swarm.next_connect(self.now_ns) else { return };
+            let Some(client) = self.swarm.next_connect(self.now_ns) else { break };
             let source = self.sources.source(self.swarm.connections_started() - 1);
             let free = |table: &Table| table.taken < table.clients.len();
             let Some(index) = self.tables.iter().position(free) else {
@@ -257,7 +278,7 @@ impl Engine {
                     self.swarm.live(),
                     self.tables.len()
                 ));
-                return;
+                break;
             };
             let table = &mut self.tables[index];
             match table.ring.connect(self.remote, source) {
@@ -269,6 +290,23 @@ impl Engine {
                 Err(error) => self.cannot_connect(&error),
             }
         }
+        Ok(())
+    }
+
+    /// Waits for the slots that are being closed. A connect takes its slot at once, and the kernel may have freed one
+    /// whose `Closed` still waits to be read: it would then stand for two clients.
+    fn finish_closes(&mut self) -> Result<bool, String> {
+        for _ in 0..CLOSE_ROUNDS_MAX {
+            for index in 0..self.tables.len() {
+                let table = &mut self.tables[index];
+                table.ring.turn(Wait::No).map_err(|error| format!("io_uring: {error}"))?;
+                self.reap(index);
+            }
+            if self.tables.iter().all(|table| table.closing == 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn cannot_connect(&mut self, error: &io::Error) {
@@ -289,7 +327,9 @@ impl Engine {
         while let Some(client) = self.swarm.next_closing() {
             let seat = self.seats[client as usize];
             if let Some(slot) = seat.slot {
-                self.tables[usize::from(seat.table)].ring.close(slot);
+                let table = &mut self.tables[usize::from(seat.table)];
+                table.closing += 1;
+                table.ring.close(slot);
             }
         }
     }
@@ -313,7 +353,7 @@ impl Table {
             receive_buffer_count,
         };
         let ring = NetRing::new(&config).map_err(|error| format!("io_uring: {error}"))?;
-        Ok(Self { ring, clients: vec![NOBODY; slots as usize], taken: 0 })
+        Ok(Self { ring, clients: vec![NOBODY; slots as usize], taken: 0, closing: 0 })
     }
 }
 

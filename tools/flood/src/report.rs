@@ -42,6 +42,12 @@ pub(crate) struct Report {
     window_cycles: u64,
     delivered_per_second: f64,
     cycles_per_second: f64,
+    /// Messages that one receive of the generator brought, on average: what one write of the broker carried, or more.
+    messages_per_receive: f64,
+    /// Messages and acknowledgements, in sends of publishers and subscribers together.
+    messages_per_send: f64,
+    /// Of one core, in the window. Near 1 without `--spin` and `paced`, the generator was the limit.
+    generator_cpu_share: f64,
     /// Send (closed loop) or intended send (open loop) to receive, in the window.
     latency_ns: Percentiles,
     /// Socket to SUBACK (or CONNACK without a subscription).
@@ -130,6 +136,12 @@ impl Report {
             window_cycles: end.cycles - begin.cycles,
             delivered_per_second: per_second(end.delivered - begin.delivered),
             cycles_per_second: per_second(end.cycles - begin.cycles),
+            messages_per_receive: ratio(
+                end.delivered - begin.delivered,
+                end.receives - begin.receives,
+            ),
+            messages_per_send: ratio(end.sent - begin.sent, end.sends - begin.sends),
+            generator_cpu_share: per_second(end.own_cpu_us - begin.own_cpu_us) / 1e6,
             latency_ns,
             connect_latency_ns,
             cycle_latency_ns,
@@ -184,6 +196,10 @@ impl Report {
                 self.delivered_per_second,
                 self.window_resets
             ));
+            lines.push(format!(
+                "batches: {:.1} messages per receive, {:.1} per send",
+                self.messages_per_receive, self.messages_per_send
+            ));
             lines.push(format!("latency:         {}", self.latency_ns.text()));
         }
         if self.cycles > 0 {
@@ -200,9 +216,14 @@ impl Report {
                 self.pings_sent, self.pings_answered
             ));
         }
+        lines.push(format!("generator: {:.0} % of a core", self.generator_cpu_share * 100.0));
         lines.extend(self.broker.as_ref().map(Broker::text));
         lines.join("\n")
     }
+}
+
+fn ratio(count: u64, of: u64) -> f64 {
+    if of == 0 { 0.0 } else { count as f64 / of as f64 }
 }
 
 fn broker(
@@ -216,11 +237,7 @@ fn broker(
     let cpu_us = usage_end.cpu_us() - usage_begin.cpu_us();
     let seconds = (end.time_ns - begin.time_ns) as f64 / 1e9;
     let each = |amount: f64, count: u64| (count > 0).then(|| amount / count as f64);
-    let connected = if swarm.plan().mode == Mode::Cycle {
-        0
-    } else {
-        swarm.counters.connected
-    };
+    let connected = if swarm.plan().mode == Mode::Cycle { 0 } else { swarm.counters.connected };
     let grown = usage_end.resident_bytes as f64 - usage_before.resident_bytes as f64;
     let slabs = end.slab_bytes as f64 - before.slab_bytes as f64;
     let opening_us = (usage_end.cpu_us() - usage_before.cpu_us()) as f64;
@@ -260,7 +277,11 @@ impl Broker {
         add(self.cpu_us_per_cycle, "µs CPU per cycle", 2);
         add(self.cpu_us_per_connection, "µs CPU per connection", 2);
         add(self.resident_bytes_per_connection, "bytes resident per connection", 0);
-        add(self.kernel_bytes_per_connection, "bytes of kernel slabs per connection (both ends)", 0);
+        add(
+            self.kernel_bytes_per_connection,
+            "bytes of kernel slabs per connection (both ends)",
+            0,
+        );
         parts.join(", ")
     }
 }

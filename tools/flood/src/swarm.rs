@@ -5,11 +5,10 @@
 //! the tests drive it with a broker of a few lines, and the engine stays a loop around the net ring.
 //!
 //! # Windows
-//! Closed loop: a publisher has at most `inflight` messages that its subscribers have not all seen. "Seen" is counted
-//! over all deliveries: in a fan-out to n, each delivery gives back 1/n of a message. That works alike for every
-//! broker and every QoS, because it looks at what arrives and not at acknowledgements; at QoS 1 and 2 the messages that
-//! the broker has not acknowledged are held to the same number. A window that nothing has come back to for a second is
-//! opened again and counted, so that a broker that drops QoS 0 is slow here, and not stuck.
+//! Closed loop: a publisher has at most `inflight` messages that its subscribers have not all seen. That works alike for
+//! every broker and every QoS, because it looks at what arrives and not at acknowledgements; at QoS 1 and 2 the messages
+//! that the broker has not acknowledged are held to the same number. A window that nothing has come back to for a
+//! second is opened again and counted, so that a broker that drops QoS 0 is slow here, and not stuck.
 //!
 //! Open loop: message k is due at `start + k / rate`, is stamped with that time, and goes to publisher k mod n. A
 //! generator or broker that falls behind sends it late, and the latency shows it.
@@ -129,12 +128,34 @@ struct Publisher {
     sent: u64,
     /// Messages due by the clock (open loop).
     released: u64,
-    /// Deliveries still to come: each message counts once for each subscriber.
+    /// Messages that some subscriber has not seen.
     outstanding: u64,
+    /// With several subscribers: how many have seen the messages of the window, by sequence modulo its size, and the
+    /// oldest of them.
+    seen: Vec<u32>,
+    oldest: u32,
     /// Messages that the broker has not acknowledged (QoS 1 and 2).
     unacknowledged: u32,
     /// When something last came back, or went out into an open window.
     progress_ns: u64,
+}
+
+impl Publisher {
+    /// One of `fan` subscribers has seen this message: the window moves on when all have seen its oldest one.
+    #[inline]
+    fn seen_by_one(&mut self, sequence: u32, fan: u64) {
+        let window = self.seen.len() as u32;
+        if u64::from(sequence.wrapping_sub(self.oldest)) >= self.outstanding {
+            // From before the window was opened again.
+            return;
+        }
+        self.seen[(sequence % window) as usize] += 1;
+        while self.outstanding > 0 && u64::from(self.seen[(self.oldest % window) as usize]) >= fan {
+            self.seen[(self.oldest % window) as usize] = 0;
+            self.oldest = self.oldest.wrapping_add(1);
+            self.outstanding -= 1;
+        }
+    }
 }
 
 /// Events at a fixed rate.
@@ -212,6 +233,10 @@ impl Swarm {
                 waiting: None,
             })
             .collect();
+        let fan = u64::from(plan.deliveries_per_message());
+        // A power of two, so that positions go on when sequence numbers wrap. Open loop knows no window.
+        let windowed = fan > 1 && plan.rate.is_none();
+        let seen_size = if windowed { plan.inflight.next_power_of_two() as usize } else { 0 };
         let publishers = (0..plan.publisher_count())
             .map(|publisher| Publisher {
                 client: plan.subscriber_count() + publisher,
@@ -226,13 +251,15 @@ impl Swarm {
                 sent: 0,
                 released: 0,
                 outstanding: 0,
+                seen: vec![0; seen_size],
+                oldest: 0,
                 unacknowledged: 0,
                 progress_ns: 0,
             })
             .collect();
         let streams = vec![Tracker::default(); plan.stream_count()];
         Self {
-            fan: u64::from(plan.deliveries_per_message()),
+            fan,
             phase: Phase::Opening,
             client_id_prefix,
             clients,
@@ -334,8 +361,7 @@ impl Swarm {
             return;
         }
         self.clients[index as usize].stage = Stage::Greeting;
-        let client_id =
-            format!("{}-{index}-{}", self.client_id_prefix, self.connections_started);
+        let client_id = format!("{}-{index}-{}", self.client_id_prefix, self.connections_started);
         let plan = &self.plan;
         let identity = Identity {
             client_id: &client_id,
@@ -370,6 +396,7 @@ impl Swarm {
             dirty,
             outputs,
             last_delivery_ns,
+            fan,
             ..
         } = self;
         let protocol = plan.protocol;
@@ -417,7 +444,11 @@ impl Swarm {
                 counters.delivered += 1;
                 message_latency.record(now_ns.saturating_sub(stamp.time_ns));
                 let publisher = &mut publishers[stamp.publisher as usize];
-                publisher.outstanding = publisher.outstanding.saturating_sub(1);
+                if publisher.seen.is_empty() {
+                    publisher.outstanding = publisher.outstanding.saturating_sub(1);
+                } else {
+                    publisher.seen_by_one(stamp.sequence, *fan);
+                }
                 if marked != stamp.publisher {
                     marked = stamp.publisher;
                     publisher.progress_ns = now_ns;
@@ -644,11 +675,8 @@ impl Swarm {
         let window = u64::from(self.plan.inflight);
         let (room, unacknowledged_max) = if self.message_pace.is_some() {
             (state.released - state.sent, UNACKNOWLEDGED_MAX)
-        } else if self.fan == 1 {
-            (window.saturating_sub(state.outstanding), self.plan.inflight)
         } else {
-            let room = (window * self.fan).saturating_sub(state.outstanding) / self.fan;
-            (room, self.plan.inflight)
+            (window.saturating_sub(state.outstanding), self.plan.inflight)
         };
         let batch = (BATCH_SIZE_MAX / state.template.size()).max(1) as u64;
         let room = room.min(batch);
@@ -675,7 +703,7 @@ impl Swarm {
             state.template.encode(number as u32, time_ns, packet_id, out);
         }
         state.sent += count;
-        state.outstanding += count * self.fan;
+        state.outstanding += count;
         if self.plan.qos > 0 {
             state.unacknowledged += count as u32;
         }
@@ -742,9 +770,7 @@ impl Swarm {
                     self.begin_leaving(now_ns);
                 }
             }
-            Phase::Leaving(until)
-                if now_ns >= until || self.live == 0 && self.handshakes == 0 =>
-            {
+            Phase::Leaving(until) if now_ns >= until || self.live == 0 && self.handshakes == 0 => {
                 self.phase = Phase::Finished;
             }
             _ => {}
@@ -851,6 +877,8 @@ impl Swarm {
             let state = &mut self.publishers[publisher];
             if state.outstanding > 0 && now_ns.saturating_sub(state.progress_ns) > STALL_NS {
                 state.outstanding = 0;
+                state.seen.fill(0);
+                state.oldest = state.sent as u32;
                 state.progress_ns = now_ns;
                 self.counters.window_resets += 1;
                 self.mark_dirty(self.publishers[publisher].client);
@@ -908,7 +936,8 @@ mod tests {
                     let filter = String::from_utf8(filter.to_vec()).expect("ASCII");
                     self.subscriptions.push((filter, client));
                     let properties = &[0][..usize::from(protocol == Protocol::V5)];
-                    [&[0x90, 3 + properties.len() as u8, body[0], body[1]], properties, &[0]].concat()
+                    [&[0x90, 3 + properties.len() as u8, body[0], body[1]], properties, &[0]]
+                        .concat()
                 }
                 12 => vec![0xD0, 0],
                 3 => {
@@ -940,9 +969,7 @@ mod tests {
             let members: Vec<u32> = self
                 .subscriptions
                 .iter()
-                .filter(|(filter, _)| {
-                    filter.strip_prefix("$share/flood/").is_some_and(matches)
-                })
+                .filter(|(filter, _)| filter.strip_prefix("$share/flood/").is_some_and(matches))
                 .map(|(_, client)| *client)
                 .collect();
             if !members.is_empty() {
@@ -1040,7 +1067,8 @@ mod tests {
     #[test]
     fn the_window_is_kept() {
         let mut broker = Broker { silent: false, ..Broker::default() };
-        let mut swarm = Swarm::new(Plan { inflight: 3, ..work(Mode::Pairs, Protocol::V311, 1) }, "t".into());
+        let mut swarm =
+            Swarm::new(Plan { inflight: 3, ..work(Mode::Pairs, Protocol::V311, 1) }, "t".into());
         swarm.opened = 10;
         swarm.tick(STEP_NS);
         for client in &mut swarm.clients {

@@ -416,8 +416,7 @@ mod tests {
         for protocol in PROTOCOLS {
             for qos in 0..=2 {
                 for size in [STAMP_SIZE, 64, 127, 200, 20_000] {
-                    let template =
-                        PublishTemplate::new(protocol, "flood/12", qos, false, 12, size);
+                    let template = PublishTemplate::new(protocol, "flood/12", qos, false, 12, size);
                     let mut out = Vec::new();
                     template.encode(77, 123_456_789_012, 4242, &mut out);
                     assert_eq!(out.len(), template.size());
@@ -471,16 +470,14 @@ mod tests {
         let bytes = [0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01];
         assert_eq!(walk(&mut Vec::new(), &bytes, |_| ()), Err(MalformedLength));
         let mut partial = Vec::new();
-        let cut: Vec<_> =
-            bytes.iter().map(|byte| walk(&mut partial, &[*byte], |_| ())).collect();
+        let cut: Vec<_> = bytes.iter().map(|byte| walk(&mut partial, &[*byte], |_| ())).collect();
         assert!(cut.contains(&Err(MalformedLength)));
     }
 
     #[test]
     fn codes_are_found_in_each_version() {
-        let subscribed = |protocol, body: &[u8]| {
-            Frame { first_byte: 0x90, body }.subscribe_reason(protocol)
-        };
+        let subscribed =
+            |protocol, body: &[u8]| Frame { first_byte: 0x90, body }.subscribe_reason(protocol);
         assert_eq!(subscribed(Protocol::V311, &[0, 1, 2]), 2);
         assert_eq!(subscribed(Protocol::V5, &[0, 1, 0, 0x87]), 0x87);
         assert_eq!(subscribed(Protocol::V5, &[0, 1, 3, 0x1F, 0, 0, 1]), 1);
