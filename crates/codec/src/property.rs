@@ -397,3 +397,133 @@ pub(crate) trait PropertySink: Sink {
 }
 
 impl<S: Sink> PropertySink for S {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::text;
+
+    /// Every identifier with a value that its type allows, behind it what that value means.
+    fn values() -> Vec<(u8, Vec<u8>, Property<'static>)> {
+        use Property as P;
+        let word = NonZeroU16::new(7).unwrap();
+        let long = NonZeroU32::new(7).unwrap();
+        vec![
+            (0x01, vec![1], P::PayloadFormatIndicator(1)),
+            (0x02, vec![0, 0, 0, 7], P::MessageExpiryInterval(7)),
+            (0x03, text("s"), P::ContentType("s")),
+            (0x08, text("s"), P::ResponseTopic("s")),
+            (0x09, text("b"), P::CorrelationData(b"b")),
+            (0x0B, vec![7], P::SubscriptionIdentifier(long)),
+            (0x11, vec![0, 0, 0, 7], P::SessionExpiryInterval(7)),
+            (0x12, text("s"), P::AssignedClientIdentifier("s")),
+            (0x13, vec![0, 7], P::ServerKeepAlive(7)),
+            (0x15, text("s"), P::AuthenticationMethod("s")),
+            (0x16, text("b"), P::AuthenticationData(b"b")),
+            (0x17, vec![1], P::RequestProblemInformation(true)),
+            (0x18, vec![0, 0, 0, 7], P::WillDelayInterval(7)),
+            (0x19, vec![0], P::RequestResponseInformation(false)),
+            (0x1A, text("s"), P::ResponseInformation("s")),
+            (0x1C, text("s"), P::ServerReference("s")),
+            (0x1F, text("s"), P::ReasonString("s")),
+            (0x21, vec![0, 7], P::ReceiveMaximum(word)),
+            (0x22, vec![0, 7], P::TopicAliasMaximum(7)),
+            (0x23, vec![0, 7], P::TopicAlias(word)),
+            (0x24, vec![1], P::MaximumQos(QoS::AtLeastOnce)),
+            (0x25, vec![1], P::RetainAvailable(true)),
+            (0x26, [text("k"), text("v")].concat(), P::UserProperty("k", "v")),
+            (0x27, vec![0, 0, 0, 7], P::MaximumPacketSize(long)),
+            (0x28, vec![1], P::WildcardSubscriptionAvailable(true)),
+            (0x29, vec![1], P::SubscriptionIdentifiersAvailable(true)),
+            (0x2A, vec![1], P::SharedSubscriptionAvailable(true)),
+        ]
+    }
+
+    /// Table 2-4 the other way round, typed from the packets' own sections: what each may carry.
+    fn allowed(carrier: Carrier) -> &'static [u8] {
+        match carrier {
+            Carrier::Connect => &[0x11, 0x21, 0x27, 0x22, 0x19, 0x17, 0x26, 0x15, 0x16],
+            Carrier::ConnAck => &[
+                0x11, 0x21, 0x24, 0x25, 0x27, 0x12, 0x22, 0x1F, 0x26, 0x28, 0x29, 0x2A, 0x13, 0x1A,
+                0x1C, 0x15, 0x16,
+            ],
+            Carrier::Publish => &[0x01, 0x02, 0x23, 0x08, 0x09, 0x26, 0x0B, 0x03],
+            Carrier::Will => &[0x18, 0x01, 0x02, 0x03, 0x08, 0x09, 0x26],
+            Carrier::PubAck
+            | Carrier::PubRec
+            | Carrier::PubRel
+            | Carrier::PubComp
+            | Carrier::SubAck
+            | Carrier::UnsubAck => &[0x1F, 0x26],
+            Carrier::Subscribe => &[0x0B, 0x26],
+            Carrier::Unsubscribe => &[0x26],
+            Carrier::Disconnect => &[0x11, 0x1F, 0x26, 0x1C],
+            Carrier::Auth => &[0x15, 0x16, 0x1F, 0x26],
+        }
+    }
+
+    fn walk(block: &[u8], carrier: Carrier) -> Result<Vec<Property<'_>>, DecodeError> {
+        let mut reader = PropertyReader::new(block, carrier);
+        let mut found = Vec::new();
+        while let Some(property) = reader.next()? {
+            found.push(property);
+        }
+        Ok(found)
+    }
+
+    /// All 256 identifiers in all 14 carriers, once and twice.
+    #[test]
+    fn every_identifier_in_every_carrier() {
+        let values = values();
+        for carrier in Carrier::ALL {
+            for identifier in 0..=u8::MAX {
+                let Some((_, value, meaning)) = values.iter().find(|row| row.0 == identifier)
+                else {
+                    let block = [identifier, 0, 0, 0, 0];
+                    assert_eq!(walk(&block, carrier), Err(DecodeError::PropertyUnknown));
+                    continue;
+                };
+                let once = [&[identifier], &value[..]].concat();
+                let twice = [&once[..], &once].concat();
+                if !allowed(carrier).contains(&identifier) {
+                    assert_eq!(walk(&once, carrier), Err(DecodeError::PropertyMisplaced));
+                    continue;
+                }
+                assert_eq!(walk(&once, carrier), Ok(vec![*meaning]));
+                let may_repeat = identifier == id::USER_PROPERTY
+                    || identifier == id::SUBSCRIPTION_IDENTIFIER && carrier == Carrier::Publish;
+                let expected = match may_repeat {
+                    true => Ok(vec![*meaning, *meaning]),
+                    false => Err(DecodeError::PropertyDuplicate),
+                };
+                assert_eq!(walk(&twice, carrier), expected, "{identifier:02X} in {carrier:?}");
+                // Cut short anywhere, it is refused.
+                for end in 1..once.len() {
+                    assert_eq!(walk(&once[..end], carrier), Err(DecodeError::BodyTooShort));
+                }
+                // The second walk, for lists, sees what the first saw.
+                assert!(ValidProperties::new(&once).eq([*meaning]));
+            }
+        }
+    }
+
+    /// An identifier is a Variable Byte Integer; none of two bytes is defined, none may be longer than needed.
+    #[test]
+    fn identifiers_of_two_bytes_are_unknown() {
+        for block in [&[0x80, 0x01, 0, 0][..], &[0xA6, 0x00, 0, 0, 0, 0], &[0xFF, 0xFF, 0xFF, 0x7F]]
+        {
+            assert_eq!(walk(block, Carrier::Publish), Err(DecodeError::PropertyUnknown));
+        }
+    }
+
+    #[test]
+    fn flags_are_0_or_1() {
+        for identifier in [0x01, 0x17, 0x19, 0x24, 0x25, 0x28, 0x29, 0x2A] {
+            let carrier = Carrier::ALL.into_iter().find(|&c| allowed(c).contains(&identifier));
+            for value in 2..=u8::MAX {
+                let found = walk(&[identifier, value], carrier.unwrap()).map(|_| ());
+                assert_eq!(found, Err(DecodeError::PropertyValueInvalid));
+            }
+        }
+    }
+}

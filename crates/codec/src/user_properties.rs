@@ -168,3 +168,66 @@ impl core::fmt::Debug for UserProperties<'_> {
         f.debug_list().entries(self).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DecodeError;
+    use crate::property::Carrier;
+    use crate::testing::text;
+
+    fn collect(block: &[u8]) -> Result<UserProperties<'_>, DecodeError> {
+        let mut reader = PropertyReader::new(block, Carrier::Publish);
+        let mut collector = Collector::default();
+        while let Some(property) = reader.next()? {
+            if let Property::UserProperty(name, value) = property {
+                collector.add(&reader, name, value);
+            }
+        }
+        Ok(collector.finish(&reader))
+    }
+
+    fn pair(name: &str, value: &str) -> Vec<u8> {
+        [&[0x26][..], &text(name), &text(value)].concat()
+    }
+
+    /// [MQTT-3.3.2-18]: alone or with others before, between and behind, the pairs are the same, in order, and are written
+    /// without the others.
+    #[test]
+    fn pairs_are_found_between_other_properties() {
+        let other: &[u8] = &[0x02, 0, 0, 0, 9];
+        let topic = [&[0x08][..], &text("r")].concat();
+        let (a, b) = (pair("k", "1"), pair("k", ""));
+        let alone = [&a[..], &b].concat();
+        let expected = UserProperties::from_pairs(&[("k", "1"), ("k", "")]);
+        for block in [
+            alone.clone(),
+            [other, &a, &b].concat(),
+            [&a, other, &b].concat(),
+            [&a[..], &b, other].concat(),
+            [&topic[..], &a, other, &b].concat(),
+        ] {
+            let found = collect(&block).unwrap();
+            assert_eq!(found, expected);
+            assert_eq!(found.iter().collect::<Vec<_>>(), [("k", "1"), ("k", "")]);
+            assert_eq!(found.encoded_size(), alone.len());
+            let mut out = Vec::new();
+            found.write(&mut out);
+            assert_eq!(out, alone);
+        }
+        assert_ne!(expected, UserProperties::from_pairs(&[("k", ""), ("k", "1")]));
+        assert_ne!(expected, UserProperties::from_pairs(&[("k", "1")]));
+    }
+
+    #[test]
+    fn none_and_a_pair_of_nothing_differ() {
+        let none = collect(&[0x02, 0, 0, 0, 9]).unwrap();
+        assert!(none.is_empty());
+        assert_eq!(none.iter().next(), None);
+        let empty_strings = collect(&[0x26, 0, 0, 0, 0]).unwrap();
+        assert!(!empty_strings.is_empty());
+        assert_eq!(empty_strings.iter().collect::<Vec<_>>(), [("", "")]);
+        assert_ne!(none, empty_strings);
+        assert_eq!(format!("{empty_strings:?}"), r#"[("", "")]"#);
+    }
+}

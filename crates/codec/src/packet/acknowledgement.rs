@@ -198,3 +198,124 @@ macro_rules! acknowledgement {
     };
 }
 pub(crate) use acknowledgement;
+
+/// The tests of all four packets: each row says how its bytes differ.
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{OLD, TEN, V5, V31, is, reads, refuses, text, wire};
+    use crate::{Packet, PubAck, PubComp, PubRec, PubRel};
+
+    /// A packet of one of the four types.
+    fn packet<'a>(packet_type: PacketType, fields: Fields<'a>) -> Packet<'a> {
+        let Fields { packet_id, reason_code, diagnosis } = fields;
+        let Diagnosis { reason_string, user_properties } = diagnosis;
+        macro_rules! build {
+            ($name:ident) => {
+                Packet::$name($name { packet_id, reason_code, reason_string, user_properties })
+            };
+        }
+        match packet_type {
+            PacketType::PubAck => build!(PubAck),
+            PacketType::PubRec => build!(PubRec),
+            PacketType::PubRel => build!(PubRel),
+            PacketType::PubComp => build!(PubComp),
+            _ => unreachable!("only the four"),
+        }
+    }
+
+    fn plain(reason_code: ReasonCode) -> Fields<'static> {
+        Fields { packet_id: TEN, reason_code, diagnosis: Diagnosis::default() }
+    }
+
+    /// Type, first byte, and a reason code that it may have beside success.
+    const FOUR: [(PacketType, u8, ReasonCode); 4] = [
+        (PacketType::PubAck, 0x40, ReasonCode::NoMatchingSubscribers),
+        (PacketType::PubRec, 0x50, ReasonCode::QuotaExceeded),
+        (PacketType::PubRel, 0x62, ReasonCode::PacketIdentifierNotFound),
+        (PacketType::PubComp, 0x70, ReasonCode::PacketIdentifierNotFound),
+    ];
+
+    #[test]
+    fn success_is_two_bytes_in_every_version() {
+        for (packet_type, first_byte, _) in FOUR {
+            let expected = packet(packet_type, plain(ReasonCode::Success));
+            for version in ProtocolVersion::ALL {
+                is(version, &[first_byte, 2, 0, 10], expected);
+                let zero = [first_byte, 2, 0, 0];
+                // [MQTT-2.2.1-3] [MQTT-2.2.1-4]
+                refuses(version, &zero, DecodeError::PacketIdZero);
+                refuses(version, &[first_byte, 1, 0], DecodeError::BodyTooShort);
+                refuses(version, &[first_byte, 0], DecodeError::BodyTooShort);
+            }
+        }
+    }
+
+    #[test]
+    fn the_old_versions_have_nothing_more() {
+        for (packet_type, first_byte, reason_code) in FOUR {
+            for version in OLD {
+                let bytes = [first_byte, 3, 0, 10, 0];
+                refuses(version, &bytes, DecodeError::TrailingBytes);
+                // A reason is not written where it cannot be read.
+                let mut out = Vec::new();
+                packet(packet_type, plain(reason_code)).encode(version, &mut out);
+                assert_eq!(out, [first_byte, 2, 0, 10]);
+            }
+        }
+    }
+
+    /// [MQTT-3.4.2-1] [MQTT-3.5.2-1] [MQTT-3.6.2-1] [MQTT-3.7.2-1]
+    #[test]
+    fn v5_has_a_reason_and_properties() {
+        for (packet_type, first_byte, reason_code) in FOUR {
+            let code = reason_code as u8;
+            is(V5, &[first_byte, 3, 0, 10, code], packet(packet_type, plain(reason_code)));
+            // Longer forms that are legal though a shorter one would do.
+            let success = packet(packet_type, plain(ReasonCode::Success));
+            reads(V5, &[first_byte, 3, 0, 10, 0], success);
+            reads(V5, &[first_byte, 4, 0, 10, 0, 0], success);
+            let failure = packet(packet_type, plain(reason_code));
+            reads(V5, &[first_byte, 4, 0, 10, code, 0], failure);
+
+            let block = [&[0x1F][..], &text("why"), &[0x26], &text("k"), &text("v")].concat();
+            let diagnosis = Diagnosis {
+                reason_string: Some("why"),
+                user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            };
+            for reason_code in [ReasonCode::Success, reason_code] {
+                let fields = Fields { diagnosis, ..plain(reason_code) };
+                let bytes =
+                    wire(first_byte, &[&[0, 10, reason_code as u8, block.len() as u8], &block]);
+                is(V5, &bytes, packet(packet_type, fields));
+            }
+        }
+    }
+
+    #[test]
+    fn refused_in_v5() {
+        for (_, first_byte, _) in FOUR {
+            for (body, error) in [
+                // Known elsewhere, known nowhere.
+                (&[0, 10, 0x8E][..], DecodeError::ReasonCodeInvalid),
+                (&[0, 10, 0x03], DecodeError::ReasonCodeInvalid),
+                (&[0, 10, 0xFF], DecodeError::ReasonCodeInvalid),
+                (&[0, 10, 0, 1], DecodeError::BodyTooShort),
+                (&[0, 10, 0, 0, 0], DecodeError::TrailingBytes),
+                (&[0, 10, 0, 3, 0x1F, 0, 0, 9], DecodeError::TrailingBytes),
+                (&[0, 10, 0, 0x80, 0], DecodeError::VariableByteIntegerNotMinimal),
+                (&[0, 10, 0, 6, 0x1F, 0, 0, 0x1F, 0, 0], DecodeError::PropertyDuplicate),
+                (&[0, 10, 0, 2, 0x0B, 1], DecodeError::PropertyMisplaced),
+                (&[0, 10, 0, 2, 0x00, 1], DecodeError::PropertyUnknown),
+                (&[0, 10, 0, 4, 0x1F, 0, 1, 0xFF], DecodeError::StringNotUtf8),
+            ] {
+                refuses(V5, &wire(first_byte, &[body]), error);
+            }
+        }
+    }
+
+    #[test]
+    fn mqtt_3_1_ignores_flags_it_does_not_use() {
+        reads(V31, &[0x4F, 2, 0, 10], packet(PacketType::PubAck, plain(ReasonCode::Success)));
+    }
+}

@@ -95,3 +95,63 @@ impl Content for Auth<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Packet;
+    use crate::testing::{OLD, V5, is, refuses, text, wire};
+
+    #[test]
+    fn steps_of_an_authentication() {
+        is(V5, &[0xF0, 0], Packet::Auth(Auth::default()));
+        for (code, reason_code) in [
+            (0x00, ReasonCode::Success),
+            (0x18, ReasonCode::ContinueAuthentication),
+            (0x19, ReasonCode::ReAuthenticate),
+        ] {
+            let block = [
+                &[0x15][..],
+                &text("SCRAM-SHA-1"),
+                &[0x16],
+                &text([0, 255]),
+                &[0x1F],
+                &text("why"),
+                &[0x26],
+                &text("k"),
+                &text("v"),
+            ]
+            .concat();
+            let expected = Auth {
+                reason_code,
+                authentication_method: Some("SCRAM-SHA-1"),
+                authentication_data: Some(&[0, 255]),
+                reason_string: Some("why"),
+                user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            };
+            is(V5, &wire(0xF0, &[&[code, block.len() as u8], &block]), Packet::Auth(expected));
+        }
+    }
+
+    #[test]
+    fn refused() {
+        for (body, error) in [
+            // [MQTT-3.15.2-1]
+            (&[0x01, 3, 0x15, 0, 0][..], DecodeError::ReasonCodeInvalid),
+            (&[0x87, 3, 0x15, 0, 0], DecodeError::ReasonCodeInvalid),
+            // The property length may be left out only together with the reason code.
+            (&[0x00], DecodeError::BodyTooShort),
+            (&[0x18], DecodeError::BodyTooShort),
+            (&[0x00, 0], DecodeError::AuthenticationMethodMissing),
+            (&[0x18, 3, 0x16, 0, 0], DecodeError::AuthenticationMethodMissing),
+            (&[0x18, 6, 0x15, 0, 0, 0x15, 0, 0], DecodeError::PropertyDuplicate),
+            (&[0x18, 3, 0x15, 0, 0, 0], DecodeError::TrailingBytes),
+            (&[0x18, 2, 0x17, 0], DecodeError::PropertyMisplaced),
+        ] {
+            refuses(V5, &wire(0xF0, &[body]), error);
+        }
+        for version in OLD {
+            refuses(version, &[0xF0, 0], DecodeError::PacketTypeReserved);
+        }
+    }
+}

@@ -207,3 +207,128 @@ impl Content for ConnAckProperties<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Packet;
+    use crate::testing::{OLD, V5, V31, V311, is, reads, refuses, text, wire};
+
+    #[test]
+    fn the_old_versions_have_six_return_codes() {
+        for version in OLD {
+            for code in 0..=5 {
+                let reason_code = ReasonCode::from_connect_return_code(code).unwrap();
+                let expected = ConnAck::new(false, reason_code);
+                is(version, &[0x20, 2, 0, code], Packet::ConnAck(expected));
+            }
+            refuses(version, &[0x20, 2, 0, 6], DecodeError::ReasonCodeInvalid);
+            refuses(version, &[0x20, 2, 0, 0x80], DecodeError::ReasonCodeInvalid);
+            refuses(version, &[0x20, 1, 0], DecodeError::BodyTooShort);
+            refuses(version, &[0x20, 0], DecodeError::BodyTooShort);
+            refuses(version, &[0x20, 3, 0, 0, 0], DecodeError::TrailingBytes);
+        }
+    }
+
+    /// [MQTT-3.2.2-1] [MQTT-3.2.2-2] [MQTT-3.2.2-6] [MQTT-3.2.2-4 @3.1.1]
+    #[test]
+    fn session_present() {
+        let present = ConnAck::new(true, ReasonCode::Success);
+        is(V311, &[0x20, 2, 1, 0], Packet::ConnAck(present));
+        is(V5, &[0x20, 3, 1, 0, 0], Packet::ConnAck(present));
+        refuses(V311, &[0x20, 2, 1, 5], DecodeError::SessionPresentOnRefusal);
+        refuses(V5, &[0x20, 3, 1, 0x87, 0], DecodeError::SessionPresentOnRefusal);
+        refuses(V311, &[0x20, 2, 2, 0], DecodeError::ConnAckFlagsReserved);
+        refuses(V5, &[0x20, 3, 0x81, 0, 0], DecodeError::ConnAckFlagsReserved);
+        // MQTT 3.1 neither tells nor looks.
+        reads(V31, &[0x20, 2, 0xFF, 0], Packet::ConnAck(ConnAck::default()));
+        let mut out = Vec::new();
+        present.encode(V31, &mut out);
+        assert_eq!(out, [0x20, 2, 0, 0]);
+    }
+
+    #[test]
+    fn v5_has_properties() {
+        let block = [
+            &[0x11, 0, 0, 0, 1][..],
+            &[0x21, 0, 2],
+            &[0x24, 1],
+            &[0x25, 0],
+            &[0x27, 0, 0, 0, 3],
+            &[0x12],
+            &text("auto-1"),
+            &[0x22, 0, 4],
+            &[0x1F],
+            &text("why"),
+            &[0x28, 1, 0x29, 0, 0x2A, 1],
+            &[0x13, 0, 5],
+            &[0x1A],
+            &text("info"),
+            &[0x1C],
+            &text("other:1883"),
+            &[0x15],
+            &text("m"),
+            &[0x16],
+            &text([0]),
+            &[0x26],
+            &text("k"),
+            &text("v"),
+        ]
+        .concat();
+        let properties = ConnAckProperties {
+            session_expiry_interval_seconds: Some(1),
+            receive_maximum: NonZeroU16::new(2),
+            maximum_qos: Some(QoS::AtLeastOnce),
+            retain_available: Some(false),
+            maximum_packet_size: NonZeroU32::new(3),
+            assigned_client_id: Some("auto-1"),
+            topic_alias_maximum: Some(4),
+            reason_string: Some("why"),
+            user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            wildcard_subscription_available: Some(true),
+            subscription_identifiers_available: Some(false),
+            shared_subscription_available: Some(true),
+            server_keep_alive_seconds: Some(5),
+            response_information: Some("info"),
+            server_reference: Some("other:1883"),
+            authentication_method: Some("m"),
+            authentication_data: Some(&[0]),
+        };
+        let bytes = wire(0x20, &[&[0, 0, block.len() as u8], &block]);
+        is(V5, &bytes, Packet::ConnAck(ConnAck { properties, ..ConnAck::default() }));
+    }
+
+    #[test]
+    fn refused_in_v5() {
+        for (body, error) in [
+            (&[0, 0][..], DecodeError::BodyTooShort),
+            (&[0, 0, 1], DecodeError::BodyTooShort),
+            (&[0, 0, 0, 0], DecodeError::TrailingBytes),
+            // [MQTT-3.2.2-7] [MQTT-3.2.2-8]
+            (&[0, 1, 0], DecodeError::ReasonCodeInvalid),
+            (&[0, 0x8E, 0], DecodeError::ReasonCodeInvalid),
+            (&[0, 0xFF, 0], DecodeError::ReasonCodeInvalid),
+            // A Maximum QoS of 2 is said by leaving it out. [MQTT-3.2.2-9]
+            (&[0, 0, 2, 0x24, 2], DecodeError::PropertyValueInvalid),
+            (&[0, 0, 2, 0x25, 2], DecodeError::PropertyValueInvalid),
+            (&[0, 0, 2, 0x28, 3], DecodeError::PropertyValueInvalid),
+            (&[0, 0, 2, 0x29, 3], DecodeError::PropertyValueInvalid),
+            (&[0, 0, 2, 0x2A, 3], DecodeError::PropertyValueInvalid),
+            (&[0, 0, 3, 0x21, 0, 0], DecodeError::ReceiveMaximumZero),
+            (&[0, 0, 5, 0x27, 0, 0, 0, 0], DecodeError::MaximumPacketSizeZero),
+            (&[0, 0, 4, 0x25, 1, 0x25, 1], DecodeError::PropertyDuplicate),
+            (&[0, 0, 2, 0x17, 1], DecodeError::PropertyMisplaced),
+        ] {
+            refuses(V5, &wire(0x20, &[body]), error);
+        }
+    }
+
+    #[test]
+    fn a_maximum_qos_of_2_is_left_out() {
+        let properties =
+            ConnAckProperties { maximum_qos: Some(QoS::ExactlyOnce), ..Default::default() };
+        let mut out = Vec::new();
+        ConnAck { properties, ..ConnAck::default() }.encode(V5, &mut out);
+        assert_eq!(out, [0x20, 3, 0, 0, 0]);
+    }
+}

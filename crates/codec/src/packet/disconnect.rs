@@ -109,3 +109,76 @@ impl Content for Disconnect<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Packet;
+    use crate::testing::{OLD, V5, is, reads, refuses, text, wire};
+
+    #[test]
+    fn the_old_versions_say_nothing() {
+        for version in OLD {
+            is(version, &[0xE0, 0], Packet::Disconnect(Disconnect::default()));
+            refuses(version, &[0xE0, 1, 0], DecodeError::TrailingBytes);
+            let mut out = Vec::new();
+            let packet = Disconnect::new(ReasonCode::ServerBusy);
+            packet.encode(version, &mut out);
+            assert_eq!(out, [0xE0, 0]);
+            assert_eq!(packet.size(version), 2);
+        }
+    }
+
+    #[test]
+    fn v5_leaves_out_from_the_end() {
+        is(V5, &[0xE0, 0], Packet::Disconnect(Disconnect::default()));
+        is(V5, &[0xE0, 1, 0x8E], Packet::Disconnect(Disconnect::new(ReasonCode::SessionTakenOver)));
+        reads(V5, &[0xE0, 1, 0], Packet::Disconnect(Disconnect::default()));
+        reads(V5, &[0xE0, 2, 0, 0], Packet::Disconnect(Disconnect::default()));
+        let with_will = Disconnect::new(ReasonCode::DisconnectWithWill);
+        reads(V5, &[0xE0, 2, 4, 0], Packet::Disconnect(with_will));
+    }
+
+    #[test]
+    fn v5_has_properties() {
+        let block = [
+            &[0x11, 0, 0, 0, 60, 0x1F][..],
+            &text("why"),
+            &[0x1C],
+            &text("other"),
+            &[0x26],
+            &text("k"),
+            &text("v"),
+        ]
+        .concat();
+        let bytes = wire(0xE0, &[&[0x9C, block.len() as u8], &block]);
+        let expected = Disconnect {
+            reason_code: ReasonCode::UseAnotherServer,
+            session_expiry_interval_seconds: Some(60),
+            reason_string: Some("why"),
+            server_reference: Some("other"),
+            user_properties: UserProperties::from_pairs(&[("k", "v")]),
+        };
+        is(V5, &bytes, Packet::Disconnect(expected));
+        let expiry =
+            Disconnect { session_expiry_interval_seconds: Some(0), ..Disconnect::default() };
+        is(V5, &[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0], Packet::Disconnect(expiry));
+    }
+
+    #[test]
+    fn refused_in_v5() {
+        for (body, error) in [
+            // [MQTT-3.14.2-1]
+            (&[0x01][..], DecodeError::ReasonCodeInvalid),
+            (&[0x84], DecodeError::ReasonCodeInvalid),
+            (&[0x92], DecodeError::ReasonCodeInvalid),
+            (&[0xFF], DecodeError::ReasonCodeInvalid),
+            (&[0, 1], DecodeError::BodyTooShort),
+            (&[0, 0, 0], DecodeError::TrailingBytes),
+            (&[0, 2, 0x17, 1], DecodeError::PropertyMisplaced),
+            (&[0, 10, 0x11, 0, 0, 0, 1, 0x11, 0, 0, 0, 1], DecodeError::PropertyDuplicate),
+        ] {
+            refuses(V5, &wire(0xE0, &[body]), error);
+        }
+    }
+}

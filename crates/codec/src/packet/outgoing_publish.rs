@@ -101,3 +101,119 @@ impl Content for OutgoingPublish<'_> {
         sink.put(self.forwarded_properties);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{TEN, V5, V311, reads};
+    use crate::{Packet, Publish, PublishProperties, UserProperties};
+    use core::num::NonZeroU16;
+
+    /// Every combination of what can be present, with payloads around the borders of the remaining length, against the
+    /// plain encoder.
+    #[test]
+    fn header_and_payload_are_the_packet() {
+        let pairs = [("k", "v")];
+        let mut forwarded = Vec::new();
+        let passed_on = PublishProperties {
+            content_type: Some("t"),
+            user_properties: UserProperties::from_pairs(&pairs),
+            ..PublishProperties::default()
+        };
+        passed_on.encode_forwarded(&mut forwarded);
+        for version in ProtocolVersion::ALL {
+            for choice in 0..16_u32 {
+                for payload_size in [0, 1, 100, 127, 128, 16_383, 16_384] {
+                    let payload = vec![b'x'; payload_size];
+                    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+                        let with = |bit: u32| choice >> bit & 1 == 1;
+                        let outgoing = OutgoingPublish {
+                            dup: qos > QoS::AtMostOnce,
+                            qos,
+                            retain: with(0),
+                            topic: "room/7/light",
+                            packet_id: (qos > QoS::AtMostOnce).then_some(TEN),
+                            forwarded_properties: if with(0) { &forwarded } else { &[] },
+                            message_expiry_interval_seconds: with(1).then_some(60),
+                            topic_alias: with(2).then_some(5),
+                            subscription_identifiers: if with(3) { &[1, 300, 70_000] } else { &[] },
+                            payload_size,
+                        };
+                        check(version, &outgoing, &passed_on, &payload);
+                    }
+                }
+            }
+        }
+    }
+
+    fn check(
+        version: ProtocolVersion,
+        outgoing: &OutgoingPublish<'_>,
+        passed_on: &PublishProperties<'_>,
+        payload: &[u8],
+    ) {
+        let mut bytes = vec![0xEE; 3];
+        let offset = outgoing.encode_header(version, &mut bytes);
+        // [MQTT-2.2.1-2]
+        assert_eq!(offset.is_some(), outgoing.qos > QoS::AtMostOnce);
+        if let Some(offset) = offset {
+            assert_eq!(bytes[offset..offset + 2], TEN.get().to_be_bytes());
+        }
+        bytes.extend_from_slice(payload);
+        let bytes = &bytes[3..];
+        assert_eq!(bytes.len(), outgoing.size(version));
+        let mut properties = PublishProperties::default();
+        if version.is_v5() {
+            if !outgoing.forwarded_properties.is_empty() {
+                properties = *passed_on;
+            }
+            properties.message_expiry_interval_seconds = outgoing.message_expiry_interval_seconds;
+            properties.topic_alias = outgoing.topic_alias.and_then(NonZeroU16::new);
+            properties.subscription_identifiers =
+                SubscriptionIdentifiers::from_values(outgoing.subscription_identifiers);
+        }
+        let OutgoingPublish { dup, qos, retain, topic, packet_id, .. } = *outgoing;
+        let publish = Publish { dup, qos, retain, topic, packet_id, properties, payload };
+        reads(version, bytes, Packet::Publish(publish));
+        let mut whole = Vec::new();
+        publish.encode(version, &mut whole);
+        assert_eq!(whole, bytes);
+        assert_eq!(publish.size(version), bytes.len());
+    }
+
+    #[test]
+    fn a_header_is_a_template_for_other_identifiers() {
+        let outgoing = OutgoingPublish {
+            qos: QoS::AtLeastOnce,
+            topic: "a",
+            packet_id: Some(PacketId::MIN),
+            ..OutgoingPublish::default()
+        };
+        let mut bytes = Vec::new();
+        let offset = outgoing.encode_header(V311, &mut bytes).unwrap();
+        bytes[offset..offset + 2].copy_from_slice(&[0xAB, 0xCD]);
+        let expected = Publish {
+            qos: QoS::AtLeastOnce,
+            topic: "a",
+            packet_id: PacketId::new(0xABCD),
+            ..Publish::default()
+        };
+        reads(V311, &bytes, Packet::Publish(expected));
+    }
+
+    /// The largest packet that can be written is the largest that can be read.
+    #[test]
+    fn size_reaches_the_largest_packet() {
+        let body = crate::PACKET_SIZE_MAX as usize - 5;
+        for (version, header) in [(V311, 3), (V5, 4)] {
+            let payload_size = body - header;
+            let outgoing =
+                OutgoingPublish { topic: "a", payload_size, ..OutgoingPublish::default() };
+            assert_eq!(outgoing.size(version), crate::PACKET_SIZE_MAX as usize);
+            let mut bytes = Vec::new();
+            outgoing.encode_header(version, &mut bytes);
+            assert_eq!(bytes.len() + payload_size, crate::PACKET_SIZE_MAX as usize);
+            assert_eq!(bytes[..5], [0x30, 0xFF, 0xFF, 0xFF, 0x7F]);
+        }
+    }
+}

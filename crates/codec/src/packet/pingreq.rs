@@ -26,3 +26,17 @@ impl PingReq {
         out.put(&[PacketType::PingReq.first_byte(), 0]);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{is, refuses};
+    use crate::{DecodeError, Packet, ProtocolVersion};
+
+    #[test]
+    fn two_bytes_in_every_version() {
+        for version in ProtocolVersion::ALL {
+            is(version, &[0xC0, 0], Packet::PingReq);
+            refuses(version, &[0xC0, 1, 0], DecodeError::TrailingBytes);
+        }
+    }
+}

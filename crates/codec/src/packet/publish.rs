@@ -255,3 +255,263 @@ impl Content for Forwarded<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{OLD, TEN, V5, V31, V311, is, reads, refuses, text, wire};
+    use crate::{OutgoingPublish, Packet};
+
+    fn publish(topic: &str) -> Publish<'_> {
+        Publish { topic, ..Publish::default() }
+    }
+
+    fn qos_1<'a>(topic: &'a str, payload: &'a [u8]) -> Publish<'a> {
+        Publish { qos: QoS::AtLeastOnce, packet_id: Some(TEN), payload, ..publish(topic) }
+    }
+
+    #[test]
+    fn the_old_versions_have_topic_identifier_and_payload() {
+        for version in OLD {
+            for (bytes, expected) in [
+                (wire(0x30, &[&text("a/b"), b"hi"]), Publish { payload: b"hi", ..publish("a/b") }),
+                (wire(0x30, &[&text("a/b")]), publish("a/b")),
+                (wire(0x31, &[&text("a/b")]), Publish { retain: true, ..publish("a/b") }),
+                // Spaces, a leading slash and `$` are characters like others.
+                (wire(0x30, &[&text("/ $SYS")]), publish("/ $SYS")),
+                (wire(0x32, &[&text("a"), &[0, 10], b"hi"]), qos_1("a", b"hi")),
+                (wire(0x3A, &[&text("a"), &[0, 10]]), Publish { dup: true, ..qos_1("a", b"") }),
+                (
+                    wire(0x3D, &[&text("日本"), &[0, 10], &[0, 1]]),
+                    Publish {
+                        dup: true,
+                        qos: QoS::ExactlyOnce,
+                        retain: true,
+                        ..qos_1("日本", &[0, 1])
+                    },
+                ),
+                // A payload that looks like an empty property block is payload here.
+                (wire(0x30, &[&text("a"), &[0]]), Publish { payload: &[0], ..publish("a") }),
+            ] {
+                is(version, &bytes, Packet::Publish(expected));
+            }
+        }
+    }
+
+    #[test]
+    fn v5_has_properties() {
+        let everything = [
+            &[0x02, 0, 0, 0, 60, 0x23, 0, 7][..], // Message Expiry Interval, Topic Alias
+            &[0x0B, 1, 0x0B, 0x80, 0x01],         // Subscription Identifiers
+            &[0x01, 1],                           // Payload Format Indicator
+            &[0x03],
+            &text("text/plain"),
+            &[0x08],
+            &text("answer/here"),
+            &[0x09],
+            &text([0, 1, 2]),
+            &[0x26],
+            &text("k"),
+            &text("1"),
+            &[0x26],
+            &text("k"),
+            &text(""),
+        ]
+        .concat();
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            message_expiry_interval_seconds: Some(60),
+            topic_alias: NonZeroU16::new(7),
+            response_topic: Some("answer/here"),
+            correlation_data: Some(&[0, 1, 2]),
+            content_type: Some("text/plain"),
+            subscription_identifiers: SubscriptionIdentifiers::from_values(&[1, 128]),
+            user_properties: UserProperties::from_pairs(&[("k", "1"), ("k", "")]),
+        };
+        for (bytes, expected) in [
+            (wire(0x30, &[&text("a"), &[0]]), publish("a")),
+            (wire(0x30, &[&text("a"), &[0], b"hi"]), Publish { payload: b"hi", ..publish("a") }),
+            (wire(0x32, &[&text("a"), &[0, 10], &[0], b"hi"]), qos_1("a", b"hi")),
+            (
+                wire(0x32, &[&text("a"), &[0, 10], &[everything.len() as u8], &everything, b"hi"]),
+                Publish { properties, ..qos_1("a", b"hi") },
+            ),
+            // An alias replaces the topic.
+            (
+                wire(0x30, &[&text(""), &[3, 0x23, 0xFF, 0xFF]]),
+                Publish {
+                    properties: PublishProperties {
+                        topic_alias: Some(NonZeroU16::MAX),
+                        ..PublishProperties::default()
+                    },
+                    ..publish("")
+                },
+            ),
+        ] {
+            is(V5, &bytes, Packet::Publish(expected));
+        }
+    }
+
+    /// Any order is legal; user properties keep theirs [MQTT-3.3.2-18] though others stand between.
+    #[test]
+    fn properties_come_in_any_order() {
+        let block = [
+            &[0x26][..],
+            &text("b"),
+            &text("2"),
+            &[0x0B, 5, 0x01, 0, 0x26],
+            &text("a"),
+            &text("1"),
+            &[0x0B, 4, 0x03],
+            &text(""),
+        ]
+        .concat();
+        let bytes = wire(0x30, &[&text("a"), &[block.len() as u8], &block]);
+        let properties = PublishProperties {
+            payload_format_indicator: Some(0),
+            content_type: Some(""),
+            subscription_identifiers: SubscriptionIdentifiers::from_values(&[5, 4]),
+            user_properties: UserProperties::from_pairs(&[("b", "2"), ("a", "1")]),
+            ..PublishProperties::default()
+        };
+        reads(V5, &bytes, Packet::Publish(Publish { properties, ..publish("a") }));
+        let Ok(Packet::Publish(decoded)) = crate::testing::decode(V5, &bytes) else { panic!() };
+        assert!(!decoded.properties.is_empty());
+        let identifiers = decoded.properties.subscription_identifiers;
+        assert!(!identifiers.is_empty());
+        assert_eq!(identifiers.iter().collect::<Vec<_>>(), [5, 4]);
+        let pairs = decoded.properties.user_properties;
+        assert_eq!(pairs.iter().collect::<Vec<_>>(), [("b", "2"), ("a", "1")]);
+        assert_eq!(pairs.encoded_size(), 14);
+    }
+
+    /// [MQTT-3.3.2-4] [MQTT-3.3.2-15] [MQTT-3.3.2-16] [MQTT-3.3.2-17] [MQTT-3.3.2-18] [MQTT-3.3.2-20]
+    #[test]
+    fn forwarded_properties_are_the_unaltered_ones() {
+        let pairs = [("b", "2"), ("a", "1"), ("b", "2")];
+        let properties = PublishProperties {
+            payload_format_indicator: Some(1),
+            message_expiry_interval_seconds: Some(9),
+            topic_alias: NonZeroU16::new(3),
+            response_topic: Some("r"),
+            correlation_data: Some(b"c"),
+            content_type: Some("t"),
+            subscription_identifiers: SubscriptionIdentifiers::from_values(&[7]),
+            user_properties: UserProperties::from_pairs(&pairs),
+        };
+        let mut forwarded = Vec::new();
+        properties.encode_forwarded(&mut forwarded);
+        let expected = PublishProperties {
+            message_expiry_interval_seconds: None,
+            topic_alias: None,
+            subscription_identifiers: SubscriptionIdentifiers::EMPTY,
+            ..properties
+        };
+        assert_eq!(PublishProperties::decode_forwarded(&forwarded), Ok(expected));
+
+        // Through a subscriber's PUBLISH they arrive as they were.
+        let mut bytes = Vec::new();
+        let outgoing =
+            OutgoingPublish { topic: "a", forwarded_properties: &forwarded, ..Default::default() };
+        assert_eq!(outgoing.encode_header(V5, &mut bytes), None);
+        reads(V5, &bytes, Packet::Publish(Publish { properties: expected, ..publish("a") }));
+
+        let mut nothing = Vec::new();
+        PublishProperties { topic_alias: NonZeroU16::new(3), ..Default::default() }
+            .encode_forwarded(&mut nothing);
+        assert!(nothing.is_empty());
+    }
+
+    #[test]
+    fn refused_in_every_version() {
+        for version in ProtocolVersion::ALL {
+            // Enough behind the topic for an identifier and an empty property block.
+            let rest: &[u8] = &[0, 10, 0];
+            for (bytes, error) in [
+                // [MQTT-3.3.1-4]
+                (wire(0x36, &[&text("a"), rest]), DecodeError::QosInvalid),
+                (wire(0x3F, &[&text("a"), rest]), DecodeError::QosInvalid),
+                // [MQTT-3.3.2-2] [MQTT-4.7.1-1 @3.1.1]
+                (wire(0x30, &[&text("a/+"), rest]), DecodeError::TopicNameWildcard),
+                (wire(0x30, &[&text("#"), rest]), DecodeError::TopicNameWildcard),
+                (wire(0x30, &[&text("a/b+c/d/e/f"), rest]), DecodeError::TopicNameWildcard),
+                // [MQTT-1.5.4-1] [MQTT-1.5.3-1 @3.1.1]
+                (wire(0x30, &[&text([0xED, 0xA0, 0x80]), rest]), DecodeError::StringNotUtf8),
+                // [MQTT-1.5.4-2] [MQTT-1.5.3-2 @3.1.1] [MQTT-4.7.3-2]
+                (wire(0x30, &[&text("a\0"), rest]), DecodeError::StringHasNull),
+                // [MQTT-4.7.3-1]
+                (wire(0x32, &[&text(""), rest]), DecodeError::TopicNameEmpty),
+                // [MQTT-2.2.1-3] [MQTT-2.3.1-1 @3.1.1]
+                (wire(0x32, &[&text("a"), &[0, 0, 0]]), DecodeError::PacketIdZero),
+                (wire(0x34, &[&text("a"), &[0, 0, 0]]), DecodeError::PacketIdZero),
+                // Remaining length shorter than the content.
+                (wire(0x30, &[]), DecodeError::BodyTooShort),
+                (wire(0x30, &[&[0]]), DecodeError::BodyTooShort),
+                (wire(0x30, &[&[0, 2, b'a']]), DecodeError::BodyTooShort),
+                (wire(0x30, &[&[0xFF, 0xFF, b'a']]), DecodeError::BodyTooShort),
+                (wire(0x32, &[&text("a")]), DecodeError::BodyTooShort),
+                (wire(0x32, &[&text("a"), &[0]]), DecodeError::BodyTooShort),
+            ] {
+                refuses(version, &bytes, error);
+            }
+        }
+    }
+
+    /// [MQTT-3.3.1-2] [MQTT-3.3.1-2 @3.1.1]; MQTT 3.1 calls DUP a hint and does not forbid it.
+    #[test]
+    fn dup_needs_a_qos() {
+        let bytes = wire(0x38, &[&text("a"), &[0]]);
+        refuses(V311, &bytes, DecodeError::DupWithoutQos);
+        refuses(V5, &bytes, DecodeError::DupWithoutQos);
+        let expected = Publish { dup: true, payload: &[0], ..publish("a") };
+        is(V31, &bytes, Packet::Publish(expected));
+    }
+
+    #[test]
+    fn properties_refused() {
+        for (block, error) in [
+            // [MQTT-3.3.2-8]
+            (&[0x23, 0, 0][..], DecodeError::TopicAliasZero),
+            (&[0x0B, 0], DecodeError::SubscriptionIdentifierZero),
+            (&[0x0B, 0x80, 0x00], DecodeError::VariableByteIntegerNotMinimal),
+            (&[0x0B, 0x80, 0x80, 0x80, 0x80], DecodeError::VariableByteIntegerTooLong),
+            (&[0x0B, 0x80], DecodeError::BodyTooShort),
+            (&[0x01, 2], DecodeError::PropertyValueInvalid),
+            // [MQTT-3.3.2-14], and [MQTT-4.7.3-1] for the empty one.
+            (&[0x08, 0, 1, b'+'], DecodeError::ResponseTopicWildcard),
+            (&[0x08, 0, 3, b'a', b'/', b'#'], DecodeError::ResponseTopicWildcard),
+            (&[0x08, 0, 0], DecodeError::ResponseTopicEmpty),
+            // [MQTT-3.3.2-13] [MQTT-3.3.2-19] [MQTT-1.5.7-1]
+            (&[0x08, 0, 1, 0xFF], DecodeError::StringNotUtf8),
+            (&[0x03, 0, 1, 0xFF], DecodeError::StringNotUtf8),
+            (&[0x03, 0, 1, 0], DecodeError::StringHasNull),
+            (&[0x26, 0, 1, 0xFF, 0, 0], DecodeError::StringNotUtf8),
+            (&[0x26, 0, 0, 0, 1, 0xFF], DecodeError::StringNotUtf8),
+            (&[0x26, 0, 0], DecodeError::BodyTooShort),
+            (&[0x26, 0, 1, b'k'], DecodeError::BodyTooShort),
+            (&[0x02, 0, 0, 0], DecodeError::BodyTooShort),
+            (&[0x23], DecodeError::BodyTooShort),
+        ] {
+            let bytes = wire(0x30, &[&text("a"), &[block.len() as u8], block]);
+            refuses(V5, &bytes, error);
+        }
+    }
+
+    #[test]
+    fn a_property_block_cannot_be_longer_than_the_packet() {
+        for (block, error) in [
+            (&[][..], DecodeError::BodyTooShort),
+            (&[1], DecodeError::BodyTooShort),
+            (&[3, 0x01, 1], DecodeError::BodyTooShort),
+            (&[0xFF, 0xFF, 0xFF, 0x7F, 0x01, 1], DecodeError::BodyTooShort),
+            (&[0x80], DecodeError::BodyTooShort),
+            (&[0x80, 0x00], DecodeError::VariableByteIntegerNotMinimal),
+            (&[0x82, 0x00, 0x01, 1], DecodeError::VariableByteIntegerNotMinimal),
+            (&[0x80, 0x80, 0x80, 0x80, 0x00], DecodeError::VariableByteIntegerTooLong),
+            // The last property goes on behind the block.
+            (&[1, 0x01, 1], DecodeError::BodyTooShort),
+        ] {
+            refuses(V5, &wire(0x30, &[&text("a"), block]), error);
+        }
+    }
+}

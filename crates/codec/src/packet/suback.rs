@@ -72,3 +72,92 @@ impl Body for SubAck<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{OLD, TEN, V5, V31, V311, is, refuses, text, wire};
+    use crate::{Packet, ReasonCode};
+    use ReasonCode::{GrantedQoS1, GrantedQoS2, NotAuthorized, Success, UnspecifiedError};
+
+    #[test]
+    fn one_code_for_each_filter() {
+        let granted = [Success, GrantedQoS1, GrantedQoS2];
+        for version in OLD {
+            is(version, &[0x90, 5, 0, 10, 0, 1, 2], Packet::SubAck(SubAck::new(TEN, &granted)));
+        }
+        is(V5, &[0x90, 6, 0, 10, 0, 0, 1, 2], Packet::SubAck(SubAck::new(TEN, &granted)));
+        let failed = [UnspecifiedError];
+        is(V311, &[0x90, 3, 0, 10, 0x80], Packet::SubAck(SubAck::new(TEN, &failed)));
+        is(V5, &[0x90, 4, 0, 10, 0, 0x80], Packet::SubAck(SubAck::new(TEN, &failed)));
+    }
+
+    /// MQTT 3.1.1 has one failure [MQTT-3.9.3-2 @3.1.1]; 3.1 has none, and must make a positive acknowledgement.
+    #[test]
+    fn failures_in_the_words_of_each_version() {
+        let codes = [NotAuthorized, GrantedQoS1];
+        for (version, expected) in [
+            (V31, &[0x90, 4, 0, 10, 0x00, 1][..]),
+            (V311, &[0x90, 4, 0, 10, 0x80, 1]),
+            (V5, &[0x90, 5, 0, 10, 0, 0x87, 1]),
+        ] {
+            let packet = SubAck::new(TEN, &codes);
+            let mut out = Vec::new();
+            packet.encode(version, &mut out);
+            assert_eq!(out, expected);
+            assert_eq!(packet.size(version), expected.len());
+        }
+    }
+
+    #[test]
+    fn v5_has_properties() {
+        let block = [&[0x26][..], &text("k"), &text("v"), &[0x1F], &text("why")].concat();
+        let bytes = wire(0x90, &[&[0, 10, block.len() as u8], &block, &[1]]);
+        let expected = SubAck {
+            reason_string: Some("why"),
+            user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            ..SubAck::new(TEN, &[GrantedQoS1])
+        };
+        crate::testing::reads(V5, &bytes, Packet::SubAck(expected));
+        let mut out = Vec::new();
+        expected.encode(V5, &mut out);
+        is(V5, &out, Packet::SubAck(expected));
+    }
+
+    #[test]
+    fn refused() {
+        for version in ProtocolVersion::ALL {
+            let properties: &[u8] = if version.is_v5() { &[0] } else { &[] };
+            for (first, codes, error) in [
+                // [MQTT-3.9.3-1]
+                (&[0, 10][..], &[][..], DecodeError::ReasonCodesMissing),
+                // [MQTT-3.9.3-2] [MQTT-3.9.3-2 @3.1.1]
+                (&[0, 10], &[3], DecodeError::ReasonCodeInvalid),
+                (&[0, 10], &[0, 0x7F], DecodeError::ReasonCodeInvalid),
+                (&[0, 10], &[0, 0xFF, 0], DecodeError::ReasonCodeInvalid),
+                (&[0, 10], &[0x11], DecodeError::ReasonCodeInvalid),
+                (&[0, 0], &[0], DecodeError::PacketIdZero),
+            ] {
+                refuses(version, &wire(0x90, &[first, properties, codes]), error);
+            }
+            refuses(version, &[0x90, 1, 0], DecodeError::BodyTooShort);
+        }
+        refuses(V31, &[0x90, 3, 0, 10, 0x80], DecodeError::ReasonCodeInvalid);
+        refuses(V311, &[0x90, 3, 0, 10, 0x87], DecodeError::ReasonCodeInvalid);
+        refuses(V5, &[0x90, 2, 0, 10], DecodeError::BodyTooShort);
+        refuses(V5, &[0x90, 6, 0, 10, 2, 0x11, 0, 0], DecodeError::PropertyMisplaced);
+    }
+
+    #[test]
+    fn codes_are_found_by_place() {
+        let Ok(Packet::SubAck(packet)) = crate::testing::decode(V311, &[0x90, 4, 0, 10, 2, 0x80])
+        else {
+            panic!()
+        };
+        assert_eq!(packet.reason_codes.len(), 2);
+        assert_eq!(packet.reason_codes.at(0), Some(GrantedQoS2));
+        assert_eq!(packet.reason_codes.at(1), Some(UnspecifiedError));
+        assert_eq!(packet.reason_codes.at(2), None);
+        assert_eq!(packet.reason_codes.iter().len(), 2);
+    }
+}

@@ -356,3 +356,160 @@ impl Content for Properties<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Packet;
+    use crate::testing::{OLD, TEN, V5, V31, V311, is, reads, refuses, text, wire};
+
+    #[test]
+    fn filters_keep_their_order() {
+        let filters = [
+            SubscribeFilter::new("a/+/#", QoS::AtLeastOnce),
+            SubscribeFilter::new("日本", QoS::AtMostOnce),
+            SubscribeFilter::new("a/+/#", QoS::ExactlyOnce),
+        ];
+        let payload =
+            [text("a/+/#"), vec![1], text("日本"), vec![0], text("a/+/#"), vec![2]].concat();
+        for version in ProtocolVersion::ALL {
+            let properties: &[u8] = if version.is_v5() { &[0] } else { &[] };
+            let bytes = wire(0x82, &[&[0, 10], properties, &payload]);
+            is(version, &bytes, Packet::Subscribe(Subscribe::new(TEN, &filters)));
+            let Ok(Packet::Subscribe(packet)) = crate::testing::decode(version, &bytes) else {
+                panic!()
+            };
+            assert_eq!(packet.filters.len(), 3);
+            assert_eq!(packet.filters.iter().len(), 3);
+            assert!(packet.filters.iter().eq(filters));
+        }
+    }
+
+    #[test]
+    fn v5_has_options_and_properties() {
+        for (options, no_local, retain_as_published, retain_handling) in [
+            (0x00, false, false, RetainHandling::SendAlways),
+            (0x04, true, false, RetainHandling::SendAlways),
+            (0x08, false, true, RetainHandling::SendAlways),
+            (0x10, false, false, RetainHandling::SendIfNew),
+            (0x2C, true, true, RetainHandling::DoNotSend),
+        ] {
+            for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+                let filter = SubscribeFilter {
+                    filter: "a",
+                    qos,
+                    no_local,
+                    retain_as_published,
+                    retain_handling,
+                };
+                let bytes = wire(0x82, &[&[0, 10, 0], &text("a"), &[options | qos as u8]]);
+                is(V5, &bytes, Packet::Subscribe(Subscribe::new(TEN, &[filter])));
+            }
+        }
+        let filters = [SubscribeFilter::new("$share/g/a", QoS::AtLeastOnce)];
+        let block = [&[0x0B, 0xFF, 0xFF, 0xFF, 0x7F, 0x26][..], &text("k"), &text("v")].concat();
+        let bytes = wire(0x82, &[&[0, 10, block.len() as u8], &block, &text("$share/g/a"), &[1]]);
+        let expected = Subscribe {
+            subscription_identifier: Some(268_435_455),
+            user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            ..Subscribe::new(TEN, &filters)
+        };
+        is(V5, &bytes, Packet::Subscribe(expected));
+    }
+
+    #[test]
+    fn options_are_not_written_before_v5() {
+        let filter = SubscribeFilter {
+            no_local: true,
+            retain_as_published: true,
+            retain_handling: RetainHandling::DoNotSend,
+            ..SubscribeFilter::new("a", QoS::AtLeastOnce)
+        };
+        for version in OLD {
+            let mut out = Vec::new();
+            Subscribe { subscription_identifier: Some(1), ..Subscribe::new(TEN, &[filter]) }
+                .encode(version, &mut out);
+            let plain = [SubscribeFilter::new("a", QoS::AtLeastOnce)];
+            let expected = Subscribe::new(TEN, &plain);
+            assert_eq!(crate::testing::decode(version, &out), Ok(Packet::Subscribe(expected)));
+        }
+    }
+
+    #[test]
+    fn refused_in_every_version() {
+        for version in ProtocolVersion::ALL {
+            let properties: &[u8] = if version.is_v5() { &[0] } else { &[] };
+            for (payload, error) in [
+                // [MQTT-3.8.3-2] [MQTT-3.8.3-3 @3.1.1]
+                (vec![], DecodeError::SubscribeWithoutFilter),
+                // [MQTT-3.8.3-1]
+                (text([0xFF]), DecodeError::StringNotUtf8),
+                // [MQTT-4.7.3-2]
+                ([text("a\0b"), vec![0]].concat(), DecodeError::StringHasNull),
+                // [MQTT-4.7.3-1]
+                ([text(""), vec![0]].concat(), DecodeError::TopicFilterEmpty),
+                ([text("a"), vec![3]].concat(), DecodeError::SubscriptionQosInvalid),
+                (text("a"), DecodeError::BodyTooShort),
+                (vec![0], DecodeError::BodyTooShort),
+                (vec![0, 9, b'a', 0], DecodeError::BodyTooShort),
+                // A good filter before a bad one saves nothing.
+                ([text("a"), vec![0], text("")].concat(), DecodeError::TopicFilterEmpty),
+                ([text("a"), vec![0, 0]].concat(), DecodeError::BodyTooShort),
+            ] {
+                refuses(version, &wire(0x82, &[&[0, 10], properties, &payload]), error);
+            }
+            let zero = wire(0x82, &[&[0, 0], properties, &text("a"), &[0]]);
+            refuses(version, &zero, DecodeError::PacketIdZero);
+            refuses(version, &[0x82, 1, 0], DecodeError::BodyTooShort);
+            refuses(version, &[0x82, 0], DecodeError::BodyTooShort);
+        }
+    }
+
+    /// [MQTT-3.8.3-5] [MQTT-3.8.3-4 @3.1.1]; MQTT 3.1 does not use these bits.
+    #[test]
+    fn reserved_option_bits() {
+        for bit in 2..8 {
+            let options = 1 << bit | 1;
+            let old = wire(0x82, &[&[0, 10], &text("a"), &[options]]);
+            refuses(V311, &old, DecodeError::SubscriptionOptionsReserved);
+            let filters = [SubscribeFilter::new("a", QoS::AtLeastOnce)];
+            reads(V31, &old, Packet::Subscribe(Subscribe::new(TEN, &filters)));
+            if bit >= 6 {
+                let new = wire(0x82, &[&[0, 10, 0], &text("a"), &[options]]);
+                refuses(V5, &new, DecodeError::SubscriptionOptionsReserved);
+            }
+        }
+    }
+
+    #[test]
+    fn refused_in_v5() {
+        for (after_id, error) in [
+            (vec![], DecodeError::BodyTooShort),
+            ([vec![0], text("a"), vec![0x30]].concat(), DecodeError::RetainHandlingInvalid),
+            // [MQTT-3.8.3-4]
+            ([vec![0], text("$share/g/a"), vec![4]].concat(), DecodeError::NoLocalOnShared),
+            (
+                [vec![2, 0x0B, 0], text("a"), vec![0]].concat(),
+                DecodeError::SubscriptionIdentifierZero,
+            ),
+            (
+                [vec![4, 0x0B, 1, 0x0B, 2], text("a"), vec![0]].concat(),
+                DecodeError::PropertyDuplicate,
+            ),
+            ([vec![3, 0x1F, 0, 0], text("a"), vec![0]].concat(), DecodeError::PropertyMisplaced),
+            (
+                [vec![0x80, 0], text("a"), vec![0]].concat(),
+                DecodeError::VariableByteIntegerNotMinimal,
+            ),
+        ] {
+            refuses(V5, &wire(0x82, &[&[0, 10], &after_id]), error);
+        }
+        // What only begins like a Shared Subscription may have No Local.
+        let filter = SubscribeFilter {
+            no_local: true,
+            ..SubscribeFilter::new("$shared/a", QoS::AtMostOnce)
+        };
+        let bytes = wire(0x82, &[&[0, 10, 0], &text("$shared/a"), &[4]]);
+        is(V5, &bytes, Packet::Subscribe(Subscribe::new(TEN, &[filter])));
+    }
+}

@@ -74,3 +74,55 @@ impl Body for UnsubAck<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{OLD, TEN, V5, is, refuses, text, wire};
+    use crate::{Packet, ReasonCode};
+
+    #[test]
+    fn the_old_versions_only_say_which() {
+        for version in OLD {
+            is(
+                version,
+                &[0xB0, 2, 0, 10],
+                Packet::UnsubAck(UnsubAck::new(TEN, ReasonCodes::EMPTY)),
+            );
+            refuses(version, &[0xB0, 3, 0, 10, 0], DecodeError::TrailingBytes);
+            refuses(version, &[0xB0, 2, 0, 0], DecodeError::PacketIdZero);
+            refuses(version, &[0xB0, 1, 0], DecodeError::BodyTooShort);
+            // Codes are not written where they cannot be read.
+            let mut out = Vec::new();
+            let packet = UnsubAck::new(TEN, &[ReasonCode::Success]);
+            packet.encode(version, &mut out);
+            assert_eq!(out, [0xB0, 2, 0, 10]);
+            assert_eq!(packet.size(version), 4);
+        }
+    }
+
+    /// [MQTT-3.11.3-1] [MQTT-3.11.3-2]
+    #[test]
+    fn v5_has_a_code_for_each_filter() {
+        let codes = [ReasonCode::Success, ReasonCode::NoSubscriptionExisted];
+        is(V5, &[0xB0, 5, 0, 10, 0, 0, 0x11], Packet::UnsubAck(UnsubAck::new(TEN, &codes)));
+        let block = [&[0x1F][..], &text("why"), &[0x26], &text("k"), &text("v")].concat();
+        let bytes = wire(0xB0, &[&[0, 10, block.len() as u8], &block, &[0x87]]);
+        let expected = UnsubAck {
+            reason_string: Some("why"),
+            user_properties: UserProperties::from_pairs(&[("k", "v")]),
+            ..UnsubAck::new(TEN, &[ReasonCode::NotAuthorized])
+        };
+        is(V5, &bytes, Packet::UnsubAck(expected));
+        for (body, error) in [
+            (&[0, 10][..], DecodeError::BodyTooShort),
+            (&[0, 10, 0], DecodeError::ReasonCodesMissing),
+            (&[0, 10, 0, 0x01], DecodeError::ReasonCodeInvalid),
+            (&[0, 10, 0, 0, 0xFF], DecodeError::ReasonCodeInvalid),
+            (&[0, 0, 0, 0], DecodeError::PacketIdZero),
+            (&[0, 10, 2, 0x0B, 1, 0], DecodeError::PropertyMisplaced),
+        ] {
+            refuses(V5, &wire(0xB0, &[body]), error);
+        }
+    }
+}

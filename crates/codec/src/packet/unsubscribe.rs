@@ -222,3 +222,64 @@ impl Content for Properties<'_> {
         self.user_properties.write(sink);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Packet;
+    use crate::testing::{TEN, V5, is, refuses, text, wire};
+
+    #[test]
+    fn filters_keep_their_order() {
+        for version in ProtocolVersion::ALL {
+            let properties: &[u8] = if version.is_v5() { &[0] } else { &[] };
+            for filters in [&["a"][..], &["a/+/#", "日本", "$share/g/a", "a/+/#"]] {
+                let payload = filters.iter().flat_map(text).collect::<Vec<u8>>();
+                let bytes = wire(0xA2, &[&[0, 10], properties, &payload]);
+                is(version, &bytes, Packet::Unsubscribe(Unsubscribe::new(TEN, filters)));
+                let Ok(Packet::Unsubscribe(packet)) = crate::testing::decode(version, &bytes)
+                else {
+                    panic!()
+                };
+                assert_eq!(packet.filters.len(), filters.len());
+                assert!(packet.filters.iter().eq(filters.iter().copied()));
+            }
+        }
+    }
+
+    #[test]
+    fn v5_has_user_properties() {
+        let block = [&[0x26][..], &text("k"), &text("v")].concat();
+        let bytes = wire(0xA2, &[&[0, 10, block.len() as u8], &block, &text("a")]);
+        let user_properties = UserProperties::from_pairs(&[("k", "v")]);
+        let expected = Unsubscribe { user_properties, ..Unsubscribe::new(TEN, &["a"]) };
+        is(V5, &bytes, Packet::Unsubscribe(expected));
+        let misplaced = wire(0xA2, &[&[0, 10, 2, 0x0B, 1], &text("a")]);
+        refuses(V5, &misplaced, DecodeError::PropertyMisplaced);
+        refuses(V5, &[0xA2, 2, 0, 10], DecodeError::BodyTooShort);
+    }
+
+    #[test]
+    fn refused_in_every_version() {
+        for version in ProtocolVersion::ALL {
+            let properties: &[u8] = if version.is_v5() { &[0] } else { &[] };
+            for (payload, error) in [
+                // [MQTT-3.10.3-2]
+                (vec![], DecodeError::UnsubscribeWithoutFilter),
+                // [MQTT-3.10.3-1]
+                (text([0xED, 0xBF, 0xBF]), DecodeError::StringNotUtf8),
+                (text("a\0"), DecodeError::StringHasNull),
+                // [MQTT-4.7.3-1]
+                (text(""), DecodeError::TopicFilterEmpty),
+                ([text("a"), text("")].concat(), DecodeError::TopicFilterEmpty),
+                ([text("a"), vec![0]].concat(), DecodeError::BodyTooShort),
+                (vec![0, 2, b'a'], DecodeError::BodyTooShort),
+            ] {
+                refuses(version, &wire(0xA2, &[&[0, 10], properties, &payload]), error);
+            }
+            let zero = wire(0xA2, &[&[0, 0], properties, &text("a")]);
+            refuses(version, &zero, DecodeError::PacketIdZero);
+            refuses(version, &[0xA2, 0], DecodeError::BodyTooShort);
+        }
+    }
+}
