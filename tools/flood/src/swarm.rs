@@ -212,6 +212,11 @@ pub(crate) struct Swarm {
     /// Clients with something to say; each at most once.
     dirty: Vec<u32>,
     closing: Vec<u32>,
+    /// Outputs for their next use.
+    #[expect(
+        clippy::vec_box,
+        reason = "the net ring takes and returns boxes: they are kept, not made anew"
+    )]
     outputs: Vec<Box<Output>>,
     last_delivery_ns: u64,
     swept_ns: u64,
