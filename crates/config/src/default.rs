@@ -108,7 +108,6 @@ impl Default for Performance {
             outbox_envelopes_max: 4096,
             outbox_bytes_max: ByteSize::from_mebibytes(1),
             interest_buckets: 262_144,
-            connection_bytes_per_turn_max: ByteSize::from_kibibytes(64),
             envelopes_per_turn_max: 1024,
             spin_before_park_microseconds: 0,
         }
@@ -117,7 +116,7 @@ impl Default for Performance {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: LogLevel::Info, format: LogFormat::Text, repeats_per_second_max: 20 }
+        Self { level: LogLevel::Info, format: LogFormat::Text, lines_per_second_max: 20 }
     }
 }
 

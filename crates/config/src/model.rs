@@ -157,8 +157,10 @@ impl<'de> Deserialize<'de> for PinCores {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections the whole process holds at once. Default `0`: as many as the descriptor limit
-    /// (`ulimit -n`) allows each shard. At the limit new connections wait in the kernel's backlog.
+    /// Connections the whole process holds at once; each shard takes its equal part, rounded up.
+    /// Clients spread by hash, so one shard may be full a little before the last. Default `0`: as
+    /// many as there are slots (`performance.connections_per_shard`). At the limit a new connection
+    /// is closed at once and counted.
     pub connections_max: u32,
 
     /// How long a new connection may take from accept to its complete CONNECT packet: 100 ms to
@@ -219,7 +221,7 @@ pub struct Limits {
     pub session_expiry_v3: Expiry,
 
     /// Sessions the whole process keeps, with a connection or without: 1 to 1,000,000,000, default
-    /// 20,000,000. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
+    /// 20,000,000. Each shard keeps its equal part, rounded up. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
     pub sessions_max: u32,
 
     /// QoS 1 and 2 publications sent to one client and not yet acknowledged: 1 to 65,535, default
@@ -313,10 +315,6 @@ pub struct Performance {
     /// sent to shards that have no subscriber for them.
     pub interest_buckets: u32,
 
-    /// Bytes of one connection that are acted on in one loop turn before others get theirs: 4 KiB
-    /// to 16 MiB, default 64 KiB.
-    pub connection_bytes_per_turn_max: ByteSize,
-
     /// Envelopes from other shards that are acted on in one loop turn: 16 to 1,048,576, default
     /// 1,024.
     pub envelopes_per_turn_max: u32,
@@ -337,9 +335,10 @@ pub struct Log {
     /// How a line looks. Default `text`.
     pub format: LogFormat,
 
-    /// Lines that one shard writes in one second from one place in the program: 1 to 1,000,000, or
-    /// 0 for no bound; default 20. The rest are counted, and the next line written tells how many.
-    pub repeats_per_second_max: u32,
+    /// Lines that one shard writes in one second about connection events of one kind (malformed
+    /// packets, refused connections, …): 0 to 1,000,000, default 20. The rest are counted, and the
+    /// next line of that kind tells how many.
+    pub lines_per_second_max: u32,
 }
 
 /// The importance of a log line.

@@ -51,8 +51,8 @@ impl Config {
         }
         limits(self, &mut problems);
         performance(&self.performance, &mut problems);
-        let repeats = self.log.repeats_per_second_max;
-        problems.range("log.repeats_per_second_max", repeats, 0, 1_000_000);
+        let lines = self.log.lines_per_second_max;
+        problems.range("log.lines_per_second_max", lines, 0, 1_000_000);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));
         problems.range("shutdown.drain_timeout", self.shutdown.drain_timeout, zero, hour);
         if problems.0.is_empty() { Ok(()) } else { Err(problems.0) }
@@ -224,7 +224,6 @@ fn performance(performance: &Performance, problems: &mut Problems) {
         outbox_envelopes_max,
         outbox_bytes_max,
         interest_buckets,
-        connection_bytes_per_turn_max,
         envelopes_per_turn_max,
         spin_before_park_microseconds,
     } = *performance;
@@ -256,9 +255,6 @@ fn performance(performance: &Performance, problems: &mut Problems) {
     let (min, max) = (ByteSize::from_kibibytes(64), ByteSize::from_mebibytes(1024));
     problems.range("performance.outbox_bytes_max", outbox_bytes_max, min, max);
     problems.power_of_two("performance.interest_buckets", interest_buckets, 1024, 1 << 26);
-    let (min, max) = (ByteSize::from_kibibytes(4), ByteSize::from_mebibytes(16));
-    let bytes = connection_bytes_per_turn_max;
-    problems.range("performance.connection_bytes_per_turn_max", bytes, min, max);
     problems.range("performance.envelopes_per_turn_max", envelopes_per_turn_max, 16, 1 << 20);
     let spin = spin_before_park_microseconds;
     problems.range("performance.spin_before_park_microseconds", spin, 0, 10_000);

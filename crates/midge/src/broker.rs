@@ -1,52 +1,162 @@
-//! The shards as the program sees them: started, asked to stop, waited for.
-//!
-//! For now this only holds the listening sockets, so that clients wait in the backlog until the
-//! reactor takes them over.
+//! From the program's settings to running shards: the only place that knows both vocabularies.
 
-use std::time::Duration;
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::TcpListener,
+    sync::Arc,
+    time::Duration,
+};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use midge_codec::QoS;
+use midge_netring::RingConfig;
+use midge_session::{Limits, QueueLimits};
+use midge_shard::OutboxLimits;
+use midge_topic::TopicLimits;
 
 use crate::{listen::Listening, settings::Settings};
 
 /// Running shards.
 #[derive(Debug)]
-pub(crate) struct Broker {
-    listening: Vec<Listening>,
-    stop: Sender<Duration>,
-    stopped: Receiver<Duration>,
-}
+pub(crate) struct Broker(midge_reactor::Broker);
 
 /// Asks the shards to drain, from any thread.
 #[derive(Debug)]
-pub(crate) struct Stopper(Sender<Duration>);
+pub(crate) struct Stopper(midge_reactor::Stopper);
 
 /// Why the shards could not start, or ended by themselves: one sentence.
 #[derive(Debug)]
 pub(crate) struct StartError(pub(crate) String);
 
 impl Broker {
-    pub(crate) fn start(_: &Settings, listening: Vec<Listening>) -> Result<Self, StartError> {
-        let (stop, stopped) = bounded(1);
-        Ok(Self { listening, stop, stopped })
+    pub(crate) fn start(
+        settings: &Settings,
+        listening: Vec<Listening>,
+    ) -> Result<Self, StartError> {
+        let reactor = reactor_settings(settings);
+        midge_reactor::start(&reactor, by_shard(listening, settings.shards))
+            .map(Self)
+            .map_err(|error| StartError(error.to_string()))
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
-        Stopper(self.stop.clone())
+        Stopper(self.0.stopper())
     }
 
     /// Waits until all shards have ended.
     pub(crate) fn join(self) -> Result<(), StartError> {
-        let drained = self.stopped.recv();
-        for listener in self.listening {
-            drop(listener.sockets);
-        }
-        drained.map(|_| ()).map_err(|_| StartError("nobody is left to stop the broker".into()))
+        self.0.join().map_err(|error| StartError(error.to_string()))
     }
 }
 
 impl Stopper {
     pub(crate) fn stop(&self, drain_timeout: Duration) {
-        _ = self.0.try_send(drain_timeout);
+        self.0.stop(drain_timeout);
     }
+}
+
+/// Listeners have their sockets by shard; shards have theirs by listener.
+fn by_shard(listening: Vec<Listening>, shards: u16) -> Vec<Vec<TcpListener>> {
+    let mut seats: Vec<Vec<TcpListener>> = (0..shards).map(|_| Vec::new()).collect();
+    for listener in listening {
+        for (seat, socket) in seats.iter_mut().zip(listener.sockets) {
+            seat.push(socket);
+        }
+    }
+    seats
+}
+
+fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
+    let performance = &settings.config().performance;
+    // Unpredictable from outside, which is all that hash tables and assigned client ids need.
+    let seeds = RandomState::new();
+    midge_reactor::Settings {
+        shards: settings.shards,
+        cores: settings.cores.clone(),
+        shard: Arc::new(shard_settings(settings, seeds.hash_one("client ids"))),
+        ring: RingConfig {
+            entries: performance.ring_entries,
+            completion_entries: performance.completion_entries,
+            slots: settings.connections_per_shard,
+            receive_buffer_size: narrow(performance.receive_buffer_size.bytes()),
+            receive_buffer_count: performance.receive_buffer_count.into(),
+        },
+        accepts_in_flight: performance.accepts_in_flight,
+        mesh_ring_capacity: wide(settings.mesh_ring_capacity),
+        interest_buckets: wide(performance.interest_buckets),
+        envelopes_per_turn_max: wide(performance.envelopes_per_turn_max),
+        spin: Duration::from_micros(performance.spin_before_park_microseconds.into()),
+        log_lines_per_second_max: match settings.config().log.repeats_per_second_max {
+            0 => u32::MAX,
+            lines => lines,
+        },
+        hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
+    }
+}
+
+fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Settings {
+    let limits = &settings.config().limits;
+    let performance = &settings.config().performance;
+    let per_shard = |total: u32| wide(total.div_ceil(u32::from(settings.shards)));
+    midge_shard::Settings {
+        limits: Limits {
+            maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
+            maximum_qos: QoS::from_u8(limits.maximum_qos).unwrap_or(QoS::ExactlyOnce),
+            retain_available: limits.retain_available,
+            wildcard_subscription_available: limits.wildcard_subscription_available,
+            subscription_identifiers_available: limits.subscription_identifiers_available,
+            shared_subscription_available: limits.shared_subscription_available,
+            receive_maximum: limits.receive_maximum,
+            topic_alias_maximum: limits.topic_alias_maximum,
+            topic_alias_maximum_outbound: limits.topic_alias_maximum_outbound,
+            keep_alive_seconds_max: limits.keep_alive_seconds_max,
+            session_expiry_interval_seconds_max: limits
+                .session_expiry_interval_max
+                .session_expiry_interval_seconds(),
+            session_expiry_interval_seconds_v3: limits
+                .session_expiry_v3
+                .session_expiry_interval_seconds(),
+            in_flight_max: limits.inflight_messages_max,
+            client_id_size_max: limits.client_id_size_max.into(),
+        },
+        topic_limits: TopicLimits { levels_max: limits.topic_levels_max, ..TopicLimits::default() },
+        queue: QueueLimits {
+            messages_max: wide(limits.queued_messages_max),
+            bytes_max: size(limits.queued_bytes_max.bytes()),
+        },
+        queue_qos0: limits.queue_qos0_messages,
+        output_bytes_max: size(limits.output_bytes_max.bytes()),
+        subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),
+        connect_timeout_ms: u64::try_from(limits.connect_timeout.duration().as_millis())
+            .unwrap_or(u64::MAX),
+        // Clients are spread by hash, so a shard may have a little more than its part.
+        connections_max: match limits.connections_max {
+            0 => usize::MAX,
+            total => per_shard(total).saturating_add(wide(total) / 8).min(wide(total)),
+        },
+        sessions_max: match limits.sessions_max {
+            0 => usize::MAX,
+            total => per_shard(total).saturating_add(wide(total) / 8).min(wide(total)),
+        },
+        retained_messages_max: wide(settings.retained_messages_per_shard_max()),
+        retained_bytes_max: size(settings.retained_bytes_per_shard_max().bytes()),
+        share_backlog_messages_max: wide(limits.shared_backlog_messages_max),
+        outbox: OutboxLimits {
+            bytes_max: size(performance.outbox_bytes_max.bytes()),
+            envelopes_max: wide(performance.outbox_envelopes_max),
+        },
+        client_id_seed,
+    }
+}
+
+/// The configuration's validation has checked the range.
+fn narrow(value: u64) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+fn size(value: u64) -> usize {
+    usize::try_from(value).unwrap_or(usize::MAX)
+}
+
+fn wide(value: u32) -> usize {
+    value as usize
 }

@@ -4,23 +4,22 @@
 //! is formatted where it happens and pushed to a bounded queue; one thread writes. When the queue
 //! is full the line is dropped and counted, never waited for.
 //!
-//! An event passes, in this order: the level (`log.level`; one comparison), the bound on repeats
-//! (`log.repeats_per_second_max`, [`repeats`]), the format (`log.format`, [`mod@format`]), the queue
-//! ([`queue`]).
+//! An event passes, in this order: the level (`log.level`; one comparison), the format
+//! (`log.format`, [`mod@format`]), the queue ([`queue`]). What peers cause is bounded before it gets
+//! here: each shard counts its lines (`log.lines_per_second_max`).
 //!
 //! Field values come from peers: every control character in them is escaped, so that no client
 //! identifier can forge a line or move a terminal's cursor.
 
 mod format;
 mod queue;
-mod repeats;
 
 use std::{io::IsTerminal, time::Duration};
 
 use midge_config::{Log, LogLevel};
 use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt};
 
-use self::{format::Format, queue::Queue, repeats::Repeats};
+use self::{format::Format, queue::Queue};
 
 /// Writes what is still queued when it is dropped.
 #[derive(Debug)]
@@ -30,14 +29,11 @@ impl Logging {
     /// Lets this process log from here on. Must be called once at most.
     pub(crate) fn start(log: &Log) -> std::io::Result<Self> {
         let queue = Queue::start()?;
-        let subscriber = tracing_subscriber::registry()
-            .with(level(log.level))
-            .with(Repeats::new(log.repeats_per_second_max))
-            .with(
-                tracing_subscriber::fmt::layer()
-                    .event_format(Format::new(log.format, coloured()))
-                    .with_writer(queue.clone()),
-            );
+        let subscriber = tracing_subscriber::registry().with(level(log.level)).with(
+            tracing_subscriber::fmt::layer()
+                .event_format(Format::new(log.format, coloured()))
+                .with_writer(queue.clone()),
+        );
         tracing::subscriber::set_global_default(subscriber).map_err(std::io::Error::other)?;
         flush_on_panic(queue.clone());
         Ok(Self(queue))

@@ -24,8 +24,6 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::repeats::take_suppressed;
-
 /// How events become lines.
 #[derive(Debug)]
 pub(crate) struct Format {
@@ -72,10 +70,6 @@ where
         }
         let mut fields = Fields { format: self.format, line: &mut line, result: Ok(()) };
         event.record(&mut fields);
-        let suppressed = take_suppressed();
-        if suppressed > 0 {
-            fields.bare("suppressed", format_args!("{suppressed}"));
-        }
         fields.result?;
         line.write_str(if self.format == LogFormat::Json { "}\n" } else { "\n" })
     }
