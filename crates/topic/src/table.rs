@@ -235,7 +235,7 @@ impl<V: Copy> SubscriptionTable<V> {
 
     /// All filters, in the order of their ids.
     pub fn filters(&self) -> impl Iterator<Item = (FilterId, &str)> {
-        self.filters.0.iter().map(|(index, it)| (FilterId::from_index(index), it.text.as_str()))
+        self.filters_after(None)
     }
 
     /// Replaces what is in `out` by the subscriptions that match `topic`, and returns how many filters they come from.
@@ -285,6 +285,14 @@ impl<V: Copy> SubscriptionTable<V> {
         self.trie.walk(&self.filters, topic, &mut walk, visit);
         walk.end();
         self.walk.set(walk);
+    }
+
+    /// As [`Self::filters`], from the first one behind `after` on: for a listing in parts. What comes while the parts are
+    /// listed may be missed.
+    pub fn filters_after(&self, after: Option<FilterId>) -> impl Iterator<Item = (FilterId, &str)> {
+        let from = after.map_or(0, |after| after.index().saturating_add(1));
+        let records = self.filters.0.iter_from(from);
+        records.map(|(index, it)| (FilterId::from_index(index), it.text.as_str()))
     }
 
     /// How many filters have subscribers.

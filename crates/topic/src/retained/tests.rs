@@ -254,6 +254,34 @@ fn a_literal_filter_is_found_at_once() {
     assert!(found("x", None).is_empty());
 }
 
+/// What the index costs beside the messages: little of the 350 bytes that a message of 100 bytes may take in all.
+#[test]
+fn an_entry_is_small() {
+    struct Message(String);
+    impl Topic for Message {
+        fn topic(&self) -> &str {
+            &self.0
+        }
+    }
+    let mut index = RetainedIndex::new();
+    let empty = index.memory_bytes();
+    let mut random = Random::new(1);
+    let mut topics: Vec<String> = Vec::new();
+    while topics.len() < 50_000 {
+        let topic = format!("site/{}/value", random.below(1 << 40));
+        if index.insert(Box::new(Message(topic.clone()))).is_none() {
+            topics.push(topic);
+        }
+    }
+    let each = (index.memory_bytes() - empty) / topics.len();
+    assert!(each <= 40, "{each} bytes");
+    for topic in topics {
+        assert!(index.remove(&topic).is_some());
+    }
+    index.check_integrity();
+    assert!(index.memory_bytes() < empty + 16_384, "{} bytes are left", index.memory_bytes());
+}
+
 /// How many entries a scan looks at: subtrees that cannot match are skipped.
 #[test]
 fn scans_skip_subtrees() {

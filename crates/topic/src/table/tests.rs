@@ -99,6 +99,8 @@ impl Model {
             assert_eq!(self.table.subscriber_count(filter_id), subscribers.len());
             subscription_count += subscribers.len();
         }
+        let first = self.table.filters().next().map(|it| it.0);
+        assert!(self.table.filters_after(first).eq(self.table.filters().skip(1)));
         assert_eq!(self.table.filters().count(), self.expected.len());
         assert_eq!(self.table.filter_count(), self.expected.len());
         assert_eq!(self.table.subscription_count(), subscription_count);
