@@ -157,10 +157,10 @@ impl<'de> Deserialize<'de> for PinCores {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections the whole process holds at once; each shard takes its equal part, rounded up.
-    /// Clients spread by hash, so one shard may be full a little before the last. Default `0`: as
-    /// many as there are slots (`performance.connections_per_shard`). At the limit a new connection
-    /// is closed at once and counted.
+    /// Connections the whole process is meant for. Clients spread by hash, so each shard takes its
+    /// equal part and up to an eighth of the whole more. Default `0`: as many as there are slots
+    /// (`performance.connections_per_shard`). A shard that is full closes new connections at once
+    /// and counts them.
     pub connections_max: u32,
 
     /// How long a new connection may take from accept to its complete CONNECT packet: 100 ms to
@@ -221,7 +221,7 @@ pub struct Limits {
     pub session_expiry_v3: Expiry,
 
     /// Sessions the whole process keeps, with a connection or without: 1 to 1,000,000,000, default
-    /// 20,000,000. Each shard keeps its equal part, rounded up. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
+    /// 20,000,000. Divided among shards like `connections_max`. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
     pub sessions_max: u32,
 
     /// QoS 1 and 2 publications sent to one client and not yet acknowledged: 1 to 65,535, default
@@ -336,8 +336,8 @@ pub struct Log {
     pub format: LogFormat,
 
     /// Lines that one shard writes in one second about connection events of one kind (malformed
-    /// packets, refused connections, …): 0 to 1,000,000, default 20. The rest are counted, and the
-    /// next line of that kind tells how many.
+    /// packets, refused connections, …): 1 to 1,000,000, or 0 for no bound; default 20. The rest are
+    /// counted, and the next line of that kind tells how many.
     pub lines_per_second_max: u32,
 }
 
