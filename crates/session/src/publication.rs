@@ -1,0 +1,169 @@
+//! An Application Message inside the broker.
+//!
+//! Built once when it enters, then shared: between the sessions that queue it, the shards that it hops to and the
+//! retained index. Topic, forwarded properties and payload lie in one block, so that a message costs two allocations
+//! however many receive it; the payload can be handed out as a reference-counted slice of the same block.
+
+use bytes::{Bytes, BytesMut};
+
+use midge_codec::QoS;
+
+use crate::time::Time;
+
+/// A message on its way to whoever wants it. Immutable; share it in an `Arc`.
+#[derive(Debug)]
+pub struct Publication {
+    /// Topic Name, then the forwarded properties, then the payload.
+    data: Bytes,
+    topic_size: u16,
+    properties_size: u32,
+    qos: QoS,
+    retain: bool,
+    expires_at: Option<Time>,
+}
+
+impl Publication {
+    /// Copies the parts into one block.
+    ///
+    /// `properties` are the 5.0 properties that a broker passes on unaltered, encoded, without a length prefix; empty when
+    /// there are none. `expires_at` is the end of the Message Expiry Interval; `None` means it never expires.
+    ///
+    /// # Panics
+    /// When the topic is longer than 65,535 bytes or the properties than 4 GiB: the codec refuses such packets.
+    #[must_use]
+    pub fn new(
+        topic: &str,
+        properties: &[u8],
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        expires_at: Option<Time>,
+    ) -> Self {
+        let mut data = BytesMut::with_capacity(topic.len() + properties.len() + payload.len());
+        data.extend_from_slice(topic.as_bytes());
+        data.extend_from_slice(properties);
+        data.extend_from_slice(payload);
+        Self {
+            data: data.freeze(),
+            topic_size: u16::try_from(topic.len()).expect("a topic has at most 65,535 bytes"),
+            properties_size: u32::try_from(properties.len()).expect("properties are below 4 GiB"),
+            qos,
+            retain,
+            expires_at,
+        }
+    }
+
+    /// The Topic Name.
+    #[inline]
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        // The block was built from a `&str`, so this always succeeds; checking it again is what safe code costs, about
+        // a nanosecond per 16 bytes.
+        std::str::from_utf8(&self.data[..usize::from(self.topic_size)]).unwrap_or_default()
+    }
+
+    /// The encoded properties to pass on, without a length prefix.
+    #[inline]
+    #[must_use]
+    pub fn properties(&self) -> &[u8] {
+        &self.data[usize::from(self.topic_size)..self.payload_at()]
+    }
+
+    /// The payload.
+    #[inline]
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.data[self.payload_at()..]
+    }
+
+    /// The payload as a shared slice: no copy.
+    #[must_use]
+    pub fn payload_bytes(&self) -> Bytes {
+        self.data.slice(self.payload_at()..)
+    }
+
+    /// The QoS at which the publisher sent it.
+    #[inline]
+    #[must_use]
+    pub fn qos(&self) -> QoS {
+        self.qos
+    }
+
+    /// Whether the publisher set RETAIN.
+    #[inline]
+    #[must_use]
+    pub fn retain(&self) -> bool {
+        self.retain
+    }
+
+    /// When its Message Expiry Interval ends.
+    #[inline]
+    #[must_use]
+    pub fn expires_at(&self) -> Option<Time> {
+        self.expires_at
+    }
+
+    /// Whether its Message Expiry Interval has passed [MQTT-3.3.2-5].
+    #[inline]
+    #[must_use]
+    pub fn expired(&self, now: Time) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
+
+    /// The Message Expiry Interval to send now: what was received minus the time spent here [MQTT-3.3.2-6].
+    #[must_use]
+    pub fn expiry_interval_seconds(&self, now: Time) -> Option<u32> {
+        self.expires_at.map(|at| u32::try_from(now.seconds_until(at)).unwrap_or(u32::MAX))
+    }
+
+    /// Bytes that it occupies, for the bounds of queues: the block, this record and the counts of the two allocations.
+    #[inline]
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        self.data.len() + size_of::<Self>() + 32
+    }
+
+    fn payload_at(&self) -> usize {
+        usize::from(self.topic_size) + self.properties_size as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_come_out_as_they_went_in() {
+        for (topic, properties, payload) in [
+            ("a/b", &b"pp"[..], &b"payload"[..]),
+            ("é", b"", b""),
+            ("t", b"", b"x"),
+            ("t", b"y", b""),
+        ] {
+            let publication =
+                Publication::new(topic, properties, payload, QoS::AtLeastOnce, true, None);
+            assert_eq!(publication.topic(), topic);
+            assert_eq!(publication.properties(), properties);
+            assert_eq!(publication.payload(), payload);
+            assert_eq!(&publication.payload_bytes()[..], payload);
+        }
+    }
+
+    /// [MQTT-3.3.2-5] [MQTT-3.3.2-6]
+    #[test]
+    fn the_expiry_interval_counts_down_and_ends() {
+        let received = Time::from_seconds(100);
+        let publication = Publication::new(
+            "t",
+            b"",
+            b"",
+            QoS::AtMostOnce,
+            false,
+            Some(received.plus_seconds(10)),
+        );
+        assert_eq!(publication.expiry_interval_seconds(received), Some(10));
+        assert_eq!(publication.expiry_interval_seconds(received.plus_seconds(4)), Some(6));
+        assert!(!publication.expired(received.plus_millis(9_999)));
+        assert!(publication.expired(received.plus_seconds(10)));
+    }
+}
