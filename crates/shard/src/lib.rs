@@ -1,1 +1,66 @@
 //! One shard's mind: event in, actions out.
+//!
+//! A shard owns its connections, their sessions, its subscription table, its slice of the retained messages, its timers and
+//! its counters. It is a plain value: no socket, no clock, no thread. Whoever drives it says what happened and what time it
+//! is, then does what it is asked to:
+//!
+//! ```text
+//!  handle_accepted  handle_received  handle_sent  handle_envelope  handle_turn …      what happened
+//!                                  │
+//!                                Shard
+//!                                  │
+//!  poll_action      next_flush       take_waiting_targets + poll_envelope             what to do
+//! ```
+//!
+//! In the broker the reactor drives it, in the simulator a loop with a seed.
+//!
+//! # A publish
+//! `receive` frames and decodes, `publish` checks what the session may say, `route` matches and finds the shards that may
+//! care, `deliver` writes into the outputs of connections or the queues of sessions. Nothing on that path allocates
+//! for a QoS 0 message to connected clients on this shard.
+//!
+//! # Invariants worth naming
+//! - A client id has one home shard, so a session exists once, and take-over is local ([`home_shard`]).
+//! - A connection that serves a session is named by it, and no other is ([`Shard::check_integrity`]).
+//! - Messages of one publisher to one topic reach a subscriber in their order: one line per pair of shards, one line per
+//!   session.
+//! - An acknowledgement leaves when every shard that was sent the message has taken it.
+//!
+//! # Queues
+//! | queue | filled by | drained by | bound | when full |
+//! |---|---|---|---|---|
+//! | a connection's output | delivery, answers | the socket | `output_bytes_max` | QoS 0 dropped and counted; QoS 1, 2 to the session's queue; a client that causes answers is not read from |
+//! | a session's queue | delivery | acknowledgements | `queue` | dropped and counted; 0x97 to the publisher when nobody keeps the message |
+//! | an outbox per shard | routing | the mesh | `outbox` | publishers are parked |
+//! | a group's backlog | the chooser | members with room | `share_backlog_messages_max` | dropped and counted |
+//! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
+#![forbid(unsafe_code)]
+
+mod action;
+mod connect;
+mod connection;
+mod deliver;
+mod ending;
+mod envelope;
+mod groups;
+mod ids;
+mod outbox;
+mod publish;
+mod receive;
+mod retained;
+mod route;
+mod sessions;
+mod settings;
+mod shard;
+mod slab;
+mod subscribe;
+mod wheel;
+mod wire;
+
+pub use action::{Action, Event, Note, PeerError, Violation};
+pub use envelope::{Arrival, Envelope, Luggage};
+pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
+pub use outbox::OutboxLimits;
+pub use retained::RetainedCounts;
+pub use settings::Settings;
+pub use shard::{Shard, Shared};

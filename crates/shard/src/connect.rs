@@ -1,0 +1,261 @@
+//! From a CONNECT to a session: refusal, hand-over to the client's home, take-over, CONNACK.
+
+use std::num::{NonZeroU16, NonZeroU32};
+
+use midge_codec::{
+    ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, ProtocolVersion, QoS,
+    RawPacket, ReasonCode,
+};
+use midge_session::alias::OutboundAliases;
+use midge_session::{Refusal, Session, Terms, Will};
+
+use crate::action::{Action, Event, PeerError};
+use crate::connection::{Flags, State};
+use crate::ending::WillCase;
+use crate::envelope::Luggage;
+use crate::ids::{ConnectionId, SessionId, home_shard};
+use crate::shard::Shard;
+use crate::wheel::{Entry, Subject};
+
+impl Shard {
+    /// `received` is everything from the CONNECT on.
+    pub(crate) fn handle_connect(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        received: &[u8],
+    ) {
+        let terms = match Terms::negotiate(connect, &self.settings.limits) {
+            Ok(terms) => terms,
+            Err(refusal) => return self.refuse(id, connect.version, refusal),
+        };
+        if connect.client_id.is_empty() {
+            let client_id = self.assign_client_id();
+            self.open_session(id, connect, &terms, &client_id, true);
+            return;
+        }
+        let home = home_shard(connect.client_id, self.shards);
+        if home == self.id {
+            self.open_session(id, connect, &terms, connect.client_id, false);
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.state = State::HandingOver;
+        let luggage = Box::new(Luggage {
+            peer: connection.peer,
+            listener: connection.listener,
+            received: received.to_vec(),
+        });
+        self.counters.connections_handed_over += 1;
+        self.actions.push_back(Action::HandOver { connection: id, target: home, luggage });
+    }
+
+    /// An id that no other client has: the process's seed, this shard, a count; chosen so that this shard is its home.
+    fn assign_client_id(&mut self) -> String {
+        loop {
+            self.assigned_client_ids += 1;
+            let seed = self.settings.client_id_seed;
+            let client_id =
+                format!("midge-{seed:x}-{:x}-{:x}", self.id.get(), self.assigned_client_ids);
+            if home_shard(&client_id, self.shards) == self.id
+                && self.sessions.find(&client_id).is_none()
+            {
+                return client_id;
+            }
+        }
+    }
+
+    fn open_session(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        terms: &Terms,
+        client_id: &str,
+        assigned: bool,
+    ) {
+        let resumed = self.settle_earlier_session(client_id, connect.clean_start);
+        let session_present = resumed.is_some();
+        let session = match resumed {
+            Some(session) => session,
+            None if self.sessions.len() >= self.settings.sessions_max => {
+                let reason = "the broker keeps as many sessions as it may";
+                let refusal = Refusal { reason_code: ReasonCode::QuotaExceeded, reason };
+                return self.refuse(id, connect.version, refusal);
+            }
+            None => {
+                let serial = self.next_serial();
+                let expiry = terms.session_expiry_interval_seconds;
+                self.sessions.insert(Session::new(client_id, expiry), serial)
+            }
+        };
+        let will = connect.will.as_ref().map(|will| {
+            let mut properties = Vec::new();
+            will.properties.encode_forwarded(&mut properties);
+            Box::new(Will {
+                topic: will.topic.into(),
+                properties: properties.into(),
+                payload: will.payload.into(),
+                qos: will.qos,
+                retain: will.retain,
+                delay_interval_seconds: will.properties.delay_interval_seconds.unwrap_or(0),
+                message_expiry_interval_seconds: will.properties.message_expiry_interval_seconds,
+            })
+        });
+        let serial = self.next_serial();
+        if let Some(entry) = self.sessions.get_mut(session) {
+            entry.connection = Some(id);
+            entry.away = None;
+            entry.session.will = will;
+            entry.session.expiry_interval_seconds = terms.session_expiry_interval_seconds;
+        }
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.state = State::Connected;
+        connection.session = Some(session);
+        connection.serial = serial;
+        connection.version = connect.version;
+        connection.keep_alive_seconds = terms.keep_alive_seconds;
+        connection.window = terms.window;
+        connection.maximum_packet_size = terms.maximum_packet_size;
+        connection.flags.set(Flags::PROBLEM_INFORMATION, terms.request_problem_information);
+        let no_expiry = connect.properties.session_expiry_interval_seconds.unwrap_or(0) == 0;
+        connection.flags.set(Flags::NO_EXPIRY_AT_CONNECT, no_expiry);
+        if terms.topic_alias_maximum > 0 {
+            let aliases = OutboundAliases::new(terms.topic_alias_maximum);
+            connection.extra().outbound_aliases = Some(aliases);
+        }
+        connection.hear(self.now);
+        if let Some(deadline) = connection.keep_alive_deadline(self.now) {
+            self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
+        }
+        self.counters.connects_accepted += 1;
+        self.actions.push_back(Action::Receive(id));
+        self.write_connack(id, connect.version, terms, client_id, session_present, assigned);
+        if session_present {
+            self.tell_choosers(session);
+            self.pump(session);
+        }
+    }
+
+    /// What becomes of a session that this client id already has; the session to go on with, if there is one.
+    fn settle_earlier_session(&mut self, client_id: &str, clean_start: bool) -> Option<SessionId> {
+        let earlier = self.sessions.find(client_id)?;
+        if let Some(old) = self.sessions.get(earlier).and_then(|entry| entry.connection) {
+            // [MQTT-3.1.4-3]: the older connection is told, then closed.
+            self.counters.take_overs += 1;
+            self.note(old, Event::TakenOver);
+            self.disconnect(old, ReasonCode::SessionTakenOver);
+            // A session with an expiry interval of zero ended with its connection, just now.
+            let case =
+                if clean_start { WillCase::SessionEnds } else { WillCase::ConnectionResumed };
+            self.leave(old, case);
+        }
+        let entry = self.sessions.get_mut(earlier)?;
+        debug_assert!(entry.connection.is_none());
+        if clean_start {
+            // [MQTT-3.1.2-4]; a will that still waits for its delay goes out with the session [MQTT-3.1.3-9].
+            self.end_session(earlier);
+            return None;
+        }
+        // [MQTT-3.1.3-9]: back before the delay has passed, so the waiting will is not published.
+        entry.session.will = None;
+        Some(earlier)
+    }
+
+    fn write_connack(
+        &mut self,
+        id: ConnectionId,
+        version: ProtocolVersion,
+        terms: &Terms,
+        client_id: &str,
+        session_present: bool,
+        assigned: bool,
+    ) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        // MQTT 3.1 has no session-present flag: the byte is reserved.
+        let session_present = session_present && version != ProtocolVersion::V31;
+        let mut connack = ConnAck::new(session_present, ReasonCode::Success);
+        if version.is_v5() {
+            let limits = &self.settings.limits;
+            connack.properties = ConnAckProperties {
+                session_expiry_interval_seconds: terms.announced_session_expiry_seconds,
+                receive_maximum: NonZeroU16::new(limits.receive_maximum)
+                    .filter(|maximum| maximum.get() != u16::MAX),
+                maximum_qos: (limits.maximum_qos != QoS::ExactlyOnce).then_some(limits.maximum_qos),
+                retain_available: (!limits.retain_available).then_some(false),
+                maximum_packet_size: NonZeroU32::new(limits.maximum_packet_size),
+                // [MQTT-3.2.2-16]
+                assigned_client_id: assigned.then_some(client_id),
+                topic_alias_maximum: (limits.topic_alias_maximum > 0)
+                    .then_some(limits.topic_alias_maximum),
+                wildcard_subscription_available: (!limits.wildcard_subscription_available)
+                    .then_some(false),
+                subscription_identifiers_available: (!limits.subscription_identifiers_available)
+                    .then_some(false),
+                shared_subscription_available: (!limits.shared_subscription_available)
+                    .then_some(false),
+                // [MQTT-3.2.2-21]
+                server_keep_alive_seconds: terms.server_keep_alive_seconds,
+                ..ConnAckProperties::default()
+            };
+        }
+        connack.encode(version, self.wire.output(id, connection).buffer());
+    }
+
+    /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
+    fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
+        self.counters.connects_refused += 1;
+        self.note(id, Event::Refused(refusal));
+        self.write_refusal(id, version, refusal.reason_code, refusal.reason);
+        self.close(id);
+    }
+
+    fn write_refusal(
+        &mut self,
+        id: ConnectionId,
+        version: ProtocolVersion,
+        reason_code: ReasonCode,
+        reason: &str,
+    ) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        // [MQTT-3.2.2-6]
+        let mut connack = ConnAck::new(false, reason_code);
+        if version.is_v5() {
+            connack.properties.reason_string = Some(reason);
+        }
+        connack.encode(version, self.wire.output(id, connection).buffer());
+    }
+
+    /// A first packet that is no acceptable CONNECT.
+    pub(crate) fn refuse_malformed_connect(
+        &mut self,
+        id: ConnectionId,
+        raw: RawPacket<'_>,
+        error: DecodeError,
+    ) {
+        self.note(id, Event::PeerError(PeerError::Decode(error)));
+        self.counters.malformed_packets += 1;
+        let claimed = Connect::claimed_version(raw);
+        if error.kind() == ErrorKind::UnsupportedProtocolVersion {
+            // [MQTT-3.1.2-2 @3.1.1] [MQTT-3.1.2-2]: in the form that every older client knows.
+            if error == DecodeError::ProtocolVersionUnsupported {
+                let version = claimed.unwrap_or(ProtocolVersion::V311);
+                let reason = "this protocol version is not supported";
+                self.write_refusal(id, version, ReasonCode::UnsupportedProtocolVersion, reason);
+            }
+        } else if claimed == Some(ProtocolVersion::V5) {
+            // A CONNACK may say why [MQTT-4.13.1-1]; older clients are just closed [MQTT-3.1.4-1 @3.1.1].
+            let reason = error.statement();
+            self.write_refusal(id, ProtocolVersion::V5, error.reason_code(), reason);
+        }
+        self.close(id);
+    }
+
+    /// Says DISCONNECT with a reason to a 5.0 client; an older one can only be closed.
+    pub(crate) fn disconnect(&mut self, id: ConnectionId, reason_code: ReasonCode) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if connection.state == State::Connected && connection.version.is_v5() {
+            let version = connection.version;
+            Disconnect::new(reason_code).encode(version, self.wire.output(id, connection).buffer());
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! One Network Connection, as its shard knows it.
+//!
+//! Ten million of these are counted in bytes: what an idle client does not need hangs on a pointer.
+
+use std::collections::VecDeque;
+
+use midge_codec::{PacketId, ProtocolVersion, QoS, ReasonCode};
+use midge_output::Output;
+use midge_session::Time;
+use midge_session::alias::{InboundAliases, OutboundAliases};
+
+use crate::ids::{ListenerId, PeerAddress, SessionId};
+use crate::retained::RetainedPump;
+
+/// Where a connection is in its life. It only moves down the list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// Accepted; no CONNECT yet.
+    Handshaking,
+    /// On its way to its client's home.
+    HandingOver,
+    /// CONNECT accepted.
+    Connected,
+    /// Says its last words, then closes. Nothing is read any more.
+    Closing,
+    /// The close was asked for.
+    Closed,
+}
+
+/// Small facts, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Flags(u8);
+
+impl Flags {
+    /// In the list of connections to flush.
+    pub(crate) const DIRTY: u8 = 1;
+    /// A send is in flight.
+    pub(crate) const SENDING: u8 = 1 << 1;
+    /// Not read from: another shard's outbox is full.
+    pub(crate) const PARKED: u8 = 1 << 2;
+    /// Not read from: its own output is full, it does not read our answers.
+    pub(crate) const CHOKED: u8 = 1 << 3;
+    /// The client wants reason strings and user properties.
+    pub(crate) const PROBLEM_INFORMATION: u8 = 1 << 4;
+    /// CONNECT had a Session Expiry Interval of zero (or none): DISCONNECT must not raise it.
+    pub(crate) const NO_EXPIRY_AT_CONNECT: u8 = 1 << 5;
+    /// In the list of connections whose kept input goes on in the next turn.
+    pub(crate) const RUNNABLE: u8 = 1 << 6;
+
+    #[inline]
+    pub(crate) fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, bits: u8, on: bool) {
+        if on {
+            self.0 |= bits;
+        } else {
+            self.0 &= !bits;
+        }
+    }
+}
+
+/// Sixty-four milliseconds: the unit in which a connection remembers when it was last heard of. It wraps in 8.7 years.
+const HEARD_UNIT_MS: u64 = 64;
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The session it serves, once connected.
+    pub(crate) session: Option<SessionId>,
+    /// Tells it from an earlier connection in the same slot. Changes when CONNECT is accepted, so that timers of the
+    /// handshake do not count for what follows.
+    pub(crate) serial: u32,
+    /// When the last packet was complete, in units of 64 ms, rounded up.
+    heard: u32,
+    /// The client's Maximum Packet Size.
+    pub(crate) maximum_packet_size: u32,
+    /// Keep Alive in force; zero is off.
+    pub(crate) keep_alive_seconds: u16,
+    /// QoS 1 and 2 publications in flight to the client, at most.
+    pub(crate) window: u16,
+    pub(crate) listener: ListenerId,
+    pub(crate) peer: PeerAddress,
+    pub(crate) state: State,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) flags: Flags,
+    /// Received and not consumed: a part of a packet, or what came while it was not read from.
+    #[expect(clippy::box_collection, reason = "one word while idle instead of three")]
+    pub(crate) input: Option<Box<Vec<u8>>>,
+    /// To be sent.
+    pub(crate) output: Option<Box<Output>>,
+    /// What most connections never need.
+    pub(crate) extra: Option<Box<Extra>>,
+}
+
+/// What most connections never need.
+#[derive(Debug, Default)]
+pub(crate) struct Extra {
+    pub(crate) inbound_aliases: InboundAliases,
+    pub(crate) outbound_aliases: Option<OutboundAliases>,
+    pub(crate) acks: PendingAcks,
+    pub(crate) subacks: Vec<PendingSubAck>,
+    /// Retained messages on their way to new subscriptions; the front one is served.
+    pub(crate) pumps: VecDeque<RetainedPump>,
+}
+
+/// A SUBACK that waits for choosers on other shards.
+#[derive(Debug)]
+pub(crate) struct PendingSubAck {
+    pub(crate) token: u64,
+    pub(crate) packet_id: PacketId,
+    pub(crate) reason_codes: Vec<ReasonCode>,
+    pub(crate) waiting_for: u32,
+}
+
+/// Acknowledgements that wait for other shards, in the order of the PUBLISH packets [MQTT-4.6.0-2].
+#[derive(Debug, Default)]
+pub(crate) struct PendingAcks {
+    line: VecDeque<PendingAck>,
+    /// The number of the front one.
+    first: u32,
+    /// QoS 1 publications in the line.
+    at_least_once: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PendingAck {
+    pub(crate) packet_id: PacketId,
+    pub(crate) qos: QoS,
+    pub(crate) reason_code: ReasonCode,
+    pub(crate) waiting_for: u16,
+}
+
+impl PendingAcks {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    /// QoS 1 publications in the line. (QoS 2 ones are counted by their unreleased ids.)
+    pub(crate) fn at_least_once_count(&self) -> usize {
+        self.at_least_once
+    }
+
+    /// Puts one at the end; the number is for [`PendingAcks::answer`].
+    pub(crate) fn push(&mut self, ack: PendingAck) -> u32 {
+        let number = self.first.wrapping_add(u32::try_from(self.line.len()).unwrap_or(u32::MAX));
+        self.at_least_once += usize::from(ack.qos == QoS::AtLeastOnce);
+        self.line.push_back(ack);
+        number
+    }
+
+    /// One of the shards that number `number` waits for has answered.
+    pub(crate) fn answer(&mut self, number: u32, refused: bool) {
+        if let Some(ack) = self.line.get_mut(number.wrapping_sub(self.first) as usize) {
+            debug_assert!(ack.waiting_for > 0);
+            ack.waiting_for = ack.waiting_for.saturating_sub(1);
+            if refused {
+                ack.reason_code = ReasonCode::QuotaExceeded;
+            }
+        }
+    }
+
+    /// The next one that may leave.
+    pub(crate) fn pop_ready(&mut self) -> Option<PendingAck> {
+        if self.line.front()?.waiting_for > 0 {
+            return None;
+        }
+        self.first = self.first.wrapping_add(1);
+        let ack = self.line.pop_front()?;
+        self.at_least_once -= usize::from(ack.qos == QoS::AtLeastOnce);
+        Some(ack)
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(peer: PeerAddress, listener: ListenerId, serial: u32, now: Time) -> Self {
+        let mut connection = Self {
+            session: None,
+            serial,
+            heard: 0,
+            maximum_packet_size: u32::MAX,
+            keep_alive_seconds: 0,
+            window: 0,
+            listener,
+            peer,
+            state: State::Handshaking,
+            version: ProtocolVersion::V311,
+            flags: Flags::default(),
+            input: None,
+            output: None,
+            extra: None,
+        };
+        connection.hear(now);
+        connection
+    }
+
+    /// A packet was complete.
+    #[inline]
+    pub(crate) fn hear(&mut self, now: Time) {
+        self.heard = now.as_millis().div_ceil(HEARD_UNIT_MS) as u32;
+    }
+
+    /// When the Keep Alive runs out: one and a half times after the last packet [MQTT-3.1.2-22].
+    pub(crate) fn keep_alive_deadline(&self, now: Time) -> Option<Time> {
+        if self.keep_alive_seconds == 0 {
+            return None;
+        }
+        let now_units = now.as_millis().div_ceil(HEARD_UNIT_MS);
+        let silent_units = (now_units as u32).wrapping_sub(self.heard);
+        let heard_ms = (now_units - u64::from(silent_units).min(now_units)) * HEARD_UNIT_MS;
+        Some(Time::ZERO.plus_millis(heard_ms + u64::from(self.keep_alive_seconds) * 1500))
+    }
+
+    /// Whether received bytes must wait.
+    #[inline]
+    pub(crate) fn is_held(&self) -> bool {
+        self.flags.has(Flags::PARKED | Flags::CHOKED)
+    }
+
+    /// Bytes that wait for the socket, without those of the send in flight.
+    #[inline]
+    pub(crate) fn output_size(&self) -> usize {
+        self.output.as_ref().map_or(0, |output| output.size())
+    }
+
+    pub(crate) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+}
+
+/// What an idle connection costs its shard.
+const _: () = assert!(size_of::<Connection>() <= 80);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connection(now: Time) -> Connection {
+        let peer = PeerAddress::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        Connection::new(peer, ListenerId(0), 1, now)
+    }
+
+    /// Never before one and a half Keep Alives, and less than a quarter of a second after [MQTT-3.1.2-22].
+    #[test]
+    fn keep_alive_is_counted_from_the_last_packet() {
+        for start_ms in [0, 1, 63, 64, 1_000_007, (1u64 << 38) - 10] {
+            let heard = Time::ZERO.plus_millis(start_ms);
+            let mut connection = connection(heard);
+            assert_eq!(connection.keep_alive_deadline(heard), None);
+            connection.keep_alive_seconds = 10;
+            for later_ms in [0, 1, 100, 14_000] {
+                let deadline = connection.keep_alive_deadline(heard.plus_millis(later_ms)).unwrap();
+                assert!(deadline >= heard.plus_millis(15_000), "{start_ms} {later_ms}");
+                assert!(deadline <= heard.plus_millis(15_064), "{start_ms} {later_ms}");
+            }
+        }
+    }
+
+    /// [MQTT-4.6.0-2]: acknowledgements leave in the order of the publications.
+    #[test]
+    fn acknowledgements_keep_their_order() {
+        let ack = |id, waiting_for| PendingAck {
+            packet_id: PacketId::new(id).unwrap(),
+            qos: QoS::AtLeastOnce,
+            reason_code: ReasonCode::Success,
+            waiting_for,
+        };
+        let mut acks = PendingAcks::default();
+        let first = acks.push(ack(1, 2));
+        let second = acks.push(ack(2, 1));
+        acks.push(ack(3, 0));
+        acks.answer(second, true);
+        assert_eq!(acks.pop_ready(), None);
+        acks.answer(first, false);
+        assert_eq!(acks.pop_ready(), None);
+        acks.answer(first, false);
+        assert_eq!(acks.pop_ready().map(|a| a.reason_code), Some(ReasonCode::Success));
+        assert_eq!(acks.pop_ready().map(|a| a.reason_code), Some(ReasonCode::QuotaExceeded));
+        assert_eq!(acks.pop_ready().map(|a| a.packet_id.get()), Some(3));
+        assert!(acks.is_empty());
+    }
+}

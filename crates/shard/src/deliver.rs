@@ -1,0 +1,281 @@
+//! One message for one session: send it, queue it, or say why not.
+
+use std::sync::Arc;
+
+use midge_codec::{PubRel, QoS, ReasonCode};
+use midge_session::outbound::Resend;
+use midge_session::{Delivery, Offer, Publication, SubscriptionOptions};
+use midge_topic::SubscriberId;
+
+use crate::connection::State;
+use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
+use crate::ids::SessionId;
+use crate::retained::note_overtaken;
+use crate::shard::Shard;
+use crate::wire::{Appended, Shape, append_publish};
+
+/// How a message comes to a session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Occasion<'a> {
+    /// It was just published.
+    Live,
+    /// It was just published, and a shared subscription chose this session.
+    Shared(&'a Arc<str>),
+    /// It was retained, and the session has just subscribed [MQTT-3.3.1-8].
+    Retained,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivered {
+    /// In the output, or in flight.
+    Sent,
+    /// In the session's queue.
+    Queued,
+    /// QoS 0 for a session that is away, or beyond the output's bound; or too large for the client; or no such session.
+    Dropped,
+    /// QoS 1 or 2 and the queue is full.
+    Full,
+}
+
+impl Shard {
+    /// Delivers one publication. `matched` are the session's subscriptions that it matches, at least one.
+    pub(crate) fn deliver(
+        &mut self,
+        session: SessionId,
+        matched: &[(SubscriberId, SubscriptionOptions)],
+        publication: &Arc<Publication>,
+        occasion: Occasion<'_>,
+    ) -> Delivered {
+        let Some(entry) = self.sessions.get_mut(session) else { return Delivered::Dropped };
+        let Some((first, others)) = matched.split_first() else { return Delivered::Dropped };
+        let mut options = first.1;
+        for other in others {
+            options = options.merge(other.1);
+        }
+        self.identifiers.clear();
+        self.identifiers.extend(matched.iter().filter_map(|one| one.1.identifier()));
+        let qos = publication.qos().min(options.qos());
+        // [MQTT-3.3.1-12] [MQTT-3.3.1-13], and for retained messages [MQTT-3.3.1-8]
+        let retain = match occasion {
+            Occasion::Live | Occasion::Shared(_) => {
+                publication.retain() && options.retain_as_published()
+            }
+            Occasion::Retained => true,
+        };
+        let settings = &*self.settings;
+        let mut connection = entry
+            .connection
+            .and_then(|id| Some((id, self.connections.get_mut(id.0)?)))
+            .filter(|(_, connection)| connection.state == State::Connected);
+        if let (Some((_, connection)), Occasion::Live, true) =
+            (&mut connection, occasion, publication.retain())
+            && let Some(extra) = connection.extra.as_mut()
+        {
+            note_overtaken(&mut extra.pumps, publication.topic());
+        }
+
+        if qos == QoS::AtMostOnce {
+            let Some((id, connection)) = connection else {
+                if !settings.queue_qos0 || entry.session.expiry_interval_seconds == 0 {
+                    return Delivered::Dropped;
+                }
+                let delivery = delivery(publication, qos, retain, &self.identifiers, occasion);
+                let outbound = entry.session.outbound.get_or_insert_default();
+                return match outbound.enqueue(delivery, &settings.queue) {
+                    Offer::Queued | Offer::Send(..) => Delivered::Queued,
+                    Offer::Full(_) => {
+                        self.counters.dropped_queue_full += 1;
+                        Delivered::Dropped
+                    }
+                };
+            };
+            let waiting = connection.output_size();
+            if waiting > 0 && waiting + publication.memory_size() > settings.output_bytes_max {
+                self.counters.dropped_output_full += 1;
+                return Delivered::Dropped;
+            }
+            let shape = Shape {
+                qos,
+                retain,
+                duplicate: false,
+                packet_id: None,
+                identifiers: &self.identifiers,
+            };
+            let cache = Some(&mut self.headers);
+            return match append_publish(
+                &mut self.wire,
+                cache,
+                id,
+                connection,
+                publication,
+                shape,
+                self.now,
+            ) {
+                Appended::Yes => {
+                    self.counters.publishes_sent += 1;
+                    Delivered::Sent
+                }
+                Appended::TooLarge => {
+                    self.counters.dropped_too_large += 1;
+                    Delivered::Dropped
+                }
+            };
+        }
+
+        let window = match &connection {
+            Some((_, connection)) if connection.output_size() < settings.output_bytes_max => {
+                connection.window
+            }
+            _ => 0,
+        };
+        let outbound = entry.session.outbound.get_or_insert_default();
+        let message = delivery(publication, qos, retain, &self.identifiers, occasion);
+        match outbound.offer(message, window, &settings.queue) {
+            Offer::Queued => Delivered::Queued,
+            Offer::Full(_) => {
+                if !matches!(occasion, Occasion::Shared(_)) {
+                    self.counters.dropped_queue_full += 1;
+                }
+                Delivered::Full
+            }
+            Offer::Send(packet_id, _) => {
+                let Some((id, connection)) = connection else {
+                    unreachable!("the window of an absent client is zero");
+                };
+                let shape = Shape {
+                    qos,
+                    retain,
+                    duplicate: false,
+                    packet_id: Some(packet_id),
+                    identifiers: &self.identifiers,
+                };
+                let cache = Some(&mut self.headers);
+                match append_publish(
+                    &mut self.wire,
+                    cache,
+                    id,
+                    connection,
+                    publication,
+                    shape,
+                    self.now,
+                ) {
+                    Appended::Yes => {
+                        self.counters.publishes_sent += 1;
+                        Delivered::Sent
+                    }
+                    Appended::TooLarge => {
+                        outbound.discard(packet_id);
+                        self.counters.dropped_too_large += 1;
+                        Delivered::Dropped
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what waits for a session, as far as its window and its connection's output have room.
+    pub(crate) fn pump(&mut self, session: SessionId) {
+        let Some(entry) = self.sessions.get_mut(session) else { return };
+        let Some(id) = entry.connection else { return };
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let Some(outbound) = entry.session.outbound.as_deref_mut() else { return };
+        if connection.state != State::Connected || !outbound.has_waiting() {
+            return;
+        }
+        let version = connection.version;
+        while connection.output_size() < self.settings.output_bytes_max {
+            let next =
+                outbound.next(connection.window, self.now, &mut self.counters.dropped_expired);
+            let (packet_id, delivery, duplicate) = match &next {
+                None => break,
+                Some(Resend::Release(packet_id)) => {
+                    let output = self.wire.output(id, connection);
+                    PubRel::new(*packet_id, ReasonCode::Success).encode(version, output.buffer());
+                    continue;
+                }
+                Some(Resend::Publish(packet_id, delivery, duplicate)) => {
+                    (Some(*packet_id), *delivery, *duplicate)
+                }
+                Some(Resend::PublishOnce(delivery)) => (None, delivery, false),
+            };
+            let shape = Shape {
+                qos: delivery.qos,
+                retain: delivery.retain,
+                duplicate,
+                packet_id,
+                identifiers: delivery.subscription_identifiers.as_deref().unwrap_or_default(),
+            };
+            let publication = Arc::clone(&delivery.publication);
+            match append_publish(
+                &mut self.wire,
+                None,
+                id,
+                connection,
+                &publication,
+                shape,
+                self.now,
+            ) {
+                Appended::Yes => self.counters.publishes_sent += 1,
+                Appended::TooLarge => {
+                    if let Some(packet_id) = packet_id {
+                        outbound.discard(packet_id);
+                    }
+                    self.counters.dropped_too_large += 1;
+                }
+            }
+        }
+        let half = self.settings.queue.messages_max / 2;
+        let room = outbound.queued_count() <= half;
+        if room && entry.shares.as_ref().is_some_and(|shares| shares.told_full) {
+            self.tell_choosers(session);
+        }
+    }
+
+    /// Tells the choosers of a session's shared subscriptions whether it is online and has room.
+    pub(crate) fn tell_choosers(&mut self, session: SessionId) {
+        let Some(reference) = self.sessions.reference(session) else { return };
+        let Some(entry) = self.sessions.get_mut(session) else { return };
+        let online = entry.connection.is_some();
+        let Some(shares) = entry.shares.as_mut() else { return };
+        shares.told_full = false;
+        let groups: Vec<Arc<str>> =
+            shares.list.iter().map(|(group, _)| Arc::clone(group)).collect();
+        for group in groups {
+            let target = chooser(&group, self.shards);
+            let member = ShareMember { group, session: reference };
+            let state = ShareState { member, online, room: true };
+            self.send(target, Envelope::ShareState(Box::new(state)));
+        }
+    }
+
+    /// A message from a shared subscription that this session cannot keep goes back to the chooser.
+    pub(crate) fn return_shared(&mut self, member: ShareMember, publication: Arc<Publication>) {
+        if let Some(entry) = self.sessions.current(member.session)
+            && let Some(shares) = entry.shares.as_mut()
+        {
+            shares.told_full = true;
+        }
+        let target = chooser(&member.group, self.shards);
+        self.send(target, Envelope::ShareReturn(Box::new(ShareReturn { member, publication })));
+    }
+}
+
+fn delivery(
+    publication: &Arc<Publication>,
+    qos: QoS,
+    retain: bool,
+    identifiers: &[u32],
+    occasion: Occasion<'_>,
+) -> Delivery {
+    Delivery {
+        publication: Arc::clone(publication),
+        qos,
+        retain,
+        subscription_identifiers: (!identifiers.is_empty()).then(|| identifiers.into()),
+        share: match occasion {
+            Occasion::Shared(group) => Some(Arc::clone(group)),
+            Occasion::Live | Occasion::Retained => None,
+        },
+    }
+}

@@ -1,0 +1,259 @@
+//! The ends of things: packets that break a rule, connections, sessions, wills.
+
+use std::sync::Arc;
+
+use midge_codec::{Disconnect, ErrorKind, QoS, ReasonCode};
+use midge_session::session::NEVER;
+use midge_topic::SubscriberId;
+
+use crate::action::{Action, Event, PeerError, Violation};
+use crate::connection::{Flags, State};
+use crate::envelope::{Envelope, ShareMember, chooser};
+use crate::ids::{ConnectionId, SessionId};
+use crate::receive::Handled;
+use crate::sessions::Away;
+use crate::shard::Shard;
+use crate::wheel::{Entry, Subject};
+
+/// How long a closing connection may take to send its last words, in milliseconds.
+const LAST_WORDS_MS: u64 = 5_000;
+
+/// What a connection's end means for the will.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WillCase {
+    /// The connection was lost, or closed by us, or the client asked for it (0x04): publish it after its delay.
+    Published,
+    /// The client said goodbye: forget it [MQTT-3.14.4-3].
+    Discarded,
+    /// The same client is back and goes on with the session: a will with a delay is forgotten, one without goes out.
+    ConnectionResumed,
+    /// The session ends now: it goes out [MQTT-3.1.2-8].
+    SessionEnds,
+}
+
+impl Shard {
+    /// The peer broke a rule: say so (5.0), close, count, note.
+    pub(crate) fn fail(&mut self, id: ConnectionId, error: PeerError) {
+        let reason_code = match error {
+            PeerError::Decode(error) => {
+                match error.kind() {
+                    ErrorKind::MalformedPacket => self.counters.malformed_packets += 1,
+                    _ => self.counters.protocol_errors += 1,
+                }
+                error.reason_code()
+            }
+            PeerError::Protocol(violation) => {
+                self.counters.protocol_errors += 1;
+                violation.reason_code()
+            }
+        };
+        self.note(id, Event::PeerError(error));
+        self.disconnect(id, reason_code);
+        self.leave(id, WillCase::Published);
+    }
+
+    /// DISCONNECT from the client.
+    pub(crate) fn handle_disconnect(
+        &mut self,
+        id: ConnectionId,
+        disconnect: &Disconnect<'_>,
+    ) -> Handled {
+        let Some(connection) = self.connections.get(id.0) else { return Ok(()) };
+        let Some(session) = connection.session else { return Ok(()) };
+        if let Some(expiry) = disconnect.session_expiry_interval_seconds {
+            // [MQTT-3.1.2-11]: once zero, it stays zero.
+            if connection.flags.has(Flags::NO_EXPIRY_AT_CONNECT) && expiry != 0 {
+                return Err(Violation::SessionExpiryRaised.into());
+            }
+            let maximum = self.settings.limits.session_expiry_interval_seconds_max;
+            if let Some(entry) = self.sessions.get_mut(session) {
+                entry.session.expiry_interval_seconds = expiry.min(maximum);
+            }
+        }
+        // [MQTT-3.14.4-3]: only a normal disconnection takes the will back.
+        let case = if disconnect.reason_code == ReasonCode::Success {
+            WillCase::Discarded
+        } else {
+            WillCase::Published
+        };
+        self.leave(id, case);
+        Ok(())
+    }
+
+    /// Takes a connection from its session and closes it once its output is sent.
+    pub(crate) fn leave(&mut self, id: ConnectionId, case: WillCase) {
+        let session = self.connections.get_mut(id.0).and_then(|c| c.session.take());
+        if let Some(session) = session {
+            self.session_left(session, case);
+        }
+        self.close(id);
+    }
+
+    /// The connection that served a session is gone.
+    fn session_left(&mut self, id: SessionId, case: WillCase) {
+        let now = self.now;
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        entry.connection = None;
+        if let Some(outbound) = entry.session.outbound.as_mut() {
+            outbound.disconnected();
+        }
+        entry.session.release_idle();
+        let expiry = entry.session.expiry_interval_seconds;
+        let delay = entry.session.will_delay_seconds().unwrap_or(0);
+        match case {
+            WillCase::Discarded => entry.session.will = None,
+            WillCase::ConnectionResumed if delay > 0 => entry.session.will = None,
+            WillCase::Published if delay > 0 => {}
+            WillCase::Published | WillCase::ConnectionResumed | WillCase::SessionEnds => {
+                self.publish_will(id);
+            }
+        }
+        if expiry == 0 || case == WillCase::SessionEnds {
+            self.end_session(id);
+            return;
+        }
+        let timer_serial = self.next_serial();
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        let away = Away {
+            timer_serial,
+            expires_at: (expiry != NEVER).then(|| now.plus_seconds(expiry.into())),
+            will_at: entry.session.will.is_some().then(|| now.plus_seconds(delay.into())),
+        };
+        entry.away = Some(Box::new(away));
+        if let Some(deadline) = away.next() {
+            self.wheel.insert(deadline, Entry::new(Subject::Session, id.0, timer_serial));
+        }
+        self.tell_choosers(id);
+    }
+
+    /// Publishes a session's will now, if it has one.
+    pub(crate) fn publish_will(&mut self, id: SessionId) {
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        let Some(will) = entry.session.will.take() else { return };
+        let publication = Arc::new(will.publication(self.now));
+        self.counters.wills_published += 1;
+        // The will's own session may be subscribed to it: no-local counts for it as for any publication of the client.
+        self.route(&publication, Some(id), false);
+    }
+
+    /// A session's end: its subscriptions, its queue, its place in shared groups, its waiting will.
+    pub(crate) fn end_session(&mut self, id: SessionId) {
+        // A will that waits is published when the session ends [MQTT-3.1.2-8].
+        self.publish_will(id);
+        let Some(reference) = self.sessions.reference(id) else { return };
+        let Some(entry) = self.sessions.remove(id) else { return };
+        debug_assert!(entry.connection.is_none());
+        for filter in entry.subscriptions.to_vec() {
+            self.unsubscribe_table(filter, SubscriberId(id.0));
+        }
+        let back = entry.session.outbound.map(|outbound| outbound.into_undelivered());
+        for delivery in back.into_iter().flatten() {
+            if let Some(group) = delivery.share
+                && delivery.qos > QoS::AtMostOnce
+            {
+                let member = ShareMember { group, session: reference };
+                self.return_shared(member, delivery.publication);
+            }
+        }
+        for (group, _) in entry.shares.into_iter().flat_map(|shares| shares.list) {
+            let target = chooser(&group, self.shards);
+            let member = ShareMember { group, session: reference };
+            self.send(target, Envelope::ShareLeave(Box::new(member)));
+        }
+    }
+
+    /// A session's timer has fired.
+    pub(crate) fn session_timer(&mut self, id: SessionId, entry: Entry) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(away) = session.away.as_mut() else { return };
+        if !entry.is_for(away.timer_serial) {
+            return;
+        }
+        let expired = away.expires_at.is_some_and(|at| at <= now);
+        let will_due = away.will_at.is_some_and(|at| at <= now);
+        if will_due {
+            away.will_at = None;
+        }
+        let next = away.next();
+        if will_due {
+            self.publish_will(id);
+        }
+        if expired {
+            self.counters.sessions_expired += 1;
+            self.end_session(id);
+        } else if let Some(next) = next {
+            self.wheel.insert(next, entry);
+        }
+    }
+
+    /// A connection's timer has fired.
+    pub(crate) fn connection_timer(&mut self, id: ConnectionId, entry: Entry) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if !entry.is_for(connection.serial) {
+            return;
+        }
+        match connection.state {
+            State::Handshaking => {
+                self.counters.connect_timeouts += 1;
+                self.note(id, Event::ConnectTimeout);
+                self.close(id);
+            }
+            State::Connected => {
+                let Some(deadline) = connection.keep_alive_deadline(now) else { return };
+                if deadline > now {
+                    self.wheel.insert(deadline, entry);
+                } else if connection.is_held() {
+                    // We do not read from it, so its silence is ours.
+                    connection.hear(now);
+                    let deadline = connection.keep_alive_deadline(now).unwrap_or(now);
+                    self.wheel.insert(deadline, entry);
+                } else {
+                    // [MQTT-3.1.2-22]
+                    self.counters.keep_alive_timeouts += 1;
+                    self.note(id, Event::KeepAliveTimeout);
+                    self.disconnect(id, ReasonCode::KeepAliveTimeout);
+                    self.leave(id, WillCase::Published);
+                }
+            }
+            State::Closing => self.close_now(id),
+            State::HandingOver | State::Closed => {}
+        }
+    }
+
+    /// Closes a connection when its output has left, or at once when there is none.
+    pub(crate) fn close(&mut self, id: ConnectionId) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if matches!(connection.state, State::Closing | State::Closed) {
+            return;
+        }
+        connection.input = None;
+        connection.extra = None;
+        let quiet = connection.output_size() == 0 && !connection.flags.has(Flags::SENDING);
+        connection.state = State::Closing;
+        if quiet {
+            self.close_now(id);
+        } else {
+            let serial = self.next_serial();
+            if let Some(connection) = self.connections.get_mut(id.0) {
+                connection.serial = serial;
+            }
+            let entry = Entry::new(Subject::Connection, id.0, serial);
+            self.wheel.insert(now.plus_millis(LAST_WORDS_MS), entry);
+        }
+    }
+
+    pub(crate) fn close_now(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if connection.state != State::Closed {
+            connection.state = State::Closed;
+            connection.input = None;
+            if let Some(output) = connection.output.take() {
+                self.wire.recycle(output);
+            }
+            self.actions.push_back(Action::Close(id));
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What crosses a ring between two shards: one closed enum, so that one screen shows everything that can happen.
+//!
+//! Publications travel in batches: what one loop turn has for one shard is one envelope, whose frames lie one behind the
+//! other in one block. Everything else is rare and boxed, to keep the envelope at two words.
+
+use std::sync::Arc;
+
+use midge_mesh::ShardId;
+use midge_session::{Publication, SubscriptionOptions};
+
+use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionRef};
+
+/// One crossing from one shard to another.
+#[derive(Debug)]
+pub enum Envelope {
+    /// Publications that the receiving shard may have subscribers (or a place to retain) for.
+    Publications(Box<Batch>),
+    /// The receiver of batches has taken everything up to and including this ticket.
+    Accepted(Box<Accepted>),
+    /// A connection moves to its client's home.
+    HandOver(Box<Arrival>),
+    /// A session joins a shared subscription; the chooser answers with [`Envelope::ShareJoined`].
+    ShareJoin(Box<ShareJoin>),
+    /// The chooser has noted a member; its SUBACK may leave.
+    ShareJoined(Box<ShareJoined>),
+    /// A session leaves a shared subscription.
+    ShareLeave(Box<ShareMember>),
+    /// A member went offline, came back, is full or has room again.
+    ShareState(Box<ShareState>),
+    /// The chooser gives a message to a member.
+    ShareDeliver(Box<ShareDeliver>),
+    /// A member could not keep a message: choose again.
+    ShareReturn(Box<ShareReturn>),
+    /// A new subscription asks for retained messages.
+    RetainedQuery(Box<RetainedQuery>),
+    /// Some of them.
+    RetainedAnswer(Box<RetainedAnswer>),
+}
+
+/// Publications of one turn for one shard, in the order in which they were routed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The messages.
+    pub(crate) items: Vec<Item>,
+    /// The frames of all runs, one behind the other.
+    pub(crate) frames: Vec<u8>,
+    /// Bytes that the batch holds, for the outbox's bound.
+    pub(crate) size: usize,
+}
+
+/// One message, or several to one topic.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// QoS 0 PUBLISH packets to one topic, as they were received, in `Batch::frames`.
+    Run(RunPlace),
+    /// Anything else; `ticket` is answered with [`Envelope::Accepted`] when it is not zero.
+    Publication { publication: Arc<Publication>, ticket: u64 },
+}
+
+/// Where a run's frames lie, and what is known about them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RunPlace {
+    pub(crate) at: u32,
+    pub(crate) size: u32,
+    /// Packets in it.
+    pub(crate) count: u32,
+    /// The largest of them, in bytes.
+    pub(crate) frame_size_max: u32,
+    /// The Topic Name in the first frame.
+    pub(crate) topic_at: u8,
+    pub(crate) topic_size: u16,
+    /// Whether the frames have a (empty) property block.
+    pub(crate) v5: bool,
+}
+
+/// Tickets up to `ticket` are done.
+#[derive(Debug)]
+pub struct Accepted {
+    pub(crate) ticket: u64,
+    /// Those among them that could not be kept (a quota was reached).
+    pub(crate) refused: Vec<u64>,
+}
+
+/// A connection that arrives at its client's home.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its number in the receiving shard's table.
+    pub connection: ConnectionId,
+    /// What moves with it.
+    pub luggage: Box<Luggage>,
+}
+
+/// What a connection takes along.
+#[derive(Debug)]
+pub struct Luggage {
+    pub(crate) peer: PeerAddress,
+    pub(crate) listener: ListenerId,
+    /// The CONNECT packet and whatever came behind it.
+    pub(crate) received: Vec<u8>,
+}
+
+/// A member of a shared subscription, as the chooser knows it.
+#[derive(Debug, Clone)]
+pub struct ShareMember {
+    /// The whole filter, `$share/NAME/FILTER`.
+    pub(crate) group: Arc<str>,
+    pub(crate) session: SessionRef,
+}
+
+/// See [`Envelope::ShareJoin`].
+#[derive(Debug)]
+pub struct ShareJoin {
+    pub(crate) member: ShareMember,
+    pub(crate) options: SubscriptionOptions,
+    /// Whether the session outlives its connection.
+    pub(crate) persistent: bool,
+    /// Comes back in [`ShareJoined`].
+    pub(crate) token: u64,
+    pub(crate) connection: ConnectionId,
+}
+
+/// See [`Envelope::ShareJoined`].
+#[derive(Debug)]
+pub struct ShareJoined {
+    pub(crate) token: u64,
+    pub(crate) connection: ConnectionId,
+}
+
+/// See [`Envelope::ShareState`].
+#[derive(Debug)]
+pub struct ShareState {
+    pub(crate) member: ShareMember,
+    pub(crate) online: bool,
+    pub(crate) room: bool,
+}
+
+/// See [`Envelope::ShareDeliver`].
+#[derive(Debug)]
+pub struct ShareDeliver {
+    pub(crate) member: ShareMember,
+    pub(crate) options: SubscriptionOptions,
+    pub(crate) publication: Arc<Publication>,
+}
+
+/// See [`Envelope::ShareReturn`].
+#[derive(Debug)]
+pub struct ShareReturn {
+    /// Who could not keep it: skipped until it says that it has room.
+    pub(crate) member: ShareMember,
+    pub(crate) publication: Arc<Publication>,
+}
+
+/// See [`Envelope::RetainedQuery`].
+#[derive(Debug)]
+pub struct RetainedQuery {
+    pub(crate) connection: ConnectionId,
+    pub(crate) token: u64,
+    pub(crate) filter: Arc<str>,
+    /// Resume after this topic.
+    pub(crate) after: Option<Box<str>>,
+}
+
+/// See [`Envelope::RetainedAnswer`].
+#[derive(Debug)]
+pub struct RetainedAnswer {
+    pub(crate) connection: ConnectionId,
+    pub(crate) token: u64,
+    pub(crate) publications: Vec<Arc<Publication>>,
+    /// Where to resume; `None` when this shard has no more.
+    pub(crate) resume_after: Option<Box<str>>,
+}
+
+/// An envelope is two words, so that a ring of a thousand is 16 KiB.
+const _: () = assert!(size_of::<Envelope>() <= 16);
+
+/// Used by the chooser and by tests: where an envelope of a group goes.
+pub(crate) fn chooser(group: &str, shards: u16) -> ShardId {
+    crate::ids::keeper_shard(group, shards)
+}

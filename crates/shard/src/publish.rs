@@ -1,0 +1,384 @@
+//! PUBLISH from a client, and its acknowledgement.
+
+use std::sync::Arc;
+
+use midge_codec::{
+    Framed, PacketId, ProtocolVersion, PubAck, PubComp, PubRec, Publish, QoS, RawPacket,
+    ReasonCode, frame,
+};
+use midge_mesh::ShardId;
+use midge_session::Publication;
+use midge_session::inbound::Received;
+use midge_topic::TopicName;
+
+use crate::action::{PeerError, Violation};
+use crate::connection::PendingAck;
+use crate::envelope::{Accepted, RunPlace};
+use crate::ids::{ConnectionId, SessionId};
+use crate::receive::Handled;
+use crate::route::{RUN_FRAME_SIZE_MAX, Routed, Run};
+use crate::shard::{Shard, WaitingAck};
+
+/// PUBLISH, QoS 0, not retained: the first byte of a packet that may travel in a run.
+const PLAIN: u8 = 0x30;
+
+impl Shard {
+    /// One PUBLISH, or as many as stand behind it in `rest` and go the same way; returns the bytes used.
+    #[inline]
+    pub(crate) fn handle_publish(
+        &mut self,
+        id: ConnectionId,
+        version: ProtocolVersion,
+        raw: RawPacket<'_>,
+        rest: &[u8],
+    ) -> Result<usize, PeerError> {
+        let publish = Publish::decode(raw, version)?;
+        let session = self.connections.get(id.0).and_then(|connection| connection.session);
+        let Some(session) = session else { return Ok(raw.size) };
+        if raw.first_byte == PLAIN && publish.properties.is_empty() && is_plain_size(raw) {
+            if TopicName::parse(publish.topic, &self.settings.topic_limits).is_err() {
+                return Err(Violation::TopicNameInvalid.into());
+            }
+            let run = collect_run(publish.topic, version, raw, rest);
+            self.counters.publishes_received += u64::from(run.place.count);
+            self.counters.packets_received += u64::from(run.place.count - 1);
+            if may_publish(run.topic) {
+                self.route_run(run, Some(session));
+                self.park_if_full(id);
+            }
+            return Ok(run.frames.len());
+        }
+        self.counters.publishes_received += 1;
+        self.handle_single_publish(id, session, version, &publish)?;
+        Ok(raw.size)
+    }
+
+    fn handle_single_publish(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        version: ProtocolVersion,
+        publish: &Publish<'_>,
+    ) -> Handled {
+        let limits = &self.settings.limits;
+        let properties = &publish.properties;
+        // [MQTT-3.3.4-6]
+        if !properties.subscription_identifiers.is_empty() {
+            return Err(Violation::SubscriptionIdentifierInPublish.into());
+        }
+        // [MQTT-3.2.2-11]
+        if publish.qos > limits.maximum_qos {
+            return Err(Violation::QosNotSupported.into());
+        }
+        // [MQTT-3.2.2-14]
+        if publish.retain && !limits.retain_available {
+            return Err(Violation::RetainNotSupported.into());
+        }
+        let aliased;
+        let topic = match properties.topic_alias {
+            None => publish.topic,
+            Some(alias) => {
+                aliased = self.resolve_alias(id, alias.get(), publish.topic)?;
+                &aliased
+            }
+        };
+        let Some(packet_id) = publish.packet_id else {
+            if let Err(reason_code) = self.check_content(topic, publish) {
+                return match reason_code {
+                    ReasonCode::TopicNameInvalid => Err(Violation::TopicNameInvalid.into()),
+                    ReasonCode::PayloadFormatInvalid => Err(Violation::PayloadFormatInvalid.into()),
+                    // Not allowed to publish there: there is no packet to say so with.
+                    _ => Ok(()),
+                };
+            }
+            let publication = self.publication(topic, publish);
+            self.route(&publication, Some(session), false);
+            self.park_if_full(id);
+            return Ok(());
+        };
+
+        if publish.qos == QoS::ExactlyOnce {
+            let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
+            let inbound = entry.session.inbound.get_or_insert_default();
+            if inbound.receive(packet_id) == Received::Again {
+                // [MQTT-4.3.3-10]: acknowledge again, deliver once.
+                self.counters.duplicates_received += 1;
+                self.acknowledge(id, packet_id, publish.qos, ReasonCode::Success, &[]);
+                return Ok(());
+            }
+        }
+        self.check_receive_maximum(id, session, version)?;
+        if let Err(reason_code) = self.check_content(topic, publish) {
+            if !version.is_v5() && reason_code == ReasonCode::TopicNameInvalid {
+                return Err(Violation::TopicNameInvalid.into());
+            }
+            self.forget_refused(session, packet_id, publish.qos);
+            // A 3.1 or 3.1.1 client can only be told "received" [MQTT-3.3.5-2 @3.1.1].
+            self.acknowledge(id, packet_id, publish.qos, reason_code, &[]);
+            return Ok(());
+        }
+        let publication = self.publication(topic, publish);
+        let routed = self.route(&publication, Some(session), true);
+        let reason_code = reason_of(routed, version);
+        if reason_code.is_error() {
+            self.forget_refused(session, packet_id, publish.qos);
+        }
+        let tickets = std::mem::take(&mut self.tickets);
+        self.acknowledge(id, packet_id, publish.qos, reason_code, &tickets);
+        self.tickets = tickets;
+        self.park_if_full(id);
+        Ok(())
+    }
+
+    fn publication(&mut self, topic: &str, publish: &Publish<'_>) -> Arc<Publication> {
+        let mut forwarded = std::mem::take(&mut self.forwarded);
+        forwarded.clear();
+        if publish.properties.has_forwarded() {
+            publish.properties.encode_forwarded(&mut forwarded);
+        }
+        let expires_at = publish
+            .properties
+            .message_expiry_interval_seconds
+            .map(|seconds| self.now.plus_seconds(seconds.into()));
+        let publication = Arc::new(Publication::new(
+            topic,
+            &forwarded,
+            publish.payload,
+            publish.qos,
+            publish.retain,
+            expires_at,
+        ));
+        self.forwarded = forwarded;
+        publication
+    }
+
+    /// The topic that an alias stands for, after setting it when the packet has both.
+    fn resolve_alias(
+        &mut self,
+        id: ConnectionId,
+        alias: u16,
+        topic: &str,
+    ) -> Result<String, PeerError> {
+        // [MQTT-3.3.2-9]
+        if alias > self.settings.limits.topic_alias_maximum {
+            return Err(Violation::TopicAlias.into());
+        }
+        let Some(connection) = self.connections.get_mut(id.0) else { return Ok(String::new()) };
+        let aliases = &mut connection.extra().inbound_aliases;
+        if topic.is_empty() {
+            return aliases.topic(alias).map(str::to_owned).ok_or(Violation::TopicAlias.into());
+        }
+        aliases.set(alias, topic);
+        Ok(topic.to_owned())
+    }
+
+    /// What keeps a well-formed publication from being accepted.
+    fn check_content(&self, topic: &str, publish: &Publish<'_>) -> Result<(), ReasonCode> {
+        if TopicName::parse(topic, &self.settings.topic_limits).is_err() {
+            return Err(ReasonCode::TopicNameInvalid);
+        }
+        if !may_publish(topic) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let text = publish.properties.payload_format_indicator == Some(1);
+        if text && std::str::from_utf8(publish.payload).is_err() {
+            return Err(ReasonCode::PayloadFormatInvalid);
+        }
+        Ok(())
+    }
+
+    /// [MQTT-3.3.4-7]: a 5.0 client has been told how many it may have unacknowledged.
+    fn check_receive_maximum(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        version: ProtocolVersion,
+    ) -> Handled {
+        if !version.is_v5() {
+            return Ok(());
+        }
+        let unreleased = self
+            .sessions
+            .get(session)
+            .and_then(|entry| entry.session.inbound.as_ref())
+            .map_or(0, |inbound| inbound.count());
+        let waiting = self
+            .connections
+            .get(id.0)
+            .and_then(|connection| connection.extra.as_ref())
+            .map_or(0, |extra| extra.acks.at_least_once_count());
+        if unreleased + waiting > usize::from(self.settings.limits.receive_maximum) {
+            return Err(Violation::ReceiveMaximumExceeded.into());
+        }
+        Ok(())
+    }
+
+    /// A QoS 2 publication that is refused in its PUBREC needs no PUBREL: its id is free [MQTT-4.3.3-9].
+    fn forget_refused(&mut self, session: SessionId, packet_id: PacketId, qos: QoS) {
+        if qos == QoS::ExactlyOnce
+            && let Some(entry) = self.sessions.get_mut(session)
+            && let Some(inbound) = entry.session.inbound.as_mut()
+        {
+            inbound.release(packet_id);
+        }
+    }
+
+    /// Acknowledges a PUBLISH when all shards that `tickets` name have taken it, and not before those that came
+    /// earlier on this connection [MQTT-4.6.0-2].
+    fn acknowledge(
+        &mut self,
+        id: ConnectionId,
+        packet_id: PacketId,
+        qos: QoS,
+        reason_code: ReasonCode,
+        tickets: &[(ShardId, u64)],
+    ) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let in_line = connection.extra.as_ref().is_some_and(|extra| !extra.acks.is_empty());
+        if tickets.is_empty() && !in_line {
+            self.write_acknowledgement(id, packet_id, qos, reason_code);
+            return;
+        }
+        let serial = connection.serial;
+        let waiting_for = u16::try_from(tickets.len()).unwrap_or(u16::MAX);
+        let ack = PendingAck { packet_id, qos, reason_code, waiting_for };
+        let number = connection.extra().acks.push(ack);
+        for &(target, ticket) in tickets {
+            let waiting = WaitingAck { ticket, connection: id, serial, number };
+            self.waiting_acks[target.index()].push_back(waiting);
+        }
+    }
+
+    fn write_acknowledgement(
+        &mut self,
+        id: ConnectionId,
+        packet_id: PacketId,
+        qos: QoS,
+        reason_code: ReasonCode,
+    ) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let version = connection.version;
+        let output = self.wire.output(id, connection).buffer();
+        match qos {
+            QoS::ExactlyOnce => PubRec::new(packet_id, reason_code).encode(version, output),
+            QoS::AtLeastOnce | QoS::AtMostOnce => {
+                PubAck::new(packet_id, reason_code).encode(version, output);
+            }
+        }
+    }
+
+    /// Another shard has taken what we sent it, up to a ticket.
+    pub(crate) fn handle_accepted_tickets(&mut self, from: ShardId, accepted: &Accepted) {
+        let mut line = std::mem::take(&mut self.waiting_acks[from.index()]);
+        while line.front().is_some_and(|waiting| waiting.ticket <= accepted.ticket) {
+            let Some(waiting) = line.pop_front() else { break };
+            let Some(connection) = self.connections.get_mut(waiting.connection.0) else { continue };
+            if connection.serial != waiting.serial {
+                continue;
+            }
+            let refused = accepted.refused.contains(&waiting.ticket);
+            connection.extra().acks.answer(waiting.number, refused);
+            self.write_ready_acknowledgements(waiting.connection);
+        }
+        self.waiting_acks[from.index()] = line;
+    }
+
+    fn write_ready_acknowledgements(&mut self, id: ConnectionId) {
+        while let Some(ready) = self
+            .connections
+            .get_mut(id.0)
+            .and_then(|connection| connection.extra.as_mut())
+            .and_then(|extra| extra.acks.pop_ready())
+        {
+            let mut reason_code = ready.reason_code;
+            if reason_code.is_error() {
+                let connection = self.connections.get(id.0);
+                let v5 = connection.is_some_and(|c| c.version.is_v5());
+                let session = connection.and_then(|c| c.session);
+                if !v5 {
+                    reason_code = ReasonCode::Success;
+                } else if let Some(session) = session {
+                    self.forget_refused(session, ready.packet_id, ready.qos);
+                }
+            }
+            self.write_acknowledgement(id, ready.packet_id, ready.qos, reason_code);
+        }
+    }
+
+    /// PUBREL: the second half of a QoS 2 publication [MQTT-4.3.3-11].
+    pub(crate) fn handle_pubrel(&mut self, id: ConnectionId, packet_id: PacketId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let Some(session) = connection.session else { return };
+        let known = self
+            .sessions
+            .get_mut(session)
+            .and_then(|entry| entry.session.inbound.as_mut())
+            .is_some_and(|inbound| inbound.release(packet_id));
+        let reason_code =
+            if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
+        let version = connection.version;
+        let output = self.wire.output(id, connection).buffer();
+        PubComp::new(packet_id, reason_code).encode(version, output);
+    }
+}
+
+/// What the publisher is told. 0x97 only when nobody keeps the message: a fan-out in which one of many queues is full
+/// is not the publisher's failure, and that queue counts it.
+fn reason_of(routed: Routed, version: ProtocolVersion) -> ReasonCode {
+    match routed {
+        _ if !version.is_v5() => ReasonCode::Success,
+        Routed { refused: true, kept: false, .. } => ReasonCode::QuotaExceeded,
+        Routed { wanted: false, .. } => ReasonCode::NoMatchingSubscribers,
+        Routed { .. } => ReasonCode::Success,
+    }
+}
+
+/// `$SYS` is the broker's own: nobody else publishes there.
+fn may_publish(topic: &str) -> bool {
+    !(topic.starts_with("$SYS") && (topic.len() == 4 || topic.as_bytes()[4] == b'/'))
+}
+
+/// Whether a packet is small enough for a run, and its length written in the only way that every receiver accepts.
+#[inline]
+fn is_plain_size(raw: RawPacket<'_>) -> bool {
+    let header_size = if raw.body.len() < 128 { 2 } else { 3 };
+    raw.size <= RUN_FRAME_SIZE_MAX && raw.size - raw.body.len() == header_size
+}
+
+/// The packets from the front of `rest` that say the same as the first but for the payload.
+#[inline]
+fn collect_run<'a>(
+    topic: &'a str,
+    version: ProtocolVersion,
+    first: RawPacket<'_>,
+    rest: &'a [u8],
+) -> Run<'a> {
+    let v5 = version.is_v5();
+    // Topic length, topic and the empty property block: equal bytes need no second validation.
+    let prefix = &first.body[..2 + topic.len() + usize::from(v5)];
+    let (mut size, mut count, mut frame_size_max) = (first.size, 1, first.size);
+    while rest.get(size) == Some(&PLAIN) {
+        let Ok(Framed::Packet(raw)) = frame(&rest[size..], RUN_FRAME_SIZE_MAX as u32) else {
+            break;
+        };
+        if !raw.body.starts_with(prefix) || !is_plain_size(raw) {
+            break;
+        }
+        size += raw.size;
+        count += 1;
+        frame_size_max = frame_size_max.max(raw.size);
+    }
+    Run {
+        frames: &rest[..size],
+        topic,
+        place: RunPlace {
+            at: 0,
+            size: size as u32,
+            count,
+            frame_size_max: frame_size_max as u32,
+            topic_at: (first.size - first.body.len() + 2) as u8,
+            topic_size: topic.len() as u16,
+            v5,
+        },
+    }
+}

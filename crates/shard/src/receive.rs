@@ -1,0 +1,272 @@
+//! Bytes in, packets to the files that know them.
+
+use midge_codec::{
+    Auth, Connect, DecodeError, Framed, Packet, PacketType, PingResp, PubRel, RawPacket,
+    ReasonCode, decode, frame,
+};
+use midge_mesh::ShardId;
+use midge_session::Acknowledged;
+
+use crate::action::{Action, PeerError, Violation};
+use crate::connection::{Flags, State};
+use crate::ids::ConnectionId;
+use crate::shard::Shard;
+
+/// Every packet handler ends with this: the connection goes on, or the peer has broken a rule and is told so.
+pub(crate) type Handled = Result<(), PeerError>;
+
+impl From<DecodeError> for PeerError {
+    fn from(error: DecodeError) -> Self {
+        Self::Decode(error)
+    }
+}
+
+impl From<Violation> for PeerError {
+    fn from(violation: Violation) -> Self {
+        Self::Protocol(violation)
+    }
+}
+
+impl Shard {
+    /// Bytes from a connection, as many as there were. What cannot be used yet is kept.
+    pub(crate) fn receive(&mut self, id: ConnectionId, bytes: &[u8]) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        self.counters.bytes_received += bytes.len() as u64;
+        if matches!(connection.state, State::Closing | State::Closed) {
+            return;
+        }
+        match connection.input.take() {
+            None if !connection.is_held() && connection.state != State::HandingOver => {
+                let used = self.consume(id, bytes);
+                self.keep(id, &bytes[used..]);
+            }
+            kept => {
+                let mut input = kept.unwrap_or_default();
+                input.extend_from_slice(bytes);
+                connection.input = Some(input);
+                if !connection.is_held() && connection.state != State::HandingOver {
+                    self.resume_input(id);
+                }
+            }
+        }
+    }
+
+    /// Goes on with what was kept.
+    pub(crate) fn resume_input(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let Some(mut input) = connection.input.take() else { return };
+        let used = self.consume(id, &input);
+        input.drain(..used.min(input.len()));
+        if let Some(connection) = self.connections.get_mut(id.0)
+            && !input.is_empty()
+            && !matches!(connection.state, State::Closing | State::Closed)
+        {
+            connection.input = Some(input);
+        }
+    }
+
+    fn keep(&mut self, id: ConnectionId, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if let Some(connection) = self.connections.get_mut(id.0)
+            && !matches!(connection.state, State::Closing | State::Closed)
+        {
+            connection.input = Some(Box::new(bytes.to_vec()));
+        }
+    }
+
+    /// Works through whole packets; returns how many bytes are done with. Stops early when the connection is held,
+    /// is handed over or closes.
+    fn consume(&mut self, id: ConnectionId, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        let mut heard = false;
+        let maximum_packet_size = self.settings.limits.maximum_packet_size;
+        while at < bytes.len() {
+            let Some(connection) = self.connections.get(id.0) else { return bytes.len() };
+            let (state, version) = (connection.state, connection.version);
+            if connection.is_held() {
+                break;
+            }
+            let rest = &bytes[at..];
+            let raw = match frame(rest, maximum_packet_size) {
+                Ok(Framed::Packet(raw)) => raw,
+                Ok(Framed::Incomplete { .. }) => break,
+                Err(error) => {
+                    self.fail(id, error.into());
+                    return bytes.len();
+                }
+            };
+            self.counters.packets_received += 1;
+            heard = true;
+            let handled = match state {
+                State::Connected => {
+                    if raw.first_byte >> 4 == PacketType::Publish as u8 {
+                        match self.handle_publish(id, version, raw, rest) {
+                            Ok(used) => {
+                                at += used;
+                                continue;
+                            }
+                            Err(error) => Err(error),
+                        }
+                    } else {
+                        decode(raw, version)
+                            .map_err(PeerError::from)
+                            .and_then(|packet| self.handle_packet(id, packet))
+                    }
+                }
+                State::Handshaking => {
+                    self.handle_first(id, raw, rest);
+                    Ok(())
+                }
+                State::HandingOver | State::Closing | State::Closed => return bytes.len(),
+            };
+            at += raw.size;
+            if let Err(error) = handled {
+                self.fail(id, error);
+                return bytes.len();
+            }
+            self.choke_if_deaf(id);
+        }
+        if heard && let Some(connection) = self.connections.get_mut(id.0) {
+            connection.hear(self.now);
+        }
+        at
+    }
+
+    /// The first packet of a connection [MQTT-3.1.0-1].
+    fn handle_first(&mut self, id: ConnectionId, raw: RawPacket<'_>, rest: &[u8]) {
+        match Connect::decode(raw) {
+            Ok(connect) => self.handle_connect(id, &connect, rest),
+            Err(error) => self.refuse_malformed_connect(id, raw, error),
+        }
+    }
+
+    fn handle_packet(&mut self, id: ConnectionId, packet: Packet<'_>) -> Handled {
+        let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
+        let Some(session) = connection.session else { return Ok(()) };
+        let version = connection.version;
+        match packet {
+            Packet::PubAck(ack) => {
+                let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
+                let Some(outbound) = entry.session.outbound.as_mut() else { return Ok(()) };
+                match outbound.puback(ack.packet_id) {
+                    Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
+                    Acknowledged::Done | Acknowledged::Release | Acknowledged::Unknown => {}
+                }
+                self.after_acknowledgement(id);
+            }
+            Packet::PubRec(ack) => {
+                let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
+                let outcome = match entry.session.outbound.as_mut() {
+                    Some(outbound) => outbound.pubrec(ack.packet_id, ack.reason_code.is_error()),
+                    None => Acknowledged::Unknown,
+                };
+                let reason_code = match outcome {
+                    Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
+                    Acknowledged::Done => None,
+                    // [MQTT-4.3.3-4]
+                    Acknowledged::Release => Some(ReasonCode::Success),
+                    Acknowledged::Unknown if ack.reason_code.is_error() => None,
+                    Acknowledged::Unknown => Some(ReasonCode::PacketIdentifierNotFound),
+                };
+                if let Some(reason_code) = reason_code {
+                    let output = self.wire.output(id, connection);
+                    PubRel::new(ack.packet_id, reason_code).encode(version, output.buffer());
+                }
+                self.after_acknowledgement(id);
+            }
+            Packet::PubComp(ack) => {
+                let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
+                let Some(outbound) = entry.session.outbound.as_mut() else { return Ok(()) };
+                match outbound.pubcomp(ack.packet_id) {
+                    Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
+                    Acknowledged::Done | Acknowledged::Release | Acknowledged::Unknown => {}
+                }
+                self.after_acknowledgement(id);
+            }
+            Packet::PubRel(release) => self.handle_pubrel(id, release.packet_id),
+            Packet::Subscribe(subscribe) => return self.handle_subscribe(id, &subscribe),
+            Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(id, &unsubscribe),
+            // [MQTT-3.12.4-1]
+            Packet::PingReq => PingResp.encode(self.wire.output(id, connection).buffer()),
+            Packet::Disconnect(disconnect) => return self.handle_disconnect(id, &disconnect),
+            Packet::Auth(Auth { .. }) => return Err(Violation::AuthenticationNotStarted.into()),
+            // [MQTT-3.1.0-2]
+            Packet::Connect(_) => return Err(Violation::SecondConnect.into()),
+            Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {
+                return Err(Violation::ServerPacket.into());
+            }
+            // Handled by the caller, which has the bytes behind it.
+            Packet::Publish(_) => unreachable!("PUBLISH has its own path"),
+        }
+        Ok(())
+    }
+
+    /// A place in the window is free.
+    fn after_acknowledgement(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id.0) else { return };
+        let Some(session) = connection.session else { return };
+        let has_pumps = connection.extra.as_ref().is_some_and(|extra| !extra.pumps.is_empty());
+        self.pump(session);
+        if has_pumps {
+            self.advance_pumps(id);
+        }
+    }
+
+    /// A client that causes answers and does not read them is not read from until it does.
+    fn choke_if_deaf(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if connection.output_size() > self.settings.output_bytes_max
+            && !connection.flags.has(Flags::CHOKED)
+        {
+            connection.flags.set(Flags::CHOKED, true);
+            self.actions.push_back(Action::Pause(id));
+        }
+    }
+
+    /// Holds a publisher back until `target`'s outbox has room.
+    pub(crate) fn park(&mut self, id: ConnectionId, target: ShardId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if connection.flags.has(Flags::PARKED) || connection.state != State::Connected {
+            return;
+        }
+        connection.flags.set(Flags::PARKED, true);
+        self.outboxes.park(target, id, connection.serial);
+        self.counters.publishers_parked += 1;
+        self.actions.push_back(Action::Pause(id));
+    }
+
+    /// Lists a connection whose reason to be held is gone.
+    pub(crate) fn release(&mut self, id: ConnectionId, flag: u8) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.flags.set(flag, false);
+        if !connection.is_held() && !connection.flags.has(Flags::RUNNABLE) {
+            connection.flags.set(Flags::RUNNABLE, true);
+            self.runnable.push_back((id, connection.serial));
+        }
+    }
+
+    /// Goes on with connections that were held: at most `budget` of them.
+    pub(crate) fn run_released(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some((id, serial)) = self.runnable.pop_front() else { return };
+            let Some(connection) = self.connections.get_mut(id.0) else { continue };
+            if connection.serial != serial {
+                continue;
+            }
+            connection.flags.set(Flags::RUNNABLE, false);
+            if connection.is_held() || connection.state != State::Connected {
+                continue;
+            }
+            self.resume_input(id);
+            let receives = self
+                .connections
+                .get(id.0)
+                .is_some_and(|c| !c.is_held() && c.state == State::Connected);
+            if receives {
+                self.actions.push_back(Action::Receive(id));
+            }
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! Retained messages: this shard's slice of them, and their way to new subscriptions.
+//!
+//! The retained message of a topic lives on one shard, `hash(topic)`. A subscription without wildcards asks that shard; one
+//! with wildcards asks all that keep any, one after the other. A *pump* on the subscriber's connection asks for a handful at
+//! a time and asks again when those have left, so that a hundred thousand retained messages neither fill an output nor
+//! hold up a shard.
+//!
+//! # Order
+//! A message that is published while a pump is under way reaches the subscriber directly, and may overtake
+//! the retained message of the same topic that it replaced. The pump remembers the topics of retained publications that
+//! were delivered meanwhile and leaves those out: the newer message is there already.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use midge_mesh::ShardId;
+use midge_session::{Publication, SubscriptionOptions};
+use midge_topic::{RetainedIndex, Scan, SubscriberId, Topic, TopicFilter};
+
+use crate::connection::State;
+use crate::deliver::Occasion;
+use crate::envelope::{Envelope, RetainedAnswer, RetainedQuery};
+use crate::ids::{ConnectionId, keeper_shard};
+use crate::shard::Shard;
+
+/// Entries that one scan looks at.
+const SCAN_BUDGET: usize = 512;
+/// Messages in one answer.
+const ANSWER_MAX: usize = 64;
+/// Topics that a pump remembers, at most. Beyond it a retained message may follow the newer one of its topic.
+const OVERTAKEN_MAX: usize = 4096;
+
+/// A publication in the index, found by its topic.
+#[derive(Debug)]
+pub(crate) struct RetainedMessage(pub(crate) Arc<Publication>);
+
+impl Topic for RetainedMessage {
+    fn topic(&self) -> &str {
+        self.0.topic()
+    }
+}
+
+/// How many retained messages each shard keeps, for all to read: a subscription does not ask a shard that has none.
+///
+/// A count is raised before the publisher's acknowledgement leaves (`Release`), so whoever subscribes after that
+/// acknowledgement reads it (`Acquire`).
+#[derive(Debug)]
+pub struct RetainedCounts(Box<[AtomicU64]>);
+
+impl RetainedCounts {
+    /// Zero for each of `shards` shards.
+    #[must_use]
+    pub fn new(shards: u16) -> Self {
+        Self((0..shards).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    fn set(&self, shard: ShardId, count: usize) {
+        self.0[shard.index()].store(count as u64, Ordering::Release);
+    }
+
+    fn is_zero(&self, shard: ShardId) -> bool {
+        self.0[shard.index()].load(Ordering::Acquire) == 0
+    }
+}
+
+/// Retained messages on their way to one new subscription.
+#[derive(Debug)]
+pub(crate) struct RetainedPump {
+    token: u64,
+    filter: Arc<str>,
+    options: SubscriptionOptions,
+    /// The next shard to ask, and the one to stop before.
+    next: u16,
+    end: u16,
+    /// Where the present shard's answer goes on.
+    after: Option<Box<str>>,
+    /// A question is under way.
+    asked: bool,
+    ready: VecDeque<Arc<Publication>>,
+    overtaken: Vec<Box<str>>,
+}
+
+impl RetainedPump {
+    pub(crate) fn filter(&self) -> &str {
+        &self.filter
+    }
+
+    fn note_answer(&mut self, answer: RetainedAnswer) {
+        self.asked = false;
+        self.ready.extend(answer.publications);
+        self.after = answer.resume_after;
+        if self.after.is_none() {
+            self.next += 1;
+        }
+    }
+}
+
+/// This shard's slice.
+#[derive(Debug)]
+pub(crate) struct RetainedSlice {
+    index: RetainedIndex<RetainedMessage>,
+    bytes: usize,
+}
+
+impl RetainedSlice {
+    pub(crate) fn new() -> Self {
+        Self { index: RetainedIndex::new(), bytes: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Shard {
+    /// Keeps, replaces or removes the retained message of a topic whose keeper this shard is. `false`: a limit is reached.
+    pub(crate) fn retain(&mut self, publication: &Arc<Publication>) -> bool {
+        let slice = &mut self.retained;
+        // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+        if publication.payload().is_empty() {
+            if let Some(old) = slice.index.remove(publication.topic()) {
+                slice.bytes -= old.0.memory_size();
+                self.retained_counts.set(self.id, slice.index.len());
+            }
+            return true;
+        }
+        let replaced = slice.index.find(publication.topic()).map_or(0, |old| old.0.memory_size());
+        let new = usize::from(replaced == 0);
+        let bytes = slice.bytes - replaced + publication.memory_size();
+        if slice.index.len() + new > self.settings.retained_messages_max
+            || bytes > self.settings.retained_bytes_max
+        {
+            self.counters.retained_refused += 1;
+            return false;
+        }
+        // [MQTT-3.3.1-5]
+        slice.index.insert(RetainedMessage(Arc::clone(publication)));
+        slice.bytes = bytes;
+        self.retained_counts.set(self.id, slice.index.len());
+        true
+    }
+
+    /// Sends a new subscription its retained messages.
+    pub(crate) fn send_retained(
+        &mut self,
+        id: ConnectionId,
+        filter: &Arc<str>,
+        options: SubscriptionOptions,
+    ) {
+        let Ok(parsed) = TopicFilter::parse(filter, &self.settings.topic_limits) else { return };
+        let (next, end) = if parsed.has_wildcard() {
+            let any = (0..self.shards).any(|s| !self.retained_counts.is_zero(ShardId::new(s)));
+            if !any {
+                return;
+            }
+            (0, self.shards)
+        } else {
+            let keeper = keeper_shard(filter, self.shards);
+            if self.retained_counts.is_zero(keeper) {
+                return;
+            }
+            (keeper.get(), keeper.get() + 1)
+        };
+        self.tokens += 1;
+        let pump = RetainedPump {
+            token: self.tokens,
+            filter: Arc::clone(filter),
+            options,
+            next,
+            end,
+            after: None,
+            asked: false,
+            ready: VecDeque::new(),
+            overtaken: Vec::new(),
+        };
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let pumps = &mut connection.extra().pumps;
+        pumps.push_back(pump);
+        if pumps.len() == 1 {
+            self.advance_pumps(id);
+        }
+    }
+
+    /// Moves retained messages on, as far as the connection has room and answers are there.
+    pub(crate) fn advance_pumps(&mut self, id: ConnectionId) {
+        loop {
+            let Some(connection) = self.connections.get_mut(id.0) else { return };
+            let Some(session) = connection.session else { return };
+            if connection.state != State::Connected
+                || connection.output_size() > self.settings.output_bytes_max / 2
+            {
+                return;
+            }
+            let queued = self
+                .sessions
+                .get(session)
+                .and_then(|entry| entry.session.outbound.as_ref())
+                .map_or(0, |outbound| outbound.queued_count());
+            if queued > self.settings.queue.messages_max / 2 {
+                return;
+            }
+            let Some(extra) = connection.extra.as_mut() else { return };
+            let Some(pump) = extra.pumps.front_mut() else { return };
+            if let Some(publication) = pump.ready.pop_front() {
+                let overtaken = pump.overtaken.iter().any(|t| **t == *publication.topic());
+                if !overtaken && !publication.expired(self.now) {
+                    let matched = [(SubscriberId(session.0), pump.options)];
+                    self.headers.clear();
+                    self.deliver(session, &matched, &publication, Occasion::Retained);
+                }
+                continue;
+            }
+            if pump.asked {
+                return;
+            }
+            while pump.next < pump.end && self.retained_counts.is_zero(ShardId::new(pump.next)) {
+                pump.next += 1;
+                pump.after = None;
+            }
+            if pump.next >= pump.end {
+                extra.pumps.pop_front();
+                continue;
+            }
+            let target = ShardId::new(pump.next);
+            let query = RetainedQuery {
+                connection: id,
+                token: pump.token,
+                filter: Arc::clone(&pump.filter),
+                after: pump.after.take(),
+            };
+            pump.asked = true;
+            if target == self.id {
+                let answer = self.scan_retained(&query);
+                let empty = answer.publications.is_empty();
+                let more = answer.resume_after.is_some();
+                let pumps = self.connections.get_mut(id.0).and_then(|c| c.extra.as_mut());
+                let Some(pump) = pumps.and_then(|extra| extra.pumps.front_mut()) else { return };
+                pump.note_answer(answer);
+                if empty && more {
+                    // A whole budget without a match: let others have the rest of the turn.
+                    self.pumping.push_back(id);
+                    return;
+                }
+            } else {
+                self.send(target, Envelope::RetainedQuery(Box::new(query)));
+                return;
+            }
+        }
+    }
+
+    /// Goes on with pumps that gave way: at most `budget` of them.
+    pub(crate) fn run_pumps(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(id) = self.pumping.pop_front() else { return };
+            self.advance_pumps(id);
+        }
+    }
+
+    pub(crate) fn handle_retained_query(&mut self, from: ShardId, query: &RetainedQuery) {
+        let answer = self.scan_retained(query);
+        self.send(from, Envelope::RetainedAnswer(Box::new(answer)));
+    }
+
+    pub(crate) fn handle_retained_answer(&mut self, answer: RetainedAnswer) {
+        let id = answer.connection;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let Some(extra) = connection.extra.as_mut() else { return };
+        let Some(pump) = extra.pumps.iter_mut().find(|pump| pump.token == answer.token) else {
+            return;
+        };
+        pump.note_answer(answer);
+        self.advance_pumps(id);
+    }
+
+    /// Some of this shard's retained messages that match.
+    fn scan_retained(&mut self, query: &RetainedQuery) -> RetainedAnswer {
+        let mut answer = RetainedAnswer {
+            connection: query.connection,
+            token: query.token,
+            publications: Vec::new(),
+            resume_after: None,
+        };
+        let Ok(filter) = TopicFilter::parse(&query.filter, &self.settings.topic_limits) else {
+            return answer;
+        };
+        let mut expired: Vec<Box<str>> = Vec::new();
+        let now = self.now;
+        let scan = self.retained.index.scan(
+            filter,
+            query.after.as_deref(),
+            SCAN_BUDGET.min(ANSWER_MAX * 8),
+            &mut |message| {
+                if message.0.expired(now) {
+                    expired.push(message.0.topic().into());
+                } else {
+                    answer.publications.push(Arc::clone(&message.0));
+                }
+            },
+        );
+        if let Scan::More { after } = scan {
+            answer.resume_after = Some(after.into());
+        }
+        // [MQTT-3.3.2-5]: what has expired is not kept.
+        for topic in expired {
+            if let Some(old) = self.retained.index.remove(&topic) {
+                self.retained.bytes -= old.0.memory_size();
+                self.counters.dropped_expired += 1;
+            }
+        }
+        self.retained_counts.set(self.id, self.retained.index.len());
+        answer
+    }
+}
+
+/// Notes that a retained publication was delivered directly while pumps of the connection were under way.
+pub(crate) fn note_overtaken(pumps: &mut VecDeque<RetainedPump>, topic: &str) {
+    for pump in pumps {
+        if pump.overtaken.len() < OVERTAKEN_MAX {
+            pump.overtaken.push(topic.into());
+        }
+    }
+}

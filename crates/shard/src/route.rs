@@ -1,0 +1,350 @@
+//! From a publication to everybody who wants it: local sessions, shared subscriptions, other shards, the retained slice.
+//!
+//! Two paths lead through here. [`Shard::route`] takes one publication of any kind. [`Shard::route_run`] takes a *run*: the
+//! QoS 0 packets to one topic that stand one behind the other in what a connection received. To a subscriber of the same
+//! protocol family a QoS 0 PUBLISH without properties is, byte for byte, what the publisher sent; so a run is
+//! matched once and copied once per subscriber, however many messages it holds.
+
+use std::sync::Arc;
+
+use midge_codec::{Framed, ProtocolVersion, Publish, QoS, frame};
+use midge_mesh::ShardId;
+use midge_session::Publication;
+use midge_topic::{SubscriberId, TopicName};
+
+use crate::connection::State;
+use crate::deliver::{Delivered, Occasion};
+use crate::envelope::{Batch, Envelope, Item, RunPlace};
+use crate::groups;
+use crate::ids::{ConnectionId, SessionId, keeper_shard};
+use crate::shard::Shard;
+
+/// Packets larger than this do not travel in runs: their payload is worth sharing.
+pub(crate) const RUN_FRAME_SIZE_MAX: usize = midge_output::SPLICE_SIZE_MIN;
+
+/// QoS 0 packets to one topic, as they were received.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) frames: &'a [u8],
+    pub(crate) topic: &'a str,
+    pub(crate) place: RunPlace,
+}
+
+/// What routing one publication came to.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Routed {
+    /// Somebody, here or on another shard, may have wanted it.
+    pub(crate) wanted: bool,
+    /// A session here keeps or got it.
+    pub(crate) kept: bool,
+    /// A session here (or the retained slice) wanted it and had no room.
+    pub(crate) refused: bool,
+}
+
+impl Shard {
+    /// Routes one publication that entered the broker on this shard. With `wants_answer`, the shards that it was sent
+    /// to and their tickets are left in `self.tickets`.
+    pub(crate) fn route(
+        &mut self,
+        publication: &Arc<Publication>,
+        publisher: Option<SessionId>,
+        wants_answer: bool,
+    ) -> Routed {
+        self.tickets.clear();
+        let mut routed = self.route_here(publication, publisher);
+        if self.shards > 1 {
+            let mut targets = std::mem::take(&mut self.targets);
+            targets.clear();
+            if let Some(interest) = &self.interest {
+                interest.map().interested(publication.topic(), &mut targets);
+            }
+            if publication.retain() {
+                targets.insert(keeper_shard(publication.topic(), self.shards));
+            }
+            for target in targets.iter().filter(|target| *target != self.id) {
+                let ticket = self.outboxes.push_publication(target, publication, wants_answer);
+                if wants_answer {
+                    self.tickets.push((target, ticket));
+                }
+                self.counters.hops_sent += 1;
+                routed.wanted = true;
+            }
+            self.targets = targets;
+        }
+        routed
+    }
+
+    /// Routes one publication to what is on this shard.
+    pub(crate) fn route_here(
+        &mut self,
+        publication: &Arc<Publication>,
+        publisher: Option<SessionId>,
+    ) -> Routed {
+        let mut routed = Routed::default();
+        let Ok(topic) = TopicName::parse(publication.topic(), &self.settings.topic_limits) else {
+            return routed;
+        };
+        let mut matched = std::mem::take(&mut self.matched);
+        if self.table.matches(topic, &mut matched) > 1 {
+            matched.sort_unstable_by_key(|one| one.0);
+        }
+        self.headers.clear();
+        for same in matched.chunk_by(|a, b| a.0 == b.0) {
+            let subscriber = same[0].0;
+            routed.wanted = true;
+            if let Some(group) = groups::group_of(subscriber) {
+                routed.kept |= self.choose(group, publication);
+                continue;
+            }
+            let session = SessionId(subscriber.0);
+            let wanted = |one: &&(SubscriberId, midge_session::SubscriptionOptions)| {
+                // [MQTT-3.8.3-3]
+                !(one.1.no_local() && publisher == Some(session))
+            };
+            let delivered = if same.iter().all(|one| wanted(&one)) {
+                self.deliver(session, same, publication, Occasion::Live)
+            } else {
+                let others: Vec<_> = same.iter().filter(wanted).copied().collect();
+                self.deliver(session, &others, publication, Occasion::Live)
+            };
+            match delivered {
+                Delivered::Sent | Delivered::Queued => routed.kept = true,
+                Delivered::Full => routed.refused = true,
+                Delivered::Dropped => {}
+            }
+        }
+        matched.clear();
+        self.matched = matched;
+        if publication.retain() && keeper_shard(publication.topic(), self.shards) == self.id {
+            routed.wanted = true;
+            if self.retain(publication) {
+                routed.kept = true;
+            } else {
+                routed.refused = true;
+            }
+        }
+        routed
+    }
+
+    /// Routes a run that entered the broker on this shard.
+    pub(crate) fn route_run(&mut self, run: Run<'_>, publisher: Option<SessionId>) {
+        self.run_here(run, publisher);
+        self.tickets.clear();
+        if self.shards > 1 {
+            let mut targets = std::mem::take(&mut self.targets);
+            targets.clear();
+            if let Some(interest) = &self.interest {
+                interest.map().interested(run.topic, &mut targets);
+            }
+            for target in targets.iter().filter(|target| *target != self.id) {
+                self.outboxes.push_run(target, run.frames, run.place);
+                self.tickets.push((target, 0));
+                self.counters.hops_sent += u64::from(run.place.count);
+            }
+            self.targets = targets;
+        }
+    }
+
+    /// Routes a run to what is on this shard; whether anybody wanted it.
+    fn run_here(&mut self, run: Run<'_>, publisher: Option<SessionId>) -> bool {
+        let Ok(topic) = TopicName::parse(run.topic, &self.settings.topic_limits) else {
+            return false;
+        };
+        let mut matched = std::mem::take(&mut self.matched);
+        if self.table.matches(topic, &mut matched) > 1 {
+            matched.sort_unstable_by_key(|one| one.0);
+        }
+        let wanted = !matched.is_empty();
+        let mut translated = std::mem::take(&mut self.translated);
+        translated.clear();
+        for same in matched.chunk_by(|a, b| a.0 == b.0) {
+            let subscriber = same[0].0;
+            if groups::group_of(subscriber).is_some() {
+                self.run_singly(same, run, publisher);
+                continue;
+            }
+            let session = SessionId(subscriber.0);
+            let Some(entry) = self.sessions.get(session) else { continue };
+            let connection = entry
+                .connection
+                .and_then(|id| Some((id, self.connections.get_mut(id.0)?)))
+                .filter(|(_, connection)| connection.state == State::Connected);
+            let Some((id, connection)) = connection else {
+                if self.settings.queue_qos0 {
+                    self.run_singly(same, run, publisher);
+                }
+                continue;
+            };
+            let options = same[0].1;
+            let plain = same.len() == 1
+                && options.identifier().is_none()
+                && !(options.no_local() && publisher == Some(session))
+                // One byte more is what the translation to 5.0 may add, and one for the length that it may push up.
+                && connection.maximum_packet_size >= run.place.frame_size_max + 2
+                && connection.extra.as_ref().is_none_or(|e| e.outbound_aliases.is_none());
+            if !plain {
+                self.run_singly(same, run, publisher);
+                continue;
+            }
+            let frames = if connection.version.is_v5() == run.place.v5 {
+                run.frames
+            } else {
+                if translated.is_empty() {
+                    translate(run, &mut translated);
+                }
+                &translated
+            };
+            let room = self.settings.output_bytes_max.saturating_sub(connection.output_size());
+            if frames.len() <= room {
+                self.wire.output(id, connection).extend(frames);
+                self.counters.publishes_sent += u64::from(run.place.count);
+            } else {
+                let (fitting, count) = fitting(frames, room);
+                if count > 0 {
+                    self.wire.output(id, connection).extend(&frames[..fitting]);
+                }
+                self.counters.publishes_sent += u64::from(count);
+                self.counters.dropped_output_full += u64::from(run.place.count - count);
+            }
+        }
+        self.translated = translated;
+        matched.clear();
+        self.matched = matched;
+        wanted
+    }
+
+    /// A run for one subscriber, message by message: it has a Subscription Identifier, an alias, a small Maximum Packet
+    /// Size, overlapping filters, or is a shared subscription.
+    fn run_singly(
+        &mut self,
+        same: &[(SubscriberId, midge_session::SubscriptionOptions)],
+        run: Run<'_>,
+        publisher: Option<SessionId>,
+    ) {
+        let session = SessionId(same[0].0.0);
+        let same: Vec<_> = same
+            .iter()
+            .filter(|one| !(one.1.no_local() && publisher == Some(session)))
+            .copied()
+            .collect();
+        if same.is_empty() {
+            return;
+        }
+        for publish in publishes(run.frames, run.place.v5) {
+            let publication = Arc::new(Publication::new(
+                run.topic,
+                b"",
+                publish.payload,
+                QoS::AtMostOnce,
+                false,
+                None,
+            ));
+            if let Some(group) = groups::group_of(same[0].0) {
+                self.choose(group, &publication);
+            } else {
+                self.headers.clear();
+                self.deliver(session, &same, &publication, Occasion::Live);
+            }
+        }
+    }
+
+    /// A batch from another shard.
+    pub(crate) fn handle_batch(&mut self, from: ShardId, batch: &Batch) {
+        let mut last_ticket = 0;
+        let mut refused = Vec::new();
+        for item in &batch.items {
+            match item {
+                Item::Run(place) => {
+                    let frames = &batch.frames[place.at as usize..][..place.size as usize];
+                    let topic_at = usize::from(place.topic_at);
+                    let topic = &frames[topic_at..topic_at + usize::from(place.topic_size)];
+                    let topic = std::str::from_utf8(topic).unwrap_or_default();
+                    self.counters.hops_received += u64::from(place.count);
+                    if !self.run_here(Run { frames, topic, place: *place }, None) {
+                        self.counters.hops_unwanted += u64::from(place.count);
+                    }
+                }
+                Item::Publication { publication, ticket } => {
+                    self.counters.hops_received += 1;
+                    let routed = self.route_here(publication, None);
+                    if !routed.wanted {
+                        self.counters.hops_unwanted += 1;
+                    }
+                    if *ticket != 0 {
+                        last_ticket = *ticket;
+                        if routed.refused && !routed.kept {
+                            refused.push(*ticket);
+                        }
+                    }
+                }
+            }
+        }
+        if last_ticket != 0 {
+            let accepted = crate::envelope::Accepted { ticket: last_ticket, refused };
+            self.send(from, Envelope::Accepted(Box::new(accepted)));
+        }
+    }
+
+    /// Holds a publisher back when a shard that it has just published to is behind. Call it after `route` or
+    /// `route_run`, which leave the targets in `self.tickets`.
+    pub(crate) fn park_if_full(&mut self, id: ConnectionId) {
+        let full = self.tickets.iter().map(|ticket| ticket.0).find(|t| self.outboxes.is_full(*t));
+        if let Some(target) = full {
+            self.park(id, target);
+        }
+    }
+}
+
+/// The PUBLISH packets of a run.
+fn publishes(frames: &[u8], v5: bool) -> impl Iterator<Item = Publish<'_>> {
+    let version = if v5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
+    let mut rest = frames;
+    std::iter::from_fn(move || match frame(rest, u32::MAX) {
+        Ok(Framed::Packet(raw)) => {
+            rest = &rest[raw.size..];
+            // These bytes were decoded, or compared with decoded ones, when they were received.
+            Publish::decode(raw, version).ok()
+        }
+        _ => None,
+    })
+}
+
+/// How many bytes and packets from the front of `frames` fit into `room` bytes.
+fn fitting(frames: &[u8], room: usize) -> (usize, u32) {
+    let (mut at, mut count) = (0, 0);
+    while let Ok(Framed::Packet(raw)) = frame(&frames[at..], u32::MAX) {
+        if at + raw.size > room {
+            break;
+        }
+        at += raw.size;
+        count += 1;
+    }
+    (at, count)
+}
+
+/// A run in the other protocol family: 5.0 has a property block behind the topic (here always empty, one zero byte).
+fn translate(run: Run<'_>, out: &mut Vec<u8>) {
+    let topic_end = 2 + run.topic.len();
+    let mut rest = run.frames;
+    while let Ok(Framed::Packet(raw)) = frame(rest, u32::MAX) {
+        rest = &rest[raw.size..];
+        let (topic, payload) = raw.body.split_at(topic_end);
+        let (topic, payload): (&[u8], &[u8]) =
+            if run.place.v5 { (topic, &payload[1..]) } else { (topic, payload) };
+        let size = topic.len() + payload.len() + usize::from(!run.place.v5);
+        out.push(raw.first_byte);
+        // At most two length bytes: packets of runs are at most 4,096 bytes long.
+        if size < 128 {
+            out.push(size as u8);
+        } else {
+            out.extend([(size % 128) as u8 | 0x80, (size / 128) as u8]);
+        }
+        out.extend_from_slice(topic);
+        if !run.place.v5 {
+            out.push(0);
+        }
+        out.extend_from_slice(payload);
+    }
+}
+
+const _: () = assert!(RUN_FRAME_SIZE_MAX + 1 < 128 * 128);

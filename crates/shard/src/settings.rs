@@ -1,0 +1,61 @@
+//! What a shard is told at its start.
+
+use midge_session::{Limits, QueueLimits};
+use midge_topic::TopicLimits;
+
+use crate::outbox::OutboxLimits;
+
+/// Settings of a shard; the same for all shards of a process.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// What is offered to clients and announced to them.
+    pub limits: Limits,
+    /// Levels and size of Topic Names and Topic Filters.
+    pub topic_limits: TopicLimits,
+    /// Bounds of a session's queue of QoS 1 and 2 messages.
+    pub queue: QueueLimits,
+    /// Whether QoS 0 messages are queued for sessions that are away, within the same bounds. Default `false`.
+    pub queue_qos0: bool,
+    /// Bytes that may wait for one connection's socket. Beyond it QoS 0 messages are dropped and counted, QoS 1 and 2
+    /// messages go to the session's queue, and a client that causes answers without reading them is not read from.
+    pub output_bytes_max: usize,
+    /// Subscriptions of one session, at most; more are refused with 0x97.
+    pub subscriptions_per_client_max: usize,
+    /// From accept to CONNECT, in milliseconds, at most.
+    pub connect_timeout_ms: u64,
+    /// Connections of this shard, at most; more are closed at once and counted.
+    pub connections_max: usize,
+    /// Sessions of this shard, connected or not, at most; a CONNECT that needs one more is refused with 0x97.
+    pub sessions_max: usize,
+    /// Retained messages that this shard keeps, at most; more are refused with 0x97.
+    pub retained_messages_max: usize,
+    /// Bytes of retained messages that this shard keeps, at most.
+    pub retained_bytes_max: usize,
+    /// Messages that a shared subscription keeps while none of its members can take one.
+    pub share_backlog_messages_max: usize,
+    /// Bounds of what waits for another shard.
+    pub outbox: OutboxLimits,
+    /// Makes assigned client ids of this process differ from those of others; chosen by the caller.
+    pub client_id_seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            topic_limits: TopicLimits::default(),
+            queue: QueueLimits { messages_max: 1000, bytes_max: 1 << 20 },
+            queue_qos0: false,
+            output_bytes_max: 2 << 20,
+            subscriptions_per_client_max: 100_000,
+            connect_timeout_ms: 10_000,
+            connections_max: usize::MAX,
+            sessions_max: usize::MAX,
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 1 << 30,
+            share_backlog_messages_max: 1000,
+            outbox: OutboxLimits::default(),
+            client_id_seed: 0,
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::sync::Arc;
+
+use midge_codec::{
+    QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe,
+};
+use midge_session::SubscriptionOptions;
+use midge_topic::{FilterId, SharedFilter, SubscriberId, TopicFilter};
+
+use crate::action::Violation;
+use crate::connection::PendingSubAck;
+use crate::envelope::{Envelope, ShareJoin, ShareJoined, ShareMember, chooser};
+use crate::ids::{ConnectionId, SessionId};
+use crate::receive::Handled;
+use crate::sessions::Shares;
+use crate::shard::Shard;
+
+/// What one filter of a SUBSCRIBE came to.
+enum Granted {
+    /// The code for the SUBACK.
+    Now(ReasonCode),
+    /// The same, once the chooser of the shared subscription has answered.
+    WhenJoined(ReasonCode),
+}
+
+impl Shard {
+    pub(crate) fn handle_subscribe(
+        &mut self,
+        id: ConnectionId,
+        subscribe: &Subscribe<'_>,
+    ) -> Handled {
+        let Some(connection) = self.connections.get(id.0) else { return Ok(()) };
+        let Some(session) = connection.session else { return Ok(()) };
+        let version = connection.version;
+        if subscribe.subscription_identifier.is_some()
+            && !self.settings.limits.subscription_identifiers_available
+        {
+            return Err(Violation::SubscriptionIdentifiersNotSupported.into());
+        }
+        self.tokens += 1;
+        let token = self.tokens;
+        let mut reason_codes = Vec::with_capacity(subscribe.filters.len());
+        let mut waiting_for = 0;
+        let mut retained = Vec::new();
+        for filter in subscribe.filters.iter() {
+            let identifier = subscribe.subscription_identifier;
+            let granted = match SharedFilter::parse(filter.filter, &self.settings.topic_limits) {
+                // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
+                Err(_) => Granted::Now(ReasonCode::TopicFilterInvalid),
+                Ok(Some(shared)) => {
+                    self.join(id, session, filter, shared.filter, identifier, token)
+                }
+                Ok(None) => match TopicFilter::parse(filter.filter, &self.settings.topic_limits) {
+                    Err(_) => Granted::Now(ReasonCode::TopicFilterInvalid),
+                    Ok(parsed) => {
+                        self.subscribe(session, filter, parsed, identifier, &mut retained)
+                    }
+                },
+            };
+            reason_codes.push(match granted {
+                Granted::Now(reason_code) => reason_code,
+                Granted::WhenJoined(reason_code) => {
+                    waiting_for += 1;
+                    reason_code
+                }
+            });
+        }
+        // A filter that is none is malformed to 3.1 clients, whose SUBACK cannot say so, and a reason code to others.
+        let invalid = reason_codes.contains(&ReasonCode::TopicFilterInvalid);
+        if invalid && version == midge_codec::ProtocolVersion::V31 {
+            return Err(Violation::TopicFilterInvalid.into());
+        }
+        let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
+        if waiting_for == 0 {
+            // [MQTT-3.8.4-1] [MQTT-3.8.4-6]
+            SubAck::new(subscribe.packet_id, &reason_codes[..])
+                .encode(version, self.wire.output(id, connection).buffer());
+        } else {
+            connection.extra().subacks.push(PendingSubAck {
+                token,
+                packet_id: subscribe.packet_id,
+                reason_codes,
+                waiting_for,
+            });
+        }
+        for (filter, options) in retained {
+            self.send_retained(id, &filter, options);
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        session: SessionId,
+        asked: SubscribeFilter<'_>,
+        filter: TopicFilter<'_>,
+        identifier: Option<u32>,
+        retained: &mut Vec<(Arc<str>, SubscriptionOptions)>,
+    ) -> Granted {
+        let limits = &self.settings.limits;
+        if filter.has_wildcard() && !limits.wildcard_subscription_available {
+            return Granted::Now(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        let qos = asked.qos.min(limits.maximum_qos);
+        let options =
+            SubscriptionOptions::new(qos, asked.no_local, asked.retain_as_published, identifier);
+        let Some(entry) = self.sessions.get_mut(session) else {
+            return Granted::Now(ReasonCode::UnspecifiedError);
+        };
+        let full = entry.subscriptions.len() >= self.settings.subscriptions_per_client_max;
+        if full && !self.is_subscribed(session, filter.as_str()) {
+            return Granted::Now(ReasonCode::QuotaExceeded);
+        }
+        // [MQTT-3.8.4-3]: an identical filter replaces the subscription.
+        let subscribed = self.table.subscribe(filter, SubscriberId(session.0), options);
+        if let Some(interest) = self.interest.as_mut().filter(|_| subscribed.first) {
+            // Before the SUBACK leaves: from then on every shard that publishes sees the bit.
+            interest.add(filter.as_str());
+        }
+        let new = subscribed.previous.is_none();
+        if new {
+            let hasher = self.sessions.hasher().clone();
+            if let Some(entry) = self.sessions.get_mut(session) {
+                entry.subscriptions.insert(subscribed.filter_id, &hasher);
+            }
+        }
+        // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
+        let wanted = match asked.retain_handling {
+            RetainHandling::SendAlways => true,
+            RetainHandling::SendIfNew => new,
+            RetainHandling::DoNotSend => false,
+        };
+        if wanted && self.settings.limits.retain_available {
+            retained.push((filter.as_str().into(), options));
+        }
+        Granted::Now(granted(qos))
+    }
+
+    fn is_subscribed(&self, session: SessionId, filter: &str) -> bool {
+        self.table
+            .find(filter)
+            .is_some_and(|found| self.table.value(found, SubscriberId(session.0)).is_some())
+    }
+
+    /// A shared subscription: the chooser is asked; retained messages are not sent [MQTT-3.3.1-9, 4.8.2].
+    fn join(
+        &mut self,
+        id: ConnectionId,
+        session: SessionId,
+        asked: SubscribeFilter<'_>,
+        filter: TopicFilter<'_>,
+        identifier: Option<u32>,
+        token: u64,
+    ) -> Granted {
+        let limits = &self.settings.limits;
+        if !limits.shared_subscription_available {
+            return Granted::Now(ReasonCode::SharedSubscriptionsNotSupported);
+        }
+        if filter.has_wildcard() && !limits.wildcard_subscription_available {
+            return Granted::Now(ReasonCode::WildcardSubscriptionsNotSupported);
+        }
+        let qos = asked.qos.min(limits.maximum_qos);
+        let options = SubscriptionOptions::new(qos, false, asked.retain_as_published, identifier);
+        let Some(reference) = self.sessions.reference(session) else {
+            return Granted::Now(ReasonCode::UnspecifiedError);
+        };
+        let maximum = self.settings.subscriptions_per_client_max;
+        let Some(entry) = self.sessions.get_mut(session) else {
+            return Granted::Now(ReasonCode::UnspecifiedError);
+        };
+        let shares: &mut Shares = entry.shares.get_or_insert_default();
+        let count = entry.subscriptions.len() + shares.list.len();
+        let group: Arc<str> = match shares.list.iter_mut().find(|one| &*one.0 == asked.filter) {
+            Some(known) => {
+                known.1 = options;
+                Arc::clone(&known.0)
+            }
+            None if count >= maximum => {
+                return Granted::Now(ReasonCode::QuotaExceeded);
+            }
+            None => {
+                let group: Arc<str> = asked.filter.into();
+                shares.list.push((Arc::clone(&group), options));
+                group
+            }
+        };
+        let persistent = entry.session.expiry_interval_seconds > 0;
+        let target = chooser(&group, self.shards);
+        let member = ShareMember { group, session: reference };
+        let join = ShareJoin { member, options, persistent, token, connection: id };
+        self.send(target, Envelope::ShareJoin(Box::new(join)));
+        Granted::WhenJoined(granted(qos))
+    }
+
+    /// A chooser has noted a member: its SUBACK leaves when all of its choosers have.
+    pub(crate) fn handle_share_joined(&mut self, joined: &ShareJoined) {
+        let id = joined.connection;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let version = connection.version;
+        let Some(extra) = connection.extra.as_mut() else { return };
+        // Tokens are never used twice, so an answer for an earlier connection in this slot finds nothing.
+        let Some(at) = extra.subacks.iter().position(|one| one.token == joined.token) else {
+            return;
+        };
+        extra.subacks[at].waiting_for -= 1;
+        if extra.subacks[at].waiting_for > 0 {
+            return;
+        }
+        let done = extra.subacks.remove(at);
+        SubAck::new(done.packet_id, &done.reason_codes[..])
+            .encode(version, self.wire.output(id, connection).buffer());
+    }
+
+    pub(crate) fn handle_unsubscribe(&mut self, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {
+        let Some(connection) = self.connections.get(id.0) else { return };
+        let Some(session) = connection.session else { return };
+        let version = connection.version;
+        let mut reason_codes = Vec::with_capacity(unsubscribe.filters.len());
+        for filter in unsubscribe.filters.iter() {
+            let gone = if filter.starts_with("$share/") {
+                self.unsubscribe_shared(session, filter)
+            } else {
+                self.unsubscribe(session, filter)
+            };
+            // [MQTT-3.11.3-1] [MQTT-3.11.3-2]
+            reason_codes.push(if gone {
+                ReasonCode::Success
+            } else {
+                ReasonCode::NoSubscriptionExisted
+            });
+        }
+        // Retained messages still on their way to a subscription that is gone are not sent.
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if let Some(extra) = connection.extra.as_mut() {
+            let gone = |pump: &crate::retained::RetainedPump| {
+                unsubscribe.filters.iter().any(|filter| filter == pump.filter())
+            };
+            extra.pumps.retain(|pump| !gone(pump));
+        }
+        UnsubAck::new(unsubscribe.packet_id, &reason_codes[..])
+            .encode(version, self.wire.output(id, connection).buffer());
+    }
+
+    fn unsubscribe(&mut self, session: SessionId, filter: &str) -> bool {
+        let Some(filter) = self.table.find(filter) else { return false };
+        let gone = self.unsubscribe_table(filter, SubscriberId(session.0));
+        if gone && let Some(entry) = self.sessions.get_mut(session) {
+            entry.subscriptions.remove(filter);
+        }
+        gone
+    }
+
+    /// Takes a subscriber from the table, and the shard's bit from the interest map with the last one of a filter.
+    pub(crate) fn unsubscribe_table(&mut self, filter: FilterId, subscriber: SubscriberId) -> bool {
+        let text = self.interest.is_some().then(|| self.table.filter(filter).to_owned());
+        let Some(unsubscribed) = self.table.unsubscribe(filter, subscriber) else { return false };
+        if let (true, Some(text), Some(interest)) = (unsubscribed.last, text, &mut self.interest) {
+            interest.remove(&text);
+        }
+        true
+    }
+
+    fn unsubscribe_shared(&mut self, session: SessionId, text: &str) -> bool {
+        let Some(reference) = self.sessions.reference(session) else { return false };
+        let Some(entry) = self.sessions.get_mut(session) else { return false };
+        let Some(shares) = entry.shares.as_mut() else { return false };
+        let Some(at) = shares.list.iter().position(|one| &*one.0 == text) else { return false };
+        let (group, _) = shares.list.swap_remove(at);
+        if shares.list.is_empty() {
+            entry.shares = None;
+        }
+        let target = chooser(&group, self.shards);
+        let member = ShareMember { group, session: reference };
+        self.send(target, Envelope::ShareLeave(Box::new(member)));
+        true
+    }
+}
+
+fn granted(qos: QoS) -> ReasonCode {
+    ReasonCode::granted(qos)
+}
