@@ -1,1 +1,25 @@
-//! The hands: an executor per core driving the net ring and the shard.
+//! The hands: an executor per core driving the net ring, the mesh and the shard.
+//!
+//! Everything that touches the machine while packets flow is here or below: threads, clock, sockets. What should
+//! happen is never decided here; the loop ([`hands`]) tells the shard what happened and does what it asks for.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | [`start`](mod@start) | threads, the exchange of ring handles, stop and join |
+//! | `hands` | the loop of one shard |
+//! | `journal` | rate-limited log lines about connections |
+//! | `clock` | monotonic time as the pure rooms want it |
+//!
+//! # Invariants worth naming
+//! - A shard thread makes one system call a turn, whatever number of messages that turn moved.
+//! - It sleeps in that same system call, and only after it has announced so to the mesh.
+//! - Threads that are not shards never touch a shard's state: they send a [`start::Command`] through a bounded channel.
+//! - A shard that fails takes the process down: half a broker is worse than none.
+#![forbid(unsafe_code)]
+
+mod clock;
+mod hands;
+mod journal;
+pub mod start;
+
+pub use start::{Broker, Settings, StartError, Stopper, start};

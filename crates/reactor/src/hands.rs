@@ -1,0 +1,305 @@
+//! The loop of one shard.
+//!
+//! ```text
+//!  ┌─> ring.turn     one system call: submit what the last turn prepared, reap what is done, sleep if there is nothing
+//!  │   events        accepted, received, sent, closed … → shard.handle_*
+//!  │   inboxes       envelopes from other shards        → shard.handle_envelope
+//!  │   turn          timers, held connections           → shard.handle_turn
+//!  │   actions       receive, pause, close, hand over   ← shard.poll_action
+//!  │   flush         one send per connection            ← shard.next_flush
+//!  └── mesh          one batch per shard, doorbells     ← shard.poll_envelope
+//! ```
+//!
+//! # Sleeping
+//! The loop sleeps inside the net ring's own system call. Other shards wake it with a message to the ring (the doorbell),
+//! aliens through the ring's waker. The executor around it has nothing else to run while no disk operation is in flight,
+//! so nothing else needs to wake it; see `docs/decisions/0002-park-in-the-net-ring.md`.
+//!
+//! A busy loop does not announce that it will sleep, because each announcement invites doorbells: it enters without
+//! waiting, and parks when a turn has brought next to nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use midge_mesh::{Node, ShardId};
+use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
+use midge_session::Time;
+use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
+
+use crate::clock::Clock;
+use crate::journal::Journal;
+use crate::start::Command;
+
+/// A turn that handled at most this many events and envelopes is followed by sleep.
+const QUIET_TURN_MAX: usize = 4;
+
+/// Turns between two visits of the executor's own housekeeping.
+const TURNS_PER_YIELD: u32 = 1024;
+
+/// How long a drain waits for the wills that it published to reach other shards' clients, before it closes those.
+const WILLS_GRACE_MS: u64 = 50;
+
+/// Longest sleep: bounds how late anything forgotten is noticed.
+const SLEEP_MAX: Duration = Duration::from_secs(10);
+
+/// Where the process is in its life, as one shard sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Wills are out; clients are told at the first time, whatever is left is dropped at the second.
+    Draining {
+        tell_at: Time,
+        told: bool,
+        end_at: Time,
+    },
+}
+
+/// One shard with its hands.
+pub(crate) struct Hands {
+    pub(crate) ring: NetRing,
+    pub(crate) shard: Shard,
+    pub(crate) node: Node<Envelope>,
+    /// Every shard's ring, by shard.
+    pub(crate) rings: Arc<[RingHandle]>,
+    pub(crate) commands: Receiver<Command>,
+    pub(crate) clock: Clock,
+    pub(crate) journal: Journal,
+    pub(crate) envelopes_per_turn_max: usize,
+    pub(crate) spin: Duration,
+    pub(crate) travelling: Travelling,
+    pub(crate) targets: Vec<ShardId>,
+}
+
+/// Connections on their way to another shard's ring.
+#[derive(Default)]
+pub(crate) struct Travelling {
+    next_token: u64,
+    luggage: HashMap<u64, (ShardId, Box<Luggage>)>,
+}
+
+impl Hands {
+    /// Runs until a [`Command::Stop`] has drained the shard.
+    pub(crate) async fn run(mut self) {
+        let mut phase = Phase::Serving;
+        let mut turns = 0u32;
+        let mut again = true;
+        let mut quiet_since: Option<Time> = None;
+        loop {
+            let wait = if again { Wait::No } else { self.wait(phase) };
+            if let Err(error) = self.ring.turn(wait) {
+                // The ring is the shard's only way to its clients.
+                panic!("shard {}: the net ring failed: {error}", self.shard.id());
+            }
+            if wait != Wait::No {
+                self.node.unpark();
+            }
+            let now = self.clock.now();
+            let handled = self.handle_events(now) + self.handle_inboxes(now);
+            let more = self.shard.handle_turn(now);
+            self.act();
+            self.flush();
+            let blocked = self.send_envelopes();
+
+            phase = self.step(phase, now);
+            if let Phase::Draining { told: true, end_at, .. } = phase
+                && (self.shard.is_drained() || now >= end_at)
+            {
+                return;
+            }
+            again = more || handled > QUIET_TURN_MAX || self.spins(handled, now, &mut quiet_since);
+            if !again {
+                // Nothing that is flushed later than this may be missed: from here on doorbells are rung.
+                again = !self.node.announce_park();
+                if again {
+                    self.node.unpark();
+                }
+            }
+            debug_assert!(!blocked || self.shards() > 1);
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_YIELD) {
+                glommio::executor().yield_task_queue_now().await;
+            }
+        }
+    }
+
+    fn shards(&self) -> u16 {
+        self.node.shards()
+    }
+
+    /// Whether to look again at once although nothing happened: within the configured spin after the last event.
+    fn spins(&self, handled: usize, now: Time, quiet_since: &mut Option<Time>) -> bool {
+        if self.spin.is_zero() {
+            return false;
+        }
+        if handled > 0 {
+            *quiet_since = None;
+            return true;
+        }
+        let since = *quiet_since.get_or_insert(now);
+        u128::from(now.since(since)) < self.spin.as_nanos()
+    }
+
+    /// How long to sleep: until the next timer.
+    fn wait(&self, phase: Phase) -> Wait {
+        let now = self.clock.now();
+        let timer = self.shard.next_timeout();
+        let end = match phase {
+            Phase::Serving => None,
+            Phase::Draining { tell_at, told: false, .. } => Some(tell_at),
+            Phase::Draining { end_at, .. } => Some(end_at),
+        };
+        let next = [timer, end].into_iter().flatten().min();
+        match next {
+            None => Wait::For(SLEEP_MAX),
+            Some(at) => Wait::For(Duration::from_nanos(at.since(now)).min(SLEEP_MAX)),
+        }
+    }
+
+    fn handle_events(&mut self, now: Time) -> usize {
+        let mut handled = 0;
+        while let Some(event) = self.ring.next_event() {
+            handled += 1;
+            match event {
+                Event::Received { slot, data } => {
+                    self.shard.handle_received(connection(slot), self.ring.bytes(&data), now);
+                    self.ring.recycle(data);
+                }
+                Event::Sent { slot, output } => {
+                    self.shard.handle_sent(connection(slot), output, now);
+                }
+                Event::Accepted { slot, peer, listener } => {
+                    self.shard.handle_accepted(connection(slot), peer, ListenerId(listener.0), now);
+                }
+                Event::PeerClosed { slot } | Event::Failed { slot, .. } => {
+                    self.shard.handle_lost(connection(slot), now);
+                }
+                Event::Closed { slot } => self.shard.handle_closed(connection(slot), now),
+                Event::HandedOver { token, slot, target_slot } => {
+                    self.handed_over(token, slot, Some(target_slot), now);
+                }
+                Event::HandOverFailed { token, slot, errno } => {
+                    let shard = self.shard.id().get();
+                    tracing::warn!(shard, errno, "a connection could not move to its home shard");
+                    self.handed_over(token, slot, None, now);
+                }
+                Event::AcceptPaused { listener, errno } => {
+                    let shard = self.shard.id().get();
+                    tracing::warn!(
+                        shard,
+                        listener = listener.0,
+                        errno,
+                        "cannot accept more connections until some are closed"
+                    );
+                }
+                // Awake: that is all that these are for.
+                Event::Doorbell | Event::Woken => {}
+                _ => {}
+            }
+            // What the shard asked for may concern the slot of the next event: do it in order.
+            self.act();
+        }
+        handled
+    }
+
+    fn handed_over(&mut self, token: u64, slot: Slot, arrived: Option<Slot>, now: Time) {
+        if let Some((target, luggage)) = self.travelling.luggage.remove(&token) {
+            let arrived = arrived.map(connection);
+            self.shard.handle_handed_over(connection(slot), target, arrived, luggage, now);
+        }
+    }
+
+    fn handle_inboxes(&mut self, now: Time) -> usize {
+        let Self { node, shard, envelopes_per_turn_max, .. } = self;
+        node.drain(*envelopes_per_turn_max, |from, envelope| {
+            shard.handle_envelope(from, envelope, now);
+        })
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.shard.poll_action() {
+            match action {
+                Action::Receive(id) => self.ring.receive(slot(id), Receive::Continuous),
+                Action::ReceiveOnce(id) => self.ring.receive(slot(id), Receive::Once),
+                Action::Pause(id) => self.ring.pause(slot(id)),
+                Action::Close(id) => self.ring.close(slot(id)),
+                Action::Adopt(id) => self.ring.adopt(slot(id)),
+                Action::HandOver { connection, target, luggage } => {
+                    let token = self.travelling.next_token;
+                    self.travelling.next_token += 1;
+                    self.travelling.luggage.insert(token, (target, luggage));
+                    self.ring.hand_over(slot(connection), &self.rings[target.index()], token);
+                }
+                Action::Note(note) => self.journal.write(&note, self.clock.now()),
+            }
+        }
+    }
+
+    /// One send per connection that has something to be told.
+    fn flush(&mut self) {
+        while let Some((id, output)) = self.shard.next_flush() {
+            self.ring.send(slot(id), output);
+        }
+    }
+
+    /// One line of envelopes per shard, as far as its ring has room. Returns whether one was full.
+    fn send_envelopes(&mut self) -> bool {
+        let mut targets = std::mem::take(&mut self.targets);
+        self.shard.take_waiting_targets(&mut targets);
+        let mut blocked = false;
+        for target in targets.drain(..) {
+            while let Some(envelope) = self.shard.poll_envelope(target) {
+                if let Err(envelope) = self.node.push(target, envelope) {
+                    self.shard.put_back(target, envelope);
+                    blocked = true;
+                    break;
+                }
+            }
+        }
+        self.targets = targets;
+        let Self { node, ring, rings, .. } = self;
+        node.flush(|target| ring.ring_doorbell(&rings[target.index()]));
+        blocked
+    }
+
+    /// Commands from aliens, and the steps of a drain.
+    fn step(&mut self, phase: Phase, now: Time) -> Phase {
+        let mut phase = phase;
+        while let Ok(command) = self.commands.try_recv() {
+            match command {
+                Command::Stop { drain_timeout } if phase == Phase::Serving => {
+                    self.ring.stop_listening();
+                    self.shard.handle_shutdown_wills(now);
+                    let drain_ms = u64::try_from(drain_timeout.as_millis()).unwrap_or(u64::MAX);
+                    phase = Phase::Draining {
+                        tell_at: now.plus_millis(WILLS_GRACE_MS),
+                        told: false,
+                        end_at: now.plus_millis(drain_ms),
+                    };
+                }
+                Command::Stop { .. } => {}
+            }
+        }
+        match phase {
+            Phase::Draining { tell_at, told: false, end_at } if now >= tell_at => {
+                self.shard.handle_shutdown(now);
+                phase = Phase::Draining { tell_at, told: true, end_at };
+                self.act();
+                self.flush();
+                self.send_envelopes();
+            }
+            Phase::Serving | Phase::Draining { .. } => {}
+        }
+        phase
+    }
+}
+
+/// The ring's slot number is the shard's connection number.
+fn connection(slot: Slot) -> ConnectionId {
+    ConnectionId(slot.index())
+}
+
+fn slot(id: ConnectionId) -> Slot {
+    Slot::new(id.0)
+}

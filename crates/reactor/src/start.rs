@@ -1,0 +1,293 @@
+//! Threads, the exchange of ring handles, stop and join.
+
+use std::fmt;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use midge_mesh::{InterestMap, Node, ShardId};
+use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
+use midge_session::Time;
+use midge_shard::{Envelope, RetainedCounts, Shard, Shared};
+
+use crate::clock::Clock;
+use crate::hands::{Hands, Travelling};
+use crate::journal::Journal;
+
+/// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
+const COMMANDS_MAX: usize = 64;
+
+/// What glommio registers for its own disk operations, in bytes. Its default of 10 MiB per executor is made for programs
+/// that live on disk I/O; nothing is read or written yet, and sixty-four executors must fit into the 8 MiB that
+/// an unprivileged process may lock.
+const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
+
+/// Submission entries of each of glommio's three rings.
+const EXECUTOR_RING_DEPTH: usize = 16;
+
+/// What the program has decided.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// 1 to 1,024.
+    pub shards: u16,
+    /// The core of each shard, by shard; empty: none is pinned.
+    pub cores: Vec<usize>,
+    /// Settings of each shard's mind.
+    pub shard: Arc<midge_shard::Settings>,
+    /// Settings of each shard's ring.
+    pub ring: RingConfig,
+    /// Accepts kept in flight per listener and shard.
+    pub accepts_in_flight: u16,
+    /// Envelopes in each ring from one shard to another.
+    pub mesh_ring_capacity: usize,
+    /// Buckets of the interest map, a power of two.
+    pub interest_buckets: usize,
+    /// Envelopes that a shard opens in one turn, at most; the rest waits for the next.
+    pub envelopes_per_turn_max: usize,
+    /// How long an idle shard looks again before it sleeps. Zero: sleep at once.
+    pub spin: Duration,
+    /// Log lines a second, shard and kind of event.
+    pub log_lines_per_second_max: u32,
+    /// Makes the shards' hash tables unpredictable; different in every process.
+    pub hash_seeds: [u64; 4],
+}
+
+/// From an alien to a shard.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Command {
+    /// Stop accepting, tell the clients, close, end.
+    Stop {
+        /// What has not left after this long is dropped.
+        drain_timeout: Duration,
+    },
+}
+
+/// Why the shards could not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A net ring could not be made; the sentence says what to do.
+    Ring {
+        /// Which shard's.
+        shard: u16,
+        /// Why.
+        error: midge_netring::NetRingError,
+    },
+    /// A listening socket could not be used.
+    Listen {
+        /// Which shard's.
+        shard: u16,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// The executor could not be made.
+    Executor {
+        /// Which shard's.
+        shard: u16,
+        /// Why.
+        reason: String,
+    },
+    /// A shard's thread ended.
+    Ended {
+        /// Why, as far as it is known.
+        reason: String,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring { shard, error } => write!(formatter, "shard {shard}: {error}"),
+            Self::Listen { shard, error } => {
+                write!(formatter, "shard {shard}: cannot use a listening socket: {error}")
+            }
+            Self::Executor { shard, reason } => {
+                write!(formatter, "shard {shard}: cannot start its executor: {reason}")
+            }
+            Self::Ended { reason } => write!(formatter, "a shard has ended: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// The running shards.
+#[derive(Debug)]
+pub struct Broker {
+    threads: Vec<ExecutorJoinHandle<()>>,
+    stopper: Stopper,
+}
+
+/// Asks the shards to drain; from any thread, any number of times.
+#[derive(Debug, Clone)]
+pub struct Stopper {
+    shards: Arc<[(Sender<Command>, Waker)]>,
+}
+
+impl Stopper {
+    /// Stops accepting, publishes wills, tells every client, and ends when all have been told or `drain_timeout` is over.
+    pub fn stop(&self, drain_timeout: Duration) {
+        for (commands, waker) in self.shards.iter() {
+            // A full channel holds a stop already, or a shard that takes no commands and cannot be stopped politely.
+            let _ = commands.try_send(Command::Stop { drain_timeout });
+            waker.wake();
+        }
+    }
+}
+
+impl Broker {
+    /// See [`Stopper`].
+    #[must_use]
+    pub fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    /// Waits until all shards have drained.
+    ///
+    /// # Errors
+    /// When a shard's executor failed.
+    pub fn join(self) -> Result<(), StartError> {
+        for thread in self.threads {
+            thread.join().map_err(|error| StartError::Ended { reason: error.to_string() })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a shard's thread says once its ring is there.
+type Hello = Result<(u16, RingHandle, Waker), StartError>;
+
+/// What one shard's thread starts with.
+struct Seat {
+    id: ShardId,
+    settings: Settings,
+    shared: Shared,
+    node: Node<Envelope>,
+    listeners: Vec<TcpListener>,
+    clock: Clock,
+    commands: Receiver<Command>,
+    hello: Sender<Hello>,
+    /// All rings, once every shard has said hello; an error means that the start was given up.
+    rings: Receiver<Arc<[RingHandle]>>,
+}
+
+/// Starts all shards. `listeners` are the listening sockets, by shard, then in the order of the configuration.
+///
+/// # Errors
+/// When a ring, an executor or a listening socket cannot be had. No shard runs then.
+///
+/// # Panics
+/// When there is not one set of sockets for each shard.
+pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Broker, StartError> {
+    let shards = settings.shards;
+    assert_eq!(listeners.len(), usize::from(shards), "one set of sockets for each shard");
+    let shared = Shared {
+        interest: (shards > 1)
+            .then(|| Arc::new(InterestMap::new(shards, settings.interest_buckets))),
+        retained_counts: Arc::new(RetainedCounts::new(shards)),
+    };
+    let nodes = midge_mesh::build(shards, settings.mesh_ring_capacity);
+    let clock = Clock::new();
+    let (hello, hellos) = bounded::<Hello>(usize::from(shards));
+    let mut threads = Vec::with_capacity(usize::from(shards));
+    let mut answers = Vec::with_capacity(usize::from(shards));
+    let mut command_senders = Vec::with_capacity(usize::from(shards));
+    for (node, listeners) in nodes.into_iter().zip(listeners) {
+        let id = node.id();
+        let (commands, command_receiver) = bounded(COMMANDS_MAX);
+        let (answer, rings) = bounded(1);
+        let seat = Seat {
+            id,
+            settings: settings.clone(),
+            shared: shared.clone(),
+            node,
+            listeners,
+            clock,
+            commands: command_receiver,
+            hello: hello.clone(),
+            rings,
+        };
+        let placement = match settings.cores.get(id.index()) {
+            Some(core) => Placement::Fixed(*core),
+            None => Placement::Unbound,
+        };
+        let thread = LocalExecutorBuilder::new(placement)
+            .name(&format!("shard-{id}"))
+            .io_memory(EXECUTOR_IO_MEMORY)
+            .ring_depth(EXECUTOR_RING_DEPTH)
+            .spawn(move || take_seat(seat))
+            .map_err(|error| StartError::Executor { shard: id.get(), reason: error.to_string() })?;
+        threads.push(thread);
+        answers.push(answer);
+        command_senders.push(commands);
+    }
+    drop(hello);
+    let mut rings: Vec<Option<(RingHandle, Waker)>> = vec![None; usize::from(shards)];
+    for _ in 0..shards {
+        let said = hellos.recv().map_err(|_| StartError::Ended {
+            reason: "its thread ended before it had a ring".to_owned(),
+        })?;
+        let (shard, ring, waker) = said?;
+        rings[usize::from(shard)] = Some((ring, waker));
+    }
+    let (rings, wakers): (Vec<_>, Vec<_>) = rings.into_iter().flatten().unzip();
+    let rings: Arc<[RingHandle]> = rings.into();
+    for answer in answers {
+        // A thread that is gone by now is found by `join`.
+        let _ = answer.send(Arc::clone(&rings));
+    }
+    let shards = command_senders.into_iter().zip(wakers).collect();
+    Ok(Broker { threads, stopper: Stopper { shards } })
+}
+
+/// A shard's thread, from its ring to its end.
+async fn take_seat(seat: Seat) {
+    let Seat { id, settings, shared, node, listeners, clock, commands, hello, rings } = seat;
+    let shard = id.get();
+    let mut ring = match NetRing::new(&settings.ring) {
+        Ok(ring) => ring,
+        Err(error) => {
+            let _ = hello.send(Err(StartError::Ring { shard, error }));
+            return;
+        }
+    };
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let number = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
+        if let Err(error) = ring.listen(listener, number, settings.accepts_in_flight) {
+            let _ = hello.send(Err(StartError::Listen { shard, error }));
+            return;
+        }
+    }
+    if hello.send(Ok((shard, ring.handle(), ring.waker()))).is_err() {
+        return;
+    }
+    drop(hello);
+    let Ok(rings) = rings.recv() else { return };
+    // A wheel that starts before the shard's first moment never fires early.
+    let now: Time = clock.now();
+    let minds = Shard::new(
+        id,
+        settings.shards,
+        Arc::clone(&settings.shard),
+        shared,
+        settings.hash_seeds,
+        now,
+    );
+    let hands = Hands {
+        ring,
+        shard: minds,
+        node,
+        rings,
+        commands,
+        clock,
+        journal: Journal::new(shard, settings.log_lines_per_second_max),
+        envelopes_per_turn_max: settings.envelopes_per_turn_max,
+        spin: settings.spin,
+        travelling: Travelling::default(),
+        targets: Vec::new(),
+    };
+    hands.run().await;
+}
