@@ -85,7 +85,7 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
         interest_buckets: wide(performance.interest_buckets),
         envelopes_per_turn_max: wide(performance.envelopes_per_turn_max),
         spin: Duration::from_micros(performance.spin_before_park_microseconds.into()),
-        log_lines_per_second_max: match settings.config().log.repeats_per_second_max {
+        log_lines_per_second_max: match settings.config().log.lines_per_second_max {
             0 => u32::MAX,
             lines => lines,
         },
