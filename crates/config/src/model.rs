@@ -221,7 +221,8 @@ pub struct Limits {
     pub session_expiry_v3: Expiry,
 
     /// Sessions the whole process keeps, with a connection or without: 1 to 1,000,000,000, default
-    /// 20,000,000. Divided among shards like `connections_max`. At the limit a new client is refused with 0x97 (3.1.1: server unavailable).
+    /// 20,000,000. Divided among shards like `connections_max`. At the limit a new client is
+    /// refused with 0x97 (3.1.1: server unavailable).
     pub sessions_max: u32,
 
     /// QoS 1 and 2 publications sent to one client and not yet acknowledged: 1 to 65,535, default
