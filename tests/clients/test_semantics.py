@@ -9,7 +9,7 @@ import itertools
 import unittest
 
 from broker import SharedBroker
-from drivers import Publication, wait_for_all
+from drivers import Publication, mosquitto, wait_for_all
 from kinds import KINDS, after, identifier
 
 # The largest packet that the broker takes by default is 1 MiB; topic and header need a little of it.
@@ -197,6 +197,21 @@ class Semantics(unittest.TestCase):
             )
             got = [(m.payload, m.qos) for m in subscriber.wait_for(3)]
             self.assertEqual(got, [(f"{sent}".encode(), min(sent, wanted)) for sent in (0, 1, 2)])
+
+    def test_order_of_many_messages(self):
+        count = 500
+        for qos in (0, 1, 2):
+            with self.subTest(qos=qos):
+                subscribers = [self.subscriber(f"HERE/order{qos}", qos=qos) for _ in range(4)]
+                payloads = [f"{n}".encode() for n in range(count)]
+                # This publisher sends without waiting for each acknowledgement.
+                mosquitto.Kind(5).publish(
+                    self.address,
+                    self.client_id("p"),
+                    [Publication(f"{self.place}/order{qos}", payload, qos) for payload in payloads],
+                )
+                for subscriber in subscribers:
+                    self.assertEqual([m.payload for m in subscriber.wait_for(count)], payloads)
 
     def test_large_payload(self):
         payload = bytes(range(256)) * (LARGE_PAYLOAD_BYTES // 256)

@@ -160,6 +160,19 @@ class Version5(unittest.TestCase):
                 identifiers += message.properties["subscription_identifiers"]
         self.assertEqual(sorted(identifiers), [7, 268_435_455])
 
+    def test_idle_clients_keep_themselves_alive(self):
+        idle = [self.paho(keep_alive_seconds=1) for _ in range(3)]
+        for _ in range(3):
+            idle.append(mqttjs.Connection(5, self.address, self.client_id(), keep_alive_seconds=1))
+            self.addCleanup(idle[-1].close)
+        for client in idle:
+            client.subscribe([(f"{self.place}/t", 1)])
+        # Twice the time after which a silent client is dropped.
+        time.sleep(3.0)
+        self.paho().publish(Publication(f"{self.place}/t", b"awake?", 1))
+        for client in idle:
+            self.assertEqual([m.payload for m in client.wait_for(1)], [b"awake?"])
+
     def test_assigned_client_id(self):
         first, second = (paho.Connection(5, self.address, "") for _ in range(2))
         self.addCleanup(first.close)

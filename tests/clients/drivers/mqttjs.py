@@ -113,7 +113,17 @@ stop_bridge = _Bridge.stop
 class Connection(Subscriber):
     """One connected client. `topic_aliases` lets it use aliases for what it sends and offers the same to the broker."""
 
-    def __init__(self, version, address, client_id, clean=True, expiry_seconds=0, will=None, topic_aliases=0):
+    def __init__(
+        self,
+        version,
+        address,
+        client_id,
+        clean=True,
+        expiry_seconds=0,
+        will=None,
+        topic_aliases=0,
+        keep_alive_seconds=60,
+    ):
         super().__init__(client_id)
         self.version = version
         self._bridge = _Bridge.get()
@@ -128,6 +138,7 @@ class Connection(Subscriber):
             clean=clean,
             expirySeconds=expiry_seconds,
             topicAliases=topic_aliases,
+            keepAliveSeconds=keep_alive_seconds,
             will=_outgoing(will, version) if will else None,
         )
         # A CONNACK of 3.1 has no such flag.

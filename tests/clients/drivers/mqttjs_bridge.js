@@ -44,7 +44,7 @@ const operations = {
       protocolVersion: command.version,
       protocolId: command.version === 3 ? 'MQIsdp' : 'MQTT',
       clean: command.clean,
-      keepalive: 60,
+      keepalive: command.keepAliveSeconds,
       reconnectPeriod: 0,
       connectTimeout: 15000
     }
