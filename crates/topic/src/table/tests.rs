@@ -1,10 +1,11 @@
 //! The table against a list of subscriptions and the definition of "matches".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{FilterId, Subscribed, SubscriberId, SubscriptionTable, Unsubscribed};
 use crate::{
     TopicFilter, TopicLimits, TopicName,
+    hashing::{hash, hash_state},
     testing::{Random, all_paths, for_seeds},
 };
 
@@ -224,8 +225,49 @@ fn random_operations_on_deep_filters() {
     });
 }
 
-/// Same hash, other text: with one hash for all, everything still compares by text. Done by number: so many filters
-/// that 32-bit hashes collide would take too long, so the least difference that the index sees is tested instead.
+/// Other texts with the same hash: two numbers are looked for until they collide, then used as filters, as levels of
+/// filters and as topics.
+#[test]
+fn equal_hashes_are_told_apart() {
+    let state = hash_state(7);
+    let mut by_hash = HashMap::new();
+    let (first, second) = (0..1 << 20)
+        .find_map(|number: u32| {
+            let text = format!("{number:07}");
+            let other = by_hash.insert(hash(&state, text.as_bytes()), text.clone())?;
+            Some((other, text))
+        })
+        .expect("a million 32-bit hashes collide");
+    assert_ne!(first, second);
+    for others in [&["x", "x/y"][..], &["x", "y", "z", "z/+", "+/x", "y/+"]] {
+        for (present, absent) in [(&first, &second), (&second, &first)] {
+            let mut model = Model::new();
+            for text in others {
+                model.subscribe(text, SubscriberId(0), 0);
+            }
+            model.subscribe(present, SubscriberId(1), 1);
+            assert_eq!(model.table.find(absent), None);
+            model.subscribe(&format!("{present}/+"), SubscriberId(1), 2);
+            model.check_topic(&format!("{absent}/a"));
+            model.check_topic(&format!("{present}/a"));
+            model.subscribe(absent, SubscriberId(1), 3);
+            model.subscribe(&format!("{absent}/+"), SubscriberId(1), 4);
+            model.check_all();
+            for text in [present, absent] {
+                model.check_topic(text);
+                model.check_topic(&format!("{text}/a"));
+            }
+            model.unsubscribe(present, SubscriberId(1));
+            model.unsubscribe(&format!("{present}/+"), SubscriberId(1));
+            model.check_all();
+            for text in [present, absent] {
+                model.check_topic(text);
+                model.check_topic(&format!("{text}/a"));
+            }
+        }
+    }
+}
+
 #[test]
 fn near_texts_are_told_apart() {
     let mut model = Model::new();
