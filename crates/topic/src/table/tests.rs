@@ -281,6 +281,23 @@ fn near_texts_are_told_apart() {
     }
 }
 
+/// The same level below another parent is another node, also where the index has to ask to find out.
+#[test]
+fn equal_levels_of_other_parents_are_told_apart() {
+    let mut model = Model::new();
+    for parent in 0..4_000 {
+        let level = if parent < 3_000 { "a" } else { "b" };
+        model.subscribe(&format!("{parent}/{level}/+"), SubscriberId(1), parent);
+        model.subscribe(&format!("{parent}/c/+"), SubscriberId(1), parent);
+    }
+    let mut out = Vec::new();
+    for parent in 0..4_000 {
+        let name = format!("{parent}/a/x");
+        let expected = usize::from(parent < 3_000);
+        assert_eq!(model.table.matches(topic(&name), &mut out), expected, "{name}");
+    }
+}
+
 /// A second subscription of a client for the same filter replaces the first. [MQTT-3.8.4-3]
 #[test]
 fn a_second_subscription_replaces_the_first() {
