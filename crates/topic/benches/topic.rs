@@ -5,10 +5,11 @@
 //! cargo bench -p midge-topic -- literal wildcard  # some
 //! ```
 //!
-//! Each scenario runs in a process of its own, so that memory is measured in a fresh one. Times are the best of seven rounds,
-//! because other work on the machine only adds; memory is the growth of the resident set beside what the structure says of
-//! itself. One thread, closed loop. For instructions, run `literal-small` or `wildcard-small` with
-//! `MIDGE_BENCH_ROUNDS=1` and `=2` under `valgrind --tool=callgrind --trace-children=yes` and divide the difference by the 200,000
+//! Each scenario runs in a process of its own, so that memory is measured in a fresh one. Times are
+//! the best of seven rounds, because other work on the machine only adds; memory is the growth of
+//! the resident set beside what the structure says of itself. One thread, closed loop. For
+//! instructions, run `literal-small` or `wildcard-small` with `MIDGE_BENCH_ROUNDS=1` and `=2` under
+//! `valgrind --tool=callgrind --trace-children=yes` and divide the difference by the 200,000
 //! operations of a round.
 
 use std::{

@@ -10,9 +10,11 @@ pub enum TopicError {
     Empty,
     /// U+0000 in the text [MQTT-4.7.3-2].
     ContainsNull,
-    /// More bytes than [`TopicLimits::size_max`](crate::TopicLimits::size_max), or than 65,535 [MQTT-4.7.3-3].
+    /// More bytes than [`TopicLimits::size_max`](crate::TopicLimits::size_max), or than 65,535
+    /// [MQTT-4.7.3-3].
     TooLong,
-    /// More levels than [`TopicLimits::levels_max`](crate::TopicLimits::levels_max). A limit of this broker.
+    /// More levels than [`TopicLimits::levels_max`](crate::TopicLimits::levels_max). A limit of
+    /// this broker.
     TooManyLevels,
     /// `+` or `#` in a Topic Name [MQTT-4.7.0-1].
     WildcardInName,
@@ -26,8 +28,8 @@ pub enum TopicError {
     ShareNameWildcard,
     /// A share name that no `/` and Topic Filter follow [MQTT-4.8.2-2].
     ShareFilterMissing,
-    /// A shared filter inside a shared filter. What follows the share name has the syntax of a filter that is not
-    /// shared [MQTT-4.8.2-2].
+    /// A shared filter inside a shared filter. What follows the share name has the syntax of a
+    /// filter that is not shared [MQTT-4.8.2-2].
     ShareNested,
 }
 

@@ -4,10 +4,11 @@ use std::fmt;
 
 use crate::{TopicError, TopicLimits};
 
-/// A Topic Filter that is not shared: at least one character, no U+0000, `#` only as the whole last level, `+` only as
-/// a whole level, within the limits.
+/// A Topic Filter that is not shared: at least one character, no U+0000, `#` only as the whole last
+/// level, `+` only as a whole level, within the limits.
 ///
-/// A text that begins with `$share/` is an ordinary filter here: ask [`SharedFilter`](crate::SharedFilter) first.
+/// A text that begins with `$share/` is an ordinary filter here: ask
+/// [`SharedFilter`](crate::SharedFilter) first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicFilter<'a>(&'a str);
 
@@ -118,7 +119,8 @@ mod tests {
         }
     }
 
-    /// CVE-2019-11779 of another broker: 65,400 separators in one filter ended in a recursion without bound.
+    /// CVE-2019-11779 of another broker: 65,400 separators in one filter ended in a recursion
+    /// without bound.
     #[test]
     fn separators_alone_meet_the_level_limit() {
         let text = "/".repeat(65_400);

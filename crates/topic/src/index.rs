@@ -1,8 +1,9 @@
 //! A hash index that holds four-byte ids and compares through whatever the ids stand for.
 //!
-//! One big table would rehash all its entries in one go when it doubles, and each costs a miss of the cache or two: at two
-//! million filters a stall of a fifth of a second. So the index is cut by the hash's top bits into 1,024 tables that
-//! grow each on its own; the longest stall is a thousandth of that. An empty index costs 32 KiB.
+//! One big table would rehash all its entries in one go when it doubles, and each costs a miss of
+//! the cache or two: at two million filters a stall of a fifth of a second. So the index is cut by
+//! the hash's top bits into 1,024 tables that grow each on its own; the longest stall is a
+//! thousandth of that. An empty index costs 32 KiB.
 
 use hashbrown::HashTable;
 
@@ -69,8 +70,9 @@ const fn segment(hash: u32) -> usize {
     (hash >> (u32::BITS - SEGMENT_BITS)) as usize
 }
 
-/// Widens a stored hash to the 64 bits of which the table uses the lowest ones as place and the seven highest as tag. The
-/// multiplication is by an odd number: the lowest bits stay a bijection, and all bits reach the tag.
+/// Widens a stored hash to the 64 bits of which the table uses the lowest ones as place and the
+/// seven highest as tag. The multiplication is by an odd number: the lowest bits stay a bijection,
+/// and all bits reach the tag.
 const fn spread(hash: u32) -> u64 {
     (hash as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -82,7 +84,8 @@ mod tests {
     use super::*;
     use crate::testing::{Random, for_seeds};
 
-    /// Against a list, with few different hashes, so that entries with equal hashes are told apart by the question.
+    /// Against a list, with few different hashes, so that entries with equal hashes are told apart
+    /// by the question.
     #[test]
     fn random_operations_on_the_index() {
         for_seeds("random_operations_on_the_index", 4, |mut random| {
@@ -111,7 +114,8 @@ mod tests {
         });
     }
 
-    /// The longest stall of an insertion, in entries that are hashed anew, and that all memory comes back.
+    /// The longest stall of an insertion, in entries that are hashed anew, and that all memory
+    /// comes back.
     #[test]
     fn growth_rehashes_a_small_part() {
         const COUNT: u32 = 300_000;

@@ -1,8 +1,9 @@
 //! Topic Names, Topic Filters, the subscription table, the retained index.
 //!
-//! This room answers two questions for one shard: *who wants this publication?* ([`SubscriptionTable`]) and *which
-//! retained messages does this new subscription get?* ([`RetainedIndex`]). Both are plain values: no clock, no
-//! sockets, no randomness. The hash seed is handed in.
+//! This room answers two questions for one shard: *who wants this publication?*
+//! ([`SubscriptionTable`]) and *which retained messages does this new subscription get?*
+//! ([`RetainedIndex`]). Both are plain values: no clock, no sockets, no randomness. The hash seed
+//! is handed in.
 //!
 //! | file | what |
 //! |---|---|
@@ -15,15 +16,16 @@
 //! # Invariants worth naming
 //! - Texts are compared byte by byte; nothing is normalised [MQTT-4.7.3-4].
 //! - Nothing here recurses, so no topic, however deep, can exhaust the stack.
-//! - Every count of levels and bytes that a peer controls has a limit ([`TopicLimits`]), or the cost is budgeted
-//!   ([`RetainedIndex::scan`]), or the bound is written down ([`SubscriptionTable::matches`]).
+//! - Every count of levels and bytes that a peer controls has a limit ([`TopicLimits`]), or the
+//!   cost is budgeted ([`RetainedIndex::scan`]), or the bound is written down
+//!   ([`SubscriptionTable::matches`]).
 //!
 //! # What is deliberately absent
-//! Shared groups' choice of a member, permissions, quotas and options of a subscription: the table carries an opaque
-//! `V` per subscription and the shard gives it a meaning.
+//! Shared groups' choice of a member, permissions, quotas and options of a subscription: the table
+//! carries an opaque `V` per subscription and the shard gives it a meaning.
 //!
-//! Tags such as `[MQTT-4.7.1-1]` are statements of MQTT 5.0; `@3.1.1` marks those of the older text, which uses the
-//! same numbers for other sentences.
+//! Tags such as `[MQTT-4.7.1-1]` are statements of MQTT 5.0; `@3.1.1` marks those of the older
+//! text, which uses the same numbers for other sentences.
 #![forbid(unsafe_code)]
 
 mod error;

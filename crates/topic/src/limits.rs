@@ -3,10 +3,12 @@
 /// Limits on what a peer may send as a Topic Name or Topic Filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicLimits {
-    /// Most levels of one name or filter; `a/b` has two. Default 128, at least 1. The worst cost of matching one
-    /// publication grows with it, see [`SubscriptionTable::matches`](crate::SubscriptionTable::matches).
+    /// Most levels of one name or filter; `a/b` has two. Default 128, at least 1. The worst cost of
+    /// matching one publication grows with it, see
+    /// [`SubscriptionTable::matches`](crate::SubscriptionTable::matches).
     pub levels_max: u16,
-    /// Most bytes of one name or filter. Default 65,535, which is all that the wire format can carry.
+    /// Most bytes of one name or filter. Default 65,535, which is all that the wire format can
+    /// carry.
     pub size_max: u16,
 }
 

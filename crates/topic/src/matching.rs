@@ -4,8 +4,8 @@ use crate::{TopicFilter, TopicName};
 
 /// Whether `filter` matches `topic`, level by level.
 ///
-/// This is the reference: the subscription table and the retained index are tested against it. It is linear in the
-/// two texts and fit for single questions, such as an access rule.
+/// This is the reference: the subscription table and the retained index are tested against it. It
+/// is linear in the two texts and fit for single questions, such as an access rule.
 ///
 /// - `+` stands for exactly one level, an empty one included [MQTT-4.7.1-2].
 /// - `#` stands for any number of levels, none included: `sport/#` matches `sport` [MQTT-4.7.1-1].

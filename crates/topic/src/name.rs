@@ -12,7 +12,8 @@ impl<'a> TopicName<'a> {
     /// Checks `text` in one pass; nothing is copied or normalised [MQTT-4.7.3-4].
     ///
     /// # Errors
-    /// [`TopicError`] names the first rule that is broken: size, then forbidden characters, then levels.
+    /// [`TopicError`] names the first rule that is broken: size, then forbidden characters, then
+    /// levels.
     #[inline]
     pub fn parse(text: &'a str, limits: &TopicLimits) -> Result<Self, TopicError> {
         if text.is_empty() {
@@ -69,8 +70,9 @@ impl fmt::Display for TopicName<'_> {
     }
 }
 
-/// Whether U+0000 or a wildcard is among the bytes: eight at a time, the last eight once more if the text is no multiple of
-/// eight. A loop over bytes takes four times the instructions on texts of the usual length.
+/// Whether U+0000 or a wildcard is among the bytes: eight at a time, the last eight once more if
+/// the text is no multiple of eight. A loop over bytes takes four times the instructions on texts
+/// of the usual length.
 #[inline]
 fn contains_forbidden(text: &[u8]) -> bool {
     let (chunks, rest) = text.as_chunks::<8>();
@@ -95,7 +97,8 @@ const fn forbidden_in(bytes: u64) -> u64 {
     const WILDCARDS: u64 = u64::from_le_bytes([b'+' & b'#'; 8]);
     const _: () = assert!((b'+' ^ b'#').is_power_of_two());
     let wildcards = bytes & !WILDCARD_BIT ^ WILDCARDS;
-    // The usual test for a zero byte: the borrow of the subtraction reaches a byte's clear top bit only from zero.
+    // The usual test for a zero byte: the borrow of the subtraction reaches a byte's clear top bit
+    // only from zero.
     ((bytes.wrapping_sub(ONES) & !bytes) | (wildcards.wrapping_sub(ONES) & !wildcards)) & TOPS
 }
 
@@ -128,7 +131,8 @@ mod tests {
         }
     }
 
-    /// Each forbidden byte at each place of texts of each length, among all other bytes that ASCII has.
+    /// Each forbidden byte at each place of texts of each length, among all other bytes that ASCII
+    /// has.
     #[test]
     fn forbidden_bytes_are_found_anywhere() {
         for size in 1..40 {

@@ -1,16 +1,18 @@
 //! Which retained messages a new subscription gets.
 //!
 //! # Shape
-//! The caller's values are in a slab; the topic is read through the value ([`Topic`]), so it is kept once. A hash index leads
-//! from a topic to its value: a message that replaces another, the common case, costs one look-up. Beside it the slots are
-//! kept in the order of the bytes of their topics (`order`), which only a new or vanishing topic changes. With `V` an `Arc` an
-//! entry costs 8 bytes for the pointer, 6 to 12 in the index and 4 to 6 in the order.
+//! The caller's values are in a slab; the topic is read through the value ([`Topic`]), so it is
+//! kept once. A hash index leads from a topic to its value: a message that replaces another, the
+//! common case, costs one look-up. Beside it the slots are kept in the order of the bytes of their
+//! topics (`order`), which only a new or vanishing topic changes. With `V` an `Arc` an entry costs
+//! 8 bytes for the pointer, 6 to 12 in the index and 4 to 6 in the order.
 //!
-//! A filter selects ranges of this order. A [scan](RetainedIndex::scan) goes through them and, at a topic that does not
-//! match, works out the least topic behind it that could, and goes there (`step`): `+/status` over a million devices
-//! with fifty topics each looks at about three entries a device. A scan stops after a number of entries *looked at*, not of
-//! entries found, and goes on from a topic, not from a position: so it never holds up a loop turn, and the entries may
-//! change between two parts.
+//! A filter selects ranges of this order. A [scan](RetainedIndex::scan) goes through them and, at a
+//! topic that does not match, works out the least topic behind it that could, and goes there
+//! (`step`): `+/status` over a million devices with fifty topics each looks at about three entries
+//! a device. A scan stops after a number of entries *looked at*, not of entries found, and goes on
+//! from a topic, not from a position: so it never holds up a loop turn, and the entries may change
+//! between two parts.
 //!
 //! # Invariants
 //! - One value per topic. A value's topic does not change while it is in.
@@ -84,8 +86,8 @@ pub enum Scan<'a> {
     Done,
     /// The budget is used up.
     More {
-        /// Where to go on: keep a copy and hand it to the next call. The last entry looked at, which need not be one that
-        /// matched, and which may be gone by then.
+        /// Where to go on: keep a copy and hand it to the next call. The last entry looked at,
+        /// which need not be one that matched, and which may be gone by then.
         after: &'a str,
     },
 }
@@ -97,7 +99,8 @@ impl<V: Topic> RetainedIndex<V> {
         Self::with_seed(0)
     }
 
-    /// An empty index. `seed` keys the hashes, as in [`SubscriptionTable::with_seed`](crate::SubscriptionTable::with_seed).
+    /// An empty index. `seed` keys the hashes, as in
+    /// [`SubscriptionTable::with_seed`](crate::SubscriptionTable::with_seed).
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
         Self {
@@ -163,14 +166,15 @@ impl<V: Topic> RetainedIndex<V> {
         self.values.memory_bytes() + self.by_topic.memory_bytes() + self.order.memory_bytes()
     }
 
-    /// Tells `visit` the values whose topics match `filter`, in the order of the bytes of their topics, from the first
-    /// one behind `after` on (`None`: from the start), until `budget` entries were looked at (at least one).
+    /// Tells `visit` the values whose topics match `filter`, in the order of the bytes of their
+    /// topics, from the first one behind `after` on (`None`: from the start), until `budget`
+    /// entries were looked at (at least one).
     ///
     /// A leading wildcard does not match a topic that begins with `$` [MQTT-4.7.2-1].
     ///
     /// # Cost
-    /// An entry looked at costs one or two comparisons of two topics, and a search in the order if the entries behind it are
-    /// skipped. Allocates one string if anything is skipped.
+    /// An entry looked at costs one or two comparisons of two topics, and a search in the order if
+    /// the entries behind it are skipped. Allocates one string if anything is skipped.
     pub fn scan<'a>(
         &'a self,
         filter: TopicFilter<'_>,

@@ -12,12 +12,13 @@ pub struct SharedFilter<'a> {
 }
 
 impl<'a> SharedFilter<'a> {
-    /// Takes a shared filter apart; `Ok(None)` means that `text` does not begin with `$share/` and is to be parsed as a
-    /// [`TopicFilter`]. The limits apply to the filter behind the share name.
+    /// Takes a shared filter apart; `Ok(None)` means that `text` does not begin with `$share/` and
+    /// is to be parsed as a [`TopicFilter`]. The limits apply to the filter behind the share name.
     ///
     /// # Errors
-    /// [`TopicError`] when the text begins with `$share/` but has no share name [MQTT-4.8.2-1], a share name with a
-    /// wildcard, no filter behind it [MQTT-4.8.2-2], or a filter that is malformed itself.
+    /// [`TopicError`] when the text begins with `$share/` but has no share name [MQTT-4.8.2-1], a
+    /// share name with a wildcard, no filter behind it [MQTT-4.8.2-2], or a filter that is
+    /// malformed itself.
     pub fn parse(text: &'a str, limits: &TopicLimits) -> Result<Option<Self>, TopicError> {
         let Some(rest) = text.strip_prefix(PREFIX) else {
             return Ok(None);

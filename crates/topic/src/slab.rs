@@ -1,9 +1,9 @@
 //! Values at stable four-byte indices, in pages of fixed size.
 //!
-//! A plain vector would copy everything it holds whenever it doubles: a stall of milliseconds at some unlucky
-//! subscription, and half of the memory unused after it. Here growth allocates one page, and a page whose last value is
-//! removed goes back to the allocator; but for one if no other page has room, lest a value that comes and goes take a page
-//! from the allocator each time.
+//! A plain vector would copy everything it holds whenever it doubles: a stall of milliseconds at
+//! some unlucky subscription, and half of the memory unused after it. Here growth allocates one
+//! page, and a page whose last value is removed goes back to the allocator; but for one if no other
+//! page has room, lest a value that comes and goes take a page from the allocator each time.
 //!
 //! # Invariants
 //! - The index of a value never changes. An index is reused after its value was removed.
@@ -13,8 +13,9 @@
 //! # Limits
 //! 2³² values; the callers' limits on subscriptions are far below.
 
-/// Slots of one page. With the 32-byte values of this room a page is 32 KiB, which the allocator hands out and takes back
-/// without touching the kernel; page and offset come from a shift and a mask.
+/// Slots of one page. With the 32-byte values of this room a page is 32 KiB, which the allocator
+/// hands out and takes back without touching the kernel; page and offset come from a shift and a
+/// mask.
 const PAGE_SLOTS: usize = 1 << PAGE_SHIFT;
 const PAGE_SHIFT: u32 = 10;
 const _: () = assert!(PAGE_SLOTS <= u16::MAX as usize + 1, "free offsets are kept as u16");
@@ -80,7 +81,8 @@ impl<T> Slab<T> {
                 u32::from(offset)
             }
             None => {
-                // The first page grows by doubling: a small table shall be small. Later ones come whole.
+                // The first page grows by doubling: a small table shall be small. Later ones come
+                // whole.
                 if page_index > 0 && page.slots.capacity() == 0 {
                     page.slots.reserve_exact(PAGE_SLOTS);
                 }
@@ -243,7 +245,8 @@ mod tests {
         });
     }
 
-    /// A value that comes and goes at the edge of a page does not take a page from the allocator each time.
+    /// A value that comes and goes at the edge of a page does not take a page from the allocator
+    /// each time.
     #[test]
     fn one_empty_page_is_kept() {
         let mut slab = Slab::new();

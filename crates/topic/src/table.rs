@@ -1,22 +1,28 @@
 //! Which subscribers want a publication.
 //!
 //! # Shape
-//! Every filter is a record in a slab, found by its whole text through one hash index of four-byte ids. A publication's
-//! topic goes through that same index: the record with the very same text is the literal filter that matches, since
-//! a Topic Name has no wildcards. Filters with wildcards are in a trie besides, which is walked only if there are any.
+//! Every filter is a record in a slab, found by its whole text through one hash index of four-byte
+//! ids. A publication's topic goes through that same index: the record with the very same text is
+//! the literal filter that matches, since a Topic Name has no wildcards. Filters with wildcards are
+//! in a trie besides, which is walked only if there are any.
 //!
 //! # Bytes
-//! A literal filter with one subscriber costs a record of 64 bytes, one cache line, that holds the subscriber, its value of
-//! four bytes and a text of up to 46 bytes, and 6 to 12 bytes in the index. A filter with a wildcard costs at most two trie nodes of 40 bytes and their 6 to 12 bytes in the trie's index
-//! more, one of each in the common case. The second subscriber of a filter opens a list: 32 bytes and 8 a subscriber.
+//! A literal filter with one subscriber costs a record of 64 bytes, one cache line, that holds the
+//! subscriber, its value of four bytes and a text of up to 46 bytes, and 6 to 12 bytes in the
+//! index. A filter with a wildcard costs at most two trie nodes of 40 bytes and their 6 to 12 bytes
+//! in the trie's index more, one of each in the common case. The second subscriber of a filter
+//! opens a list: 32 bytes and 8 a subscriber.
 //!
 //! # Cost of a publication
-//! Literal: hash the topic, one probe, one record, one comparison of the text, one pair copied: two or three lines of
-//! memory, 22 ns while they are cached. Wildcards: see [`SubscriptionTable::matches`].
+//! Literal: hash the topic, one probe, one record, one comparison of the text, one pair copied: two
+//! or three lines of memory, 22 ns while they are cached. Wildcards: see
+//! [`SubscriptionTable::matches`].
 //!
 //! # Invariants
-//! - A filter is in the table exactly as long as it has subscribers; then its [`FilterId`] is stable.
-//! - A subscriber has at most one subscription for a filter; a second one replaces the first [MQTT-3.8.4-3].
+//! - A filter is in the table exactly as long as it has subscribers; then its [`FilterId`] is
+//!   stable.
+//! - A subscriber has at most one subscription for a filter; a second one replaces the first
+//!   [MQTT-3.8.4-3].
 //! - The order in which matches are told depends on the operations before, never on the hash seed.
 
 use std::{cell::Cell, fmt};
@@ -62,7 +68,8 @@ pub struct SubscriptionTable<V: Copy> {
     texts_size: usize,
     /// Heap bytes of all lists.
     lists_size: usize,
-    /// Taken for the length of a walk, so that a walk needs no exclusive access and allocates nothing.
+    /// Taken for the length of a walk, so that a walk needs no exclusive access and allocates
+    /// nothing.
     walk: Cell<Walk>,
 }
 
@@ -84,7 +91,8 @@ pub struct Unsubscribed<V> {
     pub value: V,
     /// Nobody has this filter any more: the id is void.
     pub last: bool,
-    /// The text of the filter if it is gone, so that the caller can withdraw its interest; `None` otherwise.
+    /// The text of the filter if it is gone, so that the caller can withdraw its interest; `None`
+    /// otherwise.
     pub filter: Option<Box<str>>,
 }
 
@@ -95,8 +103,8 @@ impl<V: Copy> SubscriptionTable<V> {
         Self::with_seed(0)
     }
 
-    /// An empty table. `seed` keys the hashes; a peer who knew it could make topics collide, so take it from the
-    /// system's random source once per process.
+    /// An empty table. `seed` keys the hashes; a peer who knew it could make topics collide, so
+    /// take it from the system's random source once per process.
     #[must_use]
     pub fn with_seed(seed: u64) -> Self {
         let hashes = hash_state(seed);
@@ -161,8 +169,8 @@ impl<V: Copy> SubscriptionTable<V> {
         Subscribed { filter_id, previous, first: false }
     }
 
-    /// Removes a subscription; `None` if there is none. With the last subscriber the filter goes, and everything that was
-    /// kept for it.
+    /// Removes a subscription; `None` if there is none. With the last subscriber the filter goes,
+    /// and everything that was kept for it.
     pub fn unsubscribe(
         &mut self,
         filter_id: FilterId,
@@ -238,16 +246,18 @@ impl<V: Copy> SubscriptionTable<V> {
         self.filters_after(None)
     }
 
-    /// Replaces what is in `out` by the subscriptions that match `topic`, and returns how many filters they come from.
-    /// With more than one filter a subscriber may be in `out` more than once; with one, never.
+    /// Replaces what is in `out` by the subscriptions that match `topic`, and returns how many
+    /// filters they come from. With more than one filter a subscriber may be in `out` more than
+    /// once; with one, never.
     ///
-    /// Allocates only if `out` has to grow. Nothing is normalised [MQTT-4.7.3-4]; a leading wildcard does not match a topic
-    /// that begins with `$` [MQTT-4.7.2-1].
+    /// Allocates only if `out` has to grow. Nothing is normalised [MQTT-4.7.3-4]; a leading
+    /// wildcard does not match a topic that begins with `$` [MQTT-4.7.2-1].
     ///
     /// # Worst case
-    /// With *f* filters that have a wildcard and *l* levels in the topic: at most 2*f* trie nodes are visited, about 20 to
-    /// 50 ns each, and at most *f*·*l* levels of labels are compared, about 2 ns each. A thousand filters of 128
-    /// levels, each apart from the others and each matching, take about a quarter of a millisecond.
+    /// With *f* filters that have a wildcard and *l* levels in the topic: at most 2*f* trie nodes
+    /// are visited, about 20 to 50 ns each, and at most *f*·*l* levels of labels are compared,
+    /// about 2 ns each. A thousand filters of 128 levels, each apart from the others and each
+    /// matching, take about a quarter of a millisecond.
     #[inline]
     pub fn matches(&self, topic: TopicName<'_>, out: &mut Vec<(SubscriberId, V)>) -> usize {
         out.clear();
@@ -266,7 +276,8 @@ impl<V: Copy> SubscriptionTable<V> {
         sources
     }
 
-    /// Tells `visit` each filter that matches `topic`, once. As [`Self::matches`] for those who ask why.
+    /// Tells `visit` each filter that matches `topic`, once. As [`Self::matches`] for those who ask
+    /// why.
     #[inline]
     pub fn visit(&self, topic: TopicName<'_>, mut visit: impl FnMut(FilterId)) {
         let text = topic.as_str();
@@ -287,8 +298,8 @@ impl<V: Copy> SubscriptionTable<V> {
         self.walk.set(walk);
     }
 
-    /// As [`Self::filters`], from the first one behind `after` on: for a listing in parts. What comes while the parts are
-    /// listed may be missed.
+    /// As [`Self::filters`], from the first one behind `after` on: for a listing in parts. What
+    /// comes while the parts are listed may be missed.
     pub fn filters_after(&self, after: Option<FilterId>) -> impl Iterator<Item = (FilterId, &str)> {
         let from = after.map_or(0, |after| after.index().saturating_add(1));
         let records = self.filters.0.iter_from(from);
@@ -343,7 +354,8 @@ impl<V: Copy> SubscriptionTable<V> {
         (record.only, record.text.as_str().into())
     }
 
-    /// Panics if an index, a count or a link disagrees with the records. Reads everything: for tests.
+    /// Panics if an index, a count or a link disagrees with the records. Reads everything: for
+    /// tests.
     pub fn check_integrity(&self) {
         self.filters.0.check_integrity();
         self.lists.check_integrity();

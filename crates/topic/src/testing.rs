@@ -39,7 +39,8 @@ impl Random {
     }
 }
 
-/// Runs a model test with the seeds below `count`, or with the one in `MIDGE_SEED`; says which one failed.
+/// Runs a model test with the seeds below `count`, or with the one in `MIDGE_SEED`; says which one
+/// failed.
 pub(crate) fn for_seeds(test: &str, count: u64, run: impl Fn(Random)) {
     struct Tell<'a>(&'a str, u64);
 

@@ -1,16 +1,18 @@
 //! Slots in the order of their topics.
 //!
-//! A list of chunks of up to 256 slots. A place is found by halving, first among the chunks by their last slots, then
-//! within one; a slot is put in or taken out by moving at most one chunk's worth of bytes, and now and then one entry of
-//! the list of chunks (24 bytes for about 190 slots, so a million slots move 130 KB at most). Four to six bytes a slot, and
-//! nothing here knows what a topic is: the caller compares.
+//! A list of chunks of up to 256 slots. A place is found by halving, first among the chunks by
+//! their last slots, then within one; a slot is put in or taken out by moving at most one chunk's
+//! worth of bytes, and now and then one entry of the list of chunks (24 bytes for about 190 slots,
+//! so a million slots move 130 KB at most). Four to six bytes a slot, and nothing here knows what a
+//! topic is: the caller compares.
 //!
 //! # Invariants
 //! - No chunk is empty, none is longer than [`CHUNK_SLOTS_MAX`].
-//! - Two neighbours have more than [`MERGED_SLOTS_MAX`] slots together if one of them shrank below a quarter: so a
-//!   list that shrinks gives its memory back.
+//! - Two neighbours have more than [`MERGED_SLOTS_MAX`] slots together if one of them shrank below
+//!   a quarter: so a list that shrinks gives its memory back.
 
-/// Longest chunk. 256 slots are 1 KiB: moving half of that costs less than the comparisons that found the place.
+/// Longest chunk. 256 slots are 1 KiB: moving half of that costs less than the comparisons that
+/// found the place.
 const CHUNK_SLOTS_MAX: usize = 256;
 
 /// Neighbours are joined up to this length, so that the next slot does not split them again.
@@ -29,7 +31,8 @@ pub(super) struct Place {
 }
 
 impl Order {
-    /// The place behind all slots that are before what is looked for: `is_before` holds for those and for no later one.
+    /// The place behind all slots that are before what is looked for: `is_before` holds for those
+    /// and for no later one.
     pub(super) fn find(&self, is_before: impl Fn(u32) -> bool) -> Place {
         let behind = |chunk: &Vec<u32>| chunk.last().is_some_and(|&slot| is_before(slot));
         let chunk = self.chunks.partition_point(behind);
@@ -37,7 +40,8 @@ impl Order {
         Place { chunk, at }
     }
 
-    /// As [`Self::find`] for a place that is not before `from`. What is near is found with fewer questions.
+    /// As [`Self::find`] for a place that is not before `from`. What is near is found with fewer
+    /// questions.
     pub(super) fn find_from(&self, from: Place, is_before: impl Fn(u32) -> bool) -> Place {
         match self.chunks.get(from.chunk) {
             Some(chunk) if chunk.last().is_some_and(|&slot| !is_before(slot)) => {

@@ -1,9 +1,10 @@
 //! Where a scan goes from one topic.
 //!
 //! # The order of bytes
-//! Topics are ordered by their bytes, where `/` (0x2F) has smaller neighbours: `a`, `a!`, `a!/x`, `a/b`, `a0`. So a
-//! topic and the topics below it are not next to each other, but the topics *below* it, those that begin with `a/`,
-//! are: they lie between `a/` and `a0`, since `0` is the byte after `/`. All skips are built on that:
+//! Topics are ordered by their bytes, where `/` (0x2F) has smaller neighbours: `a`, `a!`, `a!/x`,
+//! `a/b`, `a0`. So a topic and the topics below it are not next to each other, but the topics
+//! *below* it, those that begin with `a/`, are: they lie between `a/` and `a0`, since `0` is the
+//! byte after `/`. All skips are built on that:
 //!
 //! - "nothing below `a` can match any more": go to `a0`;
 //! - "only what is below `a` can match": go to `a/`;
@@ -26,8 +27,8 @@ pub(super) enum Step {
     Done,
 }
 
-/// Compares a filter with a topic that a scan is at, level by level. Sets `target` when the answer is [`Step::Seek`]: it is
-/// greater than `topic`, and no topic between the two matches.
+/// Compares a filter with a topic that a scan is at, level by level. Sets `target` when the answer
+/// is [`Step::Seek`]: it is greater than `topic`, and no topic between the two matches.
 pub(super) fn step(filter: &str, topic: &str, target: &mut String) -> Step {
     let mut seek = |parts: [&str; 3]| {
         target.clear();
@@ -40,8 +41,8 @@ pub(super) fn step(filter: &str, topic: &str, target: &mut String) -> Step {
     }
     let mut after_separator = [0; 4];
     let after_separator = &*AFTER_SEPARATOR.encode_utf8(&mut after_separator);
-    // End of the topic's level at the last `+` so far: when nothing below this level can match, the next value of
-    // that level may.
+    // End of the topic's level at the last `+` so far: when nothing below this level can match, the
+    // next value of that level may.
     let mut single_end = None;
     let mut filter_rest = filter;
     let mut at = 0;

@@ -55,7 +55,8 @@ fn scan_all(index: &RetainedIndex<String>, text: &str, budget: usize) -> (Vec<St
     unreachable!("the loop has no end of its own")
 }
 
-/// The bytes around `/` and around `$`, and words that are prefixes of each other: where skipping could go wrong.
+/// The bytes around `/` and around `$`, and words that are prefixes of each other: where skipping
+/// could go wrong.
 const WORDS: [&str; 10] = ["", "a", "a!", "a0", "ab", "!", "0", "$", "%", "ü"];
 
 #[test]
@@ -84,8 +85,8 @@ fn insert_replace_find_remove() {
     assert_eq!(format!("{index:?}"), r#"{"b"}"#);
 }
 
-/// The step on its own: no topic between the one at hand and the target matches, and a match is a match.
-/// [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.2-1]
+/// The step on its own: no topic between the one at hand and the target matches, and a match is a
+/// match. [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.2-1]
 #[test]
 fn every_step_skips_only_what_cannot_match() {
     let mut topics = all_paths(&WORDS, 3);
@@ -170,8 +171,8 @@ fn every_small_filter() {
     }
 }
 
-/// Messages come and go between the parts of a scan: what stays is visited exactly once and in order, what is visited
-/// was there and matches.
+/// Messages come and go between the parts of a scan: what stays is visited exactly once and in
+/// order, what is visited was there and matches.
 #[test]
 fn scans_under_mutation() {
     for_seeds("scans_under_mutation", 300, |mut random| {
@@ -254,7 +255,8 @@ fn a_literal_filter_is_found_at_once() {
     assert!(found("x", None).is_empty());
 }
 
-/// What the index costs beside the messages: little of the 350 bytes that a message of 100 bytes may take in all.
+/// What the index costs beside the messages: little of the 350 bytes that a message of 100 bytes
+/// may take in all.
 #[test]
 fn an_entry_is_small() {
     struct Message(String);

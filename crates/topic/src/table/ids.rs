@@ -8,8 +8,8 @@ pub struct SubscriberId(pub u32);
 
 /// A filter that has at least one subscriber.
 ///
-/// Stable while the filter has subscribers; once the last one unsubscribes the number may come back for another filter.
-/// `Option<FilterId>` is four bytes as well.
+/// Stable while the filter has subscribers; once the last one unsubscribes the number may come back
+/// for another filter. `Option<FilterId>` is four bytes as well.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FilterId(NonZeroU32);
 

@@ -1,12 +1,13 @@
 //! The subscribers of one filter that has two or more.
 //!
-//! Few are searched one by one: 32 pairs are 256 bytes, four cache lines, faster than any index. Beyond that a hash
-//! index from subscriber to position comes with the list, so that neither a subscription nor a removal reads the list:
-//! a million clients of one filter leave in linear time.
+//! Few are searched one by one: 32 pairs are 256 bytes, four cache lines, faster than any index.
+//! Beyond that a hash index from subscriber to position comes with the list, so that neither a
+//! subscription nor a removal reads the list: a million clients of one filter leave in linear time.
 //!
 //! # Invariants
 //! - A subscriber stands in a list once [MQTT-3.8.4-3].
-//! - The index, if there is one, holds each position of `entries` once, under its subscriber's hash.
+//! - The index, if there is one, holds each position of `entries` once, under its subscriber's
+//!   hash.
 
 use hashbrown::HashTable;
 
@@ -15,8 +16,8 @@ use super::SubscriberId;
 /// A list longer than this has an index.
 const UNINDEXED_MAX: usize = 32;
 
-/// A list that shrinks below this loses its index. Far enough from [`UNINDEXED_MAX`] that one subscriber who comes
-/// and goes does not build and drop it each time.
+/// A list that shrinks below this loses its index. Far enough from [`UNINDEXED_MAX`] that one
+/// subscriber who comes and goes does not build and drop it each time.
 const INDEXED_MIN: usize = 16;
 
 #[derive(Debug)]
@@ -133,7 +134,8 @@ fn rehash<V>(entries: &[(SubscriberId, V)], position: u32) -> u64 {
     hash(entries[position as usize].0)
 }
 
-/// Subscriber numbers are the shard's own, dense and not chosen by peers: a multiplication spreads them well enough.
+/// Subscriber numbers are the shard's own, dense and not chosen by peers: a multiplication spreads
+/// them well enough.
 const fn hash(subscriber: SubscriberId) -> u64 {
     (subscriber.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

@@ -108,8 +108,8 @@ impl Model {
     }
 }
 
-/// Every filter of up to three levels and `#` against every topic of up to four, all filters in the table at once, then
-/// fewer and fewer. [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.2-1]
+/// Every filter of up to three levels and `#` against every topic of up to four, all filters in the
+/// table at once, then fewer and fewer. [MQTT-4.7.1-1], [MQTT-4.7.1-2], [MQTT-4.7.2-1]
 #[test]
 fn every_small_filter_against_every_small_topic() {
     let topics = all_paths(&["", "a", "ab", "$"], 4);
@@ -142,7 +142,8 @@ fn every_small_filter_against_every_small_topic() {
     assert_eq!(model.table.node_count(), 0);
 }
 
-/// Thousands of operations in tides, so that lists and nodes grow past every threshold and shrink back.
+/// Thousands of operations in tides, so that lists and nodes grow past every threshold and shrink
+/// back.
 #[test]
 fn random_operations() {
     for_seeds("random_operations", 4, |mut random| {
@@ -225,8 +226,8 @@ fn random_operations_on_deep_filters() {
     });
 }
 
-/// Other texts with the same hash: two numbers are looked for until they collide, then used as filters, as levels of
-/// filters and as topics.
+/// Other texts with the same hash: two numbers are looked for until they collide, then used as
+/// filters, as levels of filters and as topics.
 #[test]
 fn equal_hashes_are_told_apart() {
     let state = hash_state(7);
@@ -281,7 +282,8 @@ fn near_texts_are_told_apart() {
     }
 }
 
-/// The same level below another parent is another node, also where the index has to ask to find out.
+/// The same level below another parent is another node, also where the index has to ask to find
+/// out.
 #[test]
 fn equal_levels_of_other_parents_are_told_apart() {
     let mut model = Model::new();
@@ -372,8 +374,8 @@ fn removal_frees_everything() {
     }
 }
 
-/// The budget of DESIGN: at most 90 bytes beside the text for a literal filter with one subscriber, 300 bytes in all
-/// for one with a wildcard.
+/// The budget of DESIGN: at most 90 bytes beside the text for a literal filter with one subscriber,
+/// 300 bytes in all for one with a wildcard.
 #[test]
 fn a_subscription_is_small() {
     for (pattern, limit) in [("device/NUMBER/command", 90), ("device/NUMBER/+/state/#", 300)] {
@@ -409,7 +411,8 @@ fn a_filter_for_each_choice_of_wildcards() {
     table.check_integrity();
 }
 
-/// The deepest topic of the wire format, with limits raised to allow it: no recursion, nothing kept after it.
+/// The deepest topic of the wire format, with limits raised to allow it: no recursion, nothing kept
+/// after it.
 #[test]
 fn the_deepest_topic() {
     let deepest = "/".repeat(65_534);
@@ -441,7 +444,8 @@ fn a_void_id_finds_nothing() {
     assert_eq!(table.find("a"), None);
 }
 
-/// The order of matches comes from the operations alone, so a simulation replays with any hash seed.
+/// The order of matches comes from the operations alone, so a simulation replays with any hash
+/// seed.
 #[test]
 fn order_does_not_depend_on_the_hash_seed() {
     let told = |seed| {

@@ -1,7 +1,8 @@
 //! The text of a filter, beside its subscriber if it is short.
 
-/// Longest text that is kept in place, in bytes: what makes a record one cache line of 64 bytes with a four-byte value.
-/// Most filters of a fleet are shorter, and then finding one costs a single line of memory and no allocation.
+/// Longest text that is kept in place, in bytes: what makes a record one cache line of 64 bytes
+/// with a four-byte value. Most filters of a fleet are shorter, and then finding one costs a single
+/// line of memory and no allocation.
 const INLINE_SIZE_MAX: usize = 46;
 
 /// An immutable text of valid UTF-8.

@@ -1,23 +1,27 @@
 //! The filters with wildcards, as a trie of levels.
 //!
 //! # Shape
-//! A node stands for a run of levels (its *label*), so that a chain of levels without a fork is one node: there are fewer
-//! than two nodes for each filter, however deep the filters are, and a walk reads a label from front to back instead
-//! of chasing pointers. A label is not stored: it is a range of bytes of the text of some filter that passes through the
-//! node, and since all those filters agree up to the end of the label the same range holds in each of them.
+//! A node stands for a run of levels (its *label*), so that a chain of levels without a fork is one
+//! node: there are fewer than two nodes for each filter, however deep the filters are, and a walk
+//! reads a label from front to back instead of chasing pointers. A label is not stored: it is a
+//! range of bytes of the text of some filter that passes through the node, and since all those
+//! filters agree up to the end of the label the same range holds in each of them.
 //!
-//! A node's children are one for `+` and a list of literal ones, found by the hash of (parent, first level). `#` is
-//! not a child: it is always last, so the filter `a/#` is a field of the node of `a`.
+//! A node's children are one for `+` and a list of literal ones, found by the hash of (parent,
+//! first level). `#` is not a child: it is always last, so the filter `a/#` is a field of the node
+//! of `a`.
 //!
 //! # Invariants
 //! - A node has a filter that ends at it (here or with `/#`), or at least two children.
 //! - `label` names a filter in the node's own subtree.
-//! - Literal children are doubly linked: unlinking one of a hundred thousand costs the same as one of two.
+//! - Literal children are doubly linked: unlinking one of a hundred thousand costs the same as one
+//!   of two.
 //!
 //! # Cost of a walk
-//! Depth first with a stack of its own. Each node is visited at most once a walk, because it has one parent; at each
-//! node at most two children are followed. So a walk is bounded by the number of nodes (at most twice the filters)
-//! plus the levels in their labels, whatever the topic. Each level of the topic is hashed at most once.
+//! Depth first with a stack of its own. Each node is visited at most once a walk, because it has
+//! one parent; at each node at most two children are followed. So a walk is bounded by the number
+//! of nodes (at most twice the filters) plus the levels in their labels, whatever the topic. Each
+//! level of the topic is hashed at most once.
 
 use std::num::NonZeroU32;
 
@@ -157,7 +161,8 @@ impl Trie {
         }
     }
 
-    /// The child that agrees with the topic in `level`, to go on with; if there are two, the other one waits on the stack.
+    /// The child that agrees with the topic in `level`, to go on with; if there are two, the other
+    /// one waits on the stack.
     #[inline]
     fn fork(
         &self,
@@ -229,8 +234,8 @@ impl Trie {
         if let Some(node) = at {
             at = self.prune(texts, node);
         }
-        // Labels above that were read in the text which is about to go are read in another one from now on. From the
-        // bottom up, so that a child's label can be relied upon.
+        // Labels above that were read in the text which is about to go are read in another one from
+        // now on. From the bottom up, so that a child's label can be relied upon.
         while let Some(node) = at {
             if self.node(node).label == id {
                 self.node_mut(node).label = self.filter_below(node);
@@ -265,8 +270,8 @@ impl Trie {
         parent
     }
 
-    /// Restores the invariant "a filter or two children" at `id` and, if that removes `id`, at its parent. The lowest
-    /// node that is left on the path.
+    /// Restores the invariant "a filter or two children" at `id` and, if that removes `id`, at its
+    /// parent. The lowest node that is left on the path.
     fn prune(&mut self, texts: &impl Texts, id: NodeId) -> Option<NodeId> {
         let mut id = id;
         let node = self.node(id);
@@ -310,8 +315,8 @@ impl Trie {
         branch.filter.or(branch.multi).or_else(child).expect("a node has a filter or a child")
     }
 
-    /// Cuts the label of `id` at byte `end`, the end of one of its levels but the last: the new node with the upper part,
-    /// whose only child is `id`.
+    /// Cuts the label of `id` at byte `end`, the end of one of its levels but the last: the new
+    /// node with the upper part, whose only child is `id`.
     fn split(&mut self, texts: &impl Texts, id: NodeId, end: usize) -> NodeId {
         self.unlink(id);
         let node = self.node(id);
@@ -401,8 +406,8 @@ impl Trie {
             let label = &texts.text(node.label)[start..usize::from(node.label_end)];
             label.strip_prefix(level).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
         };
-        // An only child is asked itself: it will be read anyway if it is the one, and the index would be two more lines
-        // of memory.
+        // An only child is asked itself: it will be read anyway if it is the one, and the index
+        // would be two more lines of memory.
         let node = self.nodes.get(first.index())?;
         if node.next.is_none() {
             return (node.level_hash == level_hash && begins(node)).then_some(first);
@@ -443,7 +448,8 @@ impl Trie {
     }
 }
 
-/// One hash for a literal child: its parent and its first level, folded so that both reach all bits.
+/// One hash for a literal child: its parent and its first level, folded so that both reach all
+/// bits.
 #[inline]
 fn child_hash(parent: Option<NodeId>, level_hash: u32) -> u32 {
     let parent = parent.map_or(0, |parent| u64::from(parent.0.get()));
@@ -456,13 +462,15 @@ fn hash_of(nodes: &Slab<Node>, id: NodeId) -> u32 {
     nodes.get(id.index()).map_or(0, |node| child_hash(node.parent, node.level_hash))
 }
 
-/// The level that begins at byte `at`, which may be one past the end: the last, empty level of `a/`.
+/// The level that begins at byte `at`, which may be one past the end: the last, empty level of
+/// `a/`.
 fn level_at(text: &[u8], at: usize) -> &[u8] {
     let rest = &text[at..];
     &rest[..rest.iter().position(|&byte| byte == b'/').unwrap_or(rest.len())]
 }
 
-/// Both texts agree before `start`, where a level begins, and in that level: the end of the last level in which they agree.
+/// Both texts agree before `start`, where a level begins, and in that level: the end of the last
+/// level in which they agree.
 fn common_levels_end(label: &[u8], text: &[u8], start: usize) -> usize {
     let mut end = start + level_at(label, start).len();
     while end < label.len() && end < text.len() {
@@ -485,7 +493,8 @@ impl Branch {
 }
 
 impl Trie {
-    /// Panics if the shape is not as the module's head says, or if the filters are not exactly `filters`. For tests.
+    /// Panics if the shape is not as the module's head says, or if the filters are not exactly
+    /// `filters`. For tests.
     pub(super) fn check_integrity(&self, texts: &impl Texts, filter_count: usize) {
         self.nodes.check_integrity();
         let (mut nodes, mut literals, mut filters) = (0, 0, 0);

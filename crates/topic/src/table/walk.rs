@@ -1,8 +1,10 @@
-//! What one walk through the trie needs to remember: kept between walks, so that a walk does not allocate.
+//! What one walk through the trie needs to remember: kept between walks, so that a walk does not
+//! allocate.
 
 use super::trie::NodeId;
 
-/// Scratch that grew beyond this many entries is given back: one topic of 65,535 levels shall not cost a megabyte forever.
+/// Scratch that grew beyond this many entries is given back: one topic of 65,535 levels shall not
+/// cost a megabyte forever.
 const KEPT_CAPACITY_MAX: usize = 1024;
 
 /// A node that is still to be visited.
@@ -24,8 +26,9 @@ struct Level {
     hash: u32,
 }
 
-/// The state of a walk. Levels are cut off the topic as the walk gets deeper, and hashed once each, when first needed:
-/// otherwise a topic with one huge level would be hashed at each of thousands of nodes.
+/// The state of a walk. Levels are cut off the topic as the walk gets deeper, and hashed once each,
+/// when first needed: otherwise a topic with one huge level would be hashed at each of thousands of
+/// nodes.
 #[derive(Debug, Default)]
 pub(super) struct Walk {
     pub(super) stack: Vec<Pending>,
@@ -108,8 +111,8 @@ impl Walk {
         Some((text, *known))
     }
 
-    /// Compares the levels of `label` with the topic's levels from `index` on; the index of the level after them, or
-    /// `None` if they differ or the topic is shorter.
+    /// Compares the levels of `label` with the topic's levels from `index` on; the index of the
+    /// level after them, or `None` if they differ or the topic is shorter.
     #[inline]
     pub(super) fn follow(&mut self, label: &[u8], index: usize, topic: &[u8]) -> Option<usize> {
         let mut index = index;
