@@ -46,6 +46,8 @@ impl Flags {
     pub(crate) const NO_EXPIRY_AT_CONNECT: u8 = 1 << 5;
     /// In the list of connections whose kept input goes on in the next turn.
     pub(crate) const RUNNABLE: u8 = 1 << 6;
+    /// The client has said goodbye and is given a moment to close first.
+    pub(crate) const LINGERING: u8 = 1 << 7;
 
     #[inline]
     pub(crate) fn has(self, bits: u8) -> bool {

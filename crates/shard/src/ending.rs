@@ -18,6 +18,13 @@ use crate::wheel::{Entry, Subject};
 /// How long a closing connection may take to send its last words, in milliseconds.
 const LAST_WORDS_MS: u64 = 5_000;
 
+/// How long a client that has said DISCONNECT may take to close, in milliseconds, before we do.
+///
+/// A client must close after its DISCONNECT [MQTT-3.14.4-1], and nearly always has by the time we read it. Whoever closes
+/// first keeps the socket in TIME-WAIT, and a receive that ends by itself need not be cancelled: waiting for
+/// the client saves both.
+const LINGER_MS: u64 = 100;
+
 /// What a connection's end means for the will.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum WillCase {
@@ -76,17 +83,36 @@ impl Shard {
         } else {
             WillCase::Published
         };
-        self.leave(id, case);
+        self.detach(id, case);
+        self.linger(id);
         Ok(())
+    }
+
+    /// Leaves the closing to the client, for a moment.
+    fn linger(&mut self, id: ConnectionId) {
+        let serial = self.next_serial();
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.state = State::Closing;
+        connection.flags.set(Flags::LINGERING, true);
+        connection.serial = serial;
+        connection.input = None;
+        connection.extra = None;
+        let entry = Entry::new(Subject::Connection, id.0, serial);
+        self.wheel.insert(now.plus_millis(LINGER_MS), entry);
     }
 
     /// Takes a connection from its session and closes it once its output is sent.
     pub(crate) fn leave(&mut self, id: ConnectionId, case: WillCase) {
+        self.detach(id, case);
+        self.close(id);
+    }
+
+    fn detach(&mut self, id: ConnectionId, case: WillCase) {
         let session = self.connections.get_mut(id.0).and_then(|c| c.session.take());
         if let Some(session) = session {
             self.session_left(session, case);
         }
-        self.close(id);
     }
 
     /// The connection that served a session is gone.

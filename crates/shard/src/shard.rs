@@ -110,7 +110,7 @@ impl Shard {
             now,
             connections: Slab::new(),
             sessions: Sessions::new(hasher.clone()),
-            table: SubscriptionTable::new(),
+            table: SubscriptionTable::with_seed(a ^ d),
             interest: shared.interest.map(|map| InterestWriter::new(map, id)),
             retained: RetainedSlice::new(),
             retained_counts: shared.retained_counts,
@@ -216,7 +216,9 @@ impl Shard {
             self.wire.mark(id, connection);
         }
         match connection.state {
-            State::Closing if waiting == 0 => self.close_now(id),
+            State::Closing if waiting == 0 && !connection.flags.has(Flags::LINGERING) => {
+                self.close_now(id);
+            }
             State::Connected => {
                 let has_pumps =
                     connection.extra.as_ref().is_some_and(|extra| !extra.pumps.is_empty());
