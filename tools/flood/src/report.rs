@@ -189,6 +189,8 @@ impl Report {
                 self.foreign,
                 self.publish_refused
             ));
+        }
+        if self.sent > 0 && self.window_seconds > 0.0 {
             lines.push(format!(
                 "window: {:.2} s, {} delivered, {:.0} per second, opened again {} times",
                 self.window_seconds,

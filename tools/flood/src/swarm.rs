@@ -43,6 +43,10 @@ const BATCH_SIZE_MAX: usize = 256 * 1024;
 /// Unacknowledged messages of one open-loop publisher; packet identifiers repeat after 65,535.
 const UNACKNOWLEDGED_MAX: u32 = 30_000;
 
+/// So many clients that fail one after the other, and none that succeeds in between, end a run: the broker is full, or
+/// gone.
+const FAILURES_IN_A_ROW_MAX: u32 = 100;
+
 /// Keep-alive pings go out after this share of the interval, in quarters.
 const PING_QUARTERS: u64 = 3;
 
@@ -220,6 +224,7 @@ pub(crate) struct Swarm {
     outputs: Vec<Box<Output>>,
     last_delivery_ns: u64,
     swept_ns: u64,
+    failures_in_a_row: u32,
     fatal: Option<String>,
 }
 
@@ -288,6 +293,7 @@ impl Swarm {
             outputs: Vec::new(),
             last_delivery_ns: 0,
             swept_ns: 0,
+            failures_in_a_row: 0,
             fatal: None,
             plan,
         }
@@ -542,6 +548,7 @@ impl Swarm {
         self.handshakes -= 1;
         self.live += 1;
         self.counters.connected += 1;
+        self.failures_in_a_row = 0;
         if self.plan.mode == Mode::Cycle {
             self.leave(index);
         } else if let Some(period_ns) = self.ping_period_ns() {
@@ -620,13 +627,17 @@ impl Swarm {
         self.begin_closing(index);
         self.counters.failed += 1;
         *self.counters.failures.entry(failure).or_default() += 1;
+        self.failures_in_a_row += 1;
         let hopeless = self.counters.connected == 0
-            || self.phase == Phase::Opening && self.plan.mode.has_publishers();
+            || self.phase == Phase::Opening && self.plan.mode.has_publishers()
+            || self.failures_in_a_row > FAILURES_IN_A_ROW_MAX.max(2 * self.plan.handshakes_max);
         if hopeless {
             let (connected, wanted) = (self.counters.connected, self.plan.client_count());
-            let remote = self.plan.remote;
+            let (remote, failures) = (self.plan.remote, self.failures_in_a_row);
+            let times =
+                if failures > 1 { format!(" {failures} times in a row") } else { String::new() };
             self.give_up(format!(
-                "the broker at {remote}: {failure}; {connected} of {wanted} clients had connected"
+                "the broker at {remote}: {failure}{times}; {connected} of {wanted} clients had connected"
             ));
         }
     }
@@ -788,7 +799,11 @@ impl Swarm {
         match self.phase {
             Phase::Measuring(_) => self.phase = Phase::Measuring(now_ns),
             Phase::Holding(_) => self.phase = Phase::Holding(now_ns),
-            Phase::Opening | Phase::Warming(_) | Phase::Draining(_) => self.begin_leaving(now_ns),
+            Phase::Warming(_) => {
+                self.last_delivery_ns = now_ns;
+                self.phase = Phase::Draining(now_ns + DRAIN_NS_MAX);
+            }
+            Phase::Opening | Phase::Draining(_) => self.begin_leaving(now_ns),
             Phase::Leaving(_) | Phase::Finished => self.phase = Phase::Finished,
         }
         self.tick(now_ns)
@@ -1150,6 +1165,37 @@ mod tests {
         let swarm = run(plan(Mode::Connect, 3), &mut broker);
         let fatal = swarm.fatal().expect("nobody connected");
         assert!(fatal.contains("handshake timed out"), "{fatal}");
+    }
+
+    /// A broker that takes no more ends the run in bounded time, with what was reached and what was wanted.
+    #[test]
+    fn a_full_broker_is_given_up() {
+        let plan = Plan { handshakes_max: 10, ..plan(Mode::Connect, 5_000) };
+        let mut broker = Broker::default();
+        let mut swarm = Swarm::new(plan, "t".into());
+        let mut now_ns = 0;
+        while swarm.fatal().is_none() {
+            now_ns += STEP_NS;
+            assert!(now_ns < 100_000_000_000);
+            while let Some(client) = swarm.next_connect(now_ns) {
+                if client < 300 {
+                    swarm.connected(client);
+                } else {
+                    swarm.connect_failed(client, 111);
+                }
+            }
+            while let Some(client) = swarm.next_dirty() {
+                if let Some(output) = swarm.take_output(client, now_ns) {
+                    broker.receive(client, output.as_single().expect("one piece"), Protocol::V311);
+                    swarm.sent(client, output, now_ns);
+                }
+            }
+            for (client, bytes) in mem::take(&mut broker.inbox) {
+                swarm.received(client, &bytes, now_ns);
+            }
+        }
+        let fatal = swarm.fatal().expect("given up");
+        assert!(fatal.contains("101 times in a row; 300 of 5000"), "{fatal}");
     }
 
     #[test]
