@@ -5,6 +5,8 @@
 //!
 //! - `MIDGE_CONFORMANCE_ADDRESS`: use the broker that listens there and start none; tests that need
 //!   one of their own say so and pass;
+//! - `MIDGE_CONFORMANCE_TERSE`: a broker of 5.0 may also close without saying why, which the
+//!   specification allows and Midge does not do: to try the suite on other brokers;
 //! - `MIDGE_BIN`: the program to start; without it `cargo build` makes one, in the profile of the tests;
 //! - `MIDGE_CONFORMANCE_SHARDS`: how many shards, 3 by default so that packets cross between shards.
 //!
@@ -50,6 +52,12 @@ struct Process {
 #[must_use]
 pub fn is_external() -> bool {
     external().is_some()
+}
+
+/// Whether the broker may close without giving a reason.
+#[must_use]
+pub fn is_terse() -> bool {
+    env::var_os("MIDGE_CONFORMANCE_TERSE").is_some()
 }
 
 fn external() -> Option<SocketAddr> {

@@ -14,5 +14,6 @@
 pub mod broker;
 pub mod client;
 pub mod names;
+pub mod prelude;
 pub mod statements;
 pub mod wire;

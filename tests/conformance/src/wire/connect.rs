@@ -92,6 +92,12 @@ impl Connect {
         self.version
     }
 
+    /// The largest packet it takes, in bytes, if it says so.
+    #[must_use]
+    pub fn maximum_packet_size(&self) -> Option<u32> {
+        crate::property!(self.properties, MaximumPacketSize)
+    }
+
     /// Another client identifier.
     #[must_use]
     pub fn client_id(mut self, client_id: impl AsRef<[u8]>) -> Self {
