@@ -105,7 +105,7 @@ impl<V: Topic> RetainedIndex<V> {
     pub fn with_seed(seed: u64) -> Self {
         Self {
             values: Slab::new(),
-            by_topic: Index::new(),
+            by_topic: Index::large(),
             order: Order::default(),
             hashes: hash_state(seed),
         }

@@ -111,7 +111,7 @@ impl<V: Copy> SubscriptionTable<V> {
         Self {
             filters: Filters(Slab::new()),
             lists: Slab::new(),
-            by_text: Index::new(),
+            by_text: Index::large(),
             trie: Trie::new(hashes.clone()),
             hashes,
             subscription_count: 0,

@@ -9,9 +9,8 @@
 //! - The index, if there is one, holds each position of `entries` once, under its subscriber's
 //!   hash.
 
-use hashbrown::HashTable;
-
 use super::SubscriberId;
+use crate::index::Index;
 
 /// A list longer than this has an index.
 const UNINDEXED_MAX: usize = 32;
@@ -20,10 +19,13 @@ const UNINDEXED_MAX: usize = 32;
 /// subscriber who comes and goes does not build and drop it each time.
 const INDEXED_MIN: usize = 16;
 
+/// A list longer than this has a large index, whose growth does not rehash all at once.
+const SMALL_INDEX_MAX: usize = 8192;
+
 #[derive(Debug)]
 pub(super) struct SubscriberList<V> {
     entries: Vec<(SubscriberId, V)>,
-    positions: Option<Box<HashTable<u32>>>,
+    positions: Option<Box<Index<u32>>>,
 }
 
 impl<V: Copy> SubscriberList<V> {
@@ -49,17 +51,18 @@ impl<V: Copy> SubscriberList<V> {
         self.entries.push((subscriber, value));
         let Self { entries, positions } = self;
         match positions {
-            Some(positions) => {
-                positions.insert_unique(hash(subscriber), position, |&it| rehash(entries, it));
+            Some(index) if entries.len() <= SMALL_INDEX_MAX || !index.is_small() => {
+                index.insert(hash(subscriber), position, |it| hash_at(entries, it));
             }
-            None if entries.len() > UNINDEXED_MAX => {
-                let mut index = Box::new(HashTable::with_capacity(entries.len()));
+            None if entries.len() <= UNINDEXED_MAX => {}
+            _ => {
+                let small = entries.len() <= SMALL_INDEX_MAX;
+                let mut index = if small { Index::small() } else { Index::large() };
                 for (position, &(subscriber, _)) in (0..).zip(entries.iter()) {
-                    index.insert_unique(hash(subscriber), position, |&it| rehash(entries, it));
+                    index.insert(hash(subscriber), position, |it| hash_at(entries, it));
                 }
-                *positions = Some(index);
+                *positions = Some(Box::new(index));
             }
-            None => {}
         }
         None
     }
@@ -70,18 +73,9 @@ impl<V: Copy> SubscriberList<V> {
         let last = self.entries.len() - 1;
         let Self { entries, positions } = self;
         if let Some(index) = positions {
-            let found = index.find_entry(hash(subscriber), |&it| it as usize == position);
-            debug_assert!(found.is_ok(), "each position is in the index");
-            if let Ok(entry) = found {
-                entry.remove();
-            }
+            index.remove(hash(subscriber), position as u32, |it| hash_at(entries, it));
             if position != last {
-                let moved = entries[last].0;
-                let found = index.find_mut(hash(moved), |&it| it as usize == last);
-                debug_assert!(found.is_some(), "each position is in the index");
-                if let Some(it) = found {
-                    *it = position as u32;
-                }
+                index.replace(hash(entries[last].0), last as u32, position as u32);
             }
         }
         let (_, value) = entries.swap_remove(position);
@@ -90,35 +84,31 @@ impl<V: Copy> SubscriberList<V> {
         }
         if entries.len() < entries.capacity() / 4 {
             entries.shrink_to(entries.len() * 2);
-            if let Some(index) = positions {
-                index.shrink_to(entries.len() * 2, |&it| rehash(entries, it));
-            }
         }
         Some(value)
     }
 
     fn position(&self, subscriber: SubscriberId) -> Option<usize> {
         match &self.positions {
-            Some(positions) => positions
-                .find(hash(subscriber), |&it| self.entries[it as usize].0 == subscriber)
-                .map(|&it| it as usize),
+            Some(index) => index
+                .find(hash(subscriber), |it| self.entries[it as usize].0 == subscriber)
+                .map(|it| it as usize),
             None => self.entries.iter().position(|&(it, _)| it == subscriber),
         }
     }
 
     /// Bytes on the heap.
     pub(super) fn memory_bytes(&self) -> usize {
-        let positions = self.positions.as_ref().map_or(0, |positions| {
-            size_of::<HashTable<u32>>() + positions.num_buckets() * (size_of::<u32>() + 1)
-        });
+        let index = self.positions.as_ref();
+        let positions = index.map_or(0, |index| size_of_val(&**index) + index.memory_bytes());
         self.entries.capacity() * size_of::<(SubscriberId, V)>() + positions
     }
 
     /// Panics if the index and the list disagree. For tests.
     pub(super) fn check_integrity(&self) {
         assert!(self.entries.len() >= 2, "one subscriber is kept in the filter itself");
-        if let Some(positions) = &self.positions {
-            assert_eq!(positions.len(), self.entries.len(), "the index holds each position");
+        if let Some(index) = &self.positions {
+            assert_eq!(index.count(), self.entries.len(), "the index holds each position");
         }
         for (position, &(subscriber, _)) in self.entries.iter().enumerate() {
             assert_eq!(self.position(subscriber), Some(position), "subscribers are found");
@@ -130,14 +120,14 @@ impl<V: Copy> SubscriberList<V> {
     }
 }
 
-fn rehash<V>(entries: &[(SubscriberId, V)], position: u32) -> u64 {
+fn hash_at<V>(entries: &[(SubscriberId, V)], position: u32) -> u32 {
     hash(entries[position as usize].0)
 }
 
 /// Subscriber numbers are the shard's own, dense and not chosen by peers: a multiplication spreads
 /// them well enough.
-const fn hash(subscriber: SubscriberId) -> u64 {
-    (subscriber.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+const fn hash(subscriber: SubscriberId) -> u32 {
+    ((subscriber.0 as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -167,5 +157,30 @@ mod tests {
         let mut left: Vec<u32> = list.as_slice().iter().map(|it| it.0.0).collect();
         left.sort_unstable();
         assert_eq!(left, [998, 999]);
+    }
+
+    /// Past the length where the index is cut into parts, and back, in an order without pattern.
+    #[test]
+    fn a_very_long_list() {
+        let count = SMALL_INDEX_MAX as u32 * 2;
+        let number = |step: u32| step.wrapping_mul(0x9e37_79b1);
+        let mut list =
+            SubscriberList::of_two((SubscriberId(number(0)), 0), (SubscriberId(number(1)), 1));
+        for step in 2..count {
+            assert_eq!(list.insert(SubscriberId(number(step)), step), None);
+            if step.abs_diff(SMALL_INDEX_MAX as u32) < 3 {
+                list.check_integrity();
+            }
+        }
+        list.check_integrity();
+        assert!(!list.positions.as_ref().expect("it is long").is_small());
+        for step in 2..count {
+            assert_eq!(list.remove(SubscriberId(number(step))), Some(step));
+            if step % 2_000 == 0 {
+                list.check_integrity();
+            }
+        }
+        list.check_integrity();
+        assert!(list.memory_bytes() < 256, "{}", list.memory_bytes());
     }
 }

@@ -97,7 +97,7 @@ pub(super) struct Trie {
 
 impl Trie {
     pub(super) fn new(hashes: RandomState) -> Self {
-        Self { root: Branch::default(), nodes: Slab::new(), literals: Index::new(), hashes }
+        Self { root: Branch::default(), nodes: Slab::new(), literals: Index::large(), hashes }
     }
 
     #[inline]
