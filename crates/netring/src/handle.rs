@@ -3,8 +3,12 @@
 use std::{
     cell::UnsafeCell,
     fs::File,
-    io::{self, Write},
-    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
+    io::{self, Read, Write},
+    mem,
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
 };
 
@@ -51,47 +55,82 @@ impl RingHandle {
 /// Wakes a ring from any thread, also one without a ring. For the aliens; shards use the doorbell.
 #[derive(Clone, Debug)]
 pub struct Waker {
-    counter: Arc<File>,
+    bell: Arc<UnixStream>,
 }
 
 impl Waker {
-    /// Makes the ring report `Woken`, and ends its wait if it waits. One system call.
+    /// Makes the ring report `Woken`, and ends its wait if it waits. One system call, and never blocks.
     pub fn wake(&self) {
-        // Can fail only when 2^64 wakes are pending, and then the ring is about to wake.
-        let _ = (&*self.counter).write_all(&1_u64.to_ne_bytes());
+        // Fails only when the ring is gone, or when so many wakes are pending that one more says nothing new.
+        let _ = (&*self.bell).write(&[1]);
     }
 }
 
+/// A descriptor that becomes readable when the ring has something, for an executor that can wait for descriptors but not
+/// for a ring. See [`NetRing::notifier`](crate::NetRing::notifier).
+#[derive(Debug)]
+pub struct Notifier {
+    counter: File,
+}
+
+impl Notifier {
+    pub(crate) fn new(uring: &Uring) -> io::Result<Self> {
+        let counter = sys::event_counter()?;
+        uring.inner().submitter().register_eventfd(counter.as_raw_fd())?;
+        Ok(Self { counter })
+    }
+
+    /// Takes what was signalled, so that the descriptor becomes readable only for what is new. Does not block.
+    pub fn drain(&self) {
+        // An error means that there was nothing to take.
+        let _ = (&self.counter).read(&mut [0; 8]);
+    }
+}
+
+impl AsFd for Notifier {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.counter.as_fd()
+    }
+}
+
+/// How many wakes one read takes together.
+const WAKES_PER_READ: usize = 256;
+
 /// The ring's end of its wakers: a read that is always in flight.
+///
+/// A pair of sockets rather than an event counter, because of the notifier: the kernel does not signal one event
+/// counter from inside a write to another. It defers that, and kernels of today (6.18, seen here) then lose every
+/// signal but the first.
 #[derive(Debug)]
 pub(crate) struct WakeSource {
-    counter: Arc<File>,
-    /// Where the kernel writes the count, which nobody reads. In a box so that it stays where it is.
-    count: Box<UnsafeCell<u64>>,
+    socket: UnixStream,
+    bell: Arc<UnixStream>,
+    /// Where the kernel writes what the wakers wrote, which nobody reads. In a box so that it stays where it is.
+    bytes: Box<UnsafeCell<[u8; WAKES_PER_READ]>>,
     armed: bool,
 }
 
 impl WakeSource {
     pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
-            counter: Arc::new(sys::event_counter()?),
-            count: Box::new(UnsafeCell::new(0)),
-            armed: false,
-        })
+        // The ring's end stays blocking: a ring does not wait for a descriptor that is not.
+        let (socket, bell) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        let bytes = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
+        Ok(Self { socket, bell: Arc::new(bell), bytes, armed: false })
     }
 
     pub(crate) fn waker(&self) -> Waker {
-        Waker { counter: Arc::clone(&self.counter) }
+        Waker { bell: Arc::clone(&self.bell) }
     }
 
     pub(crate) fn arm(&mut self, uring: &mut Uring) {
         debug_assert!(!self.armed);
         self.armed = true;
         let token = Token::new(Operation::Wake, 0, 0);
-        let entry = opcode::Read::new(
-            types::Fd(self.counter.as_raw_fd()),
-            self.count.get().cast(),
-            size_of::<u64>() as u32,
+        let entry = opcode::Recv::new(
+            types::Fd(self.socket.as_raw_fd()),
+            self.bytes.get().cast(),
+            WAKES_PER_READ as u32,
         )
         .build();
         // SAFETY: the kernel writes into the boxed cell, which nobody else touches and which lives until the read has
@@ -103,12 +142,13 @@ impl WakeSource {
         self.armed = false;
     }
 
-    /// Gives up the cell to a read that never came back.
-    pub(crate) fn leak(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.count));
-    }
-
     pub(crate) fn is_armed(&self) -> bool {
         self.armed
+    }
+
+    /// Gives up the cell to a read that never came back.
+    pub(crate) fn leak(&mut self) {
+        let nothing = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
+        mem::forget(mem::replace(&mut self.bytes, nothing));
     }
 }

@@ -43,7 +43,7 @@ pub use config::{RECEIVE_BUFFER_COUNT_MAX, RingConfig, SLOTS_MAX};
 pub use counters::Counters;
 pub use error::NetRingError;
 pub use event::{Event, ListenerId, Receive, Received, Wait};
-pub use handle::{RingHandle, Waker};
+pub use handle::{Notifier, RingHandle, Waker};
 pub use listen::{ListenOptions, listen_tcp, raise_descriptor_limit};
 pub use ring::NetRing;
 pub use slot::Slot;

@@ -20,7 +20,7 @@ use crate::{
     accept::{Listener, cancel_accept},
     buffers::Buffers,
     connection::HandOvers,
-    handle::WakeSource,
+    handle::{Notifier, WakeSource},
     message::MessagePool,
     slot::{SlotState, SlotTable},
     sys,
@@ -83,7 +83,7 @@ impl NetRing {
         let buffers = Buffers::new(&uring, config.receive_buffer_count, config.receive_buffer_size)
             .map_err(|error| NetRingError::system("registering receive buffers", &error))?;
         let wake_source = WakeSource::new()
-            .map_err(|error| NetRingError::system("making an event counter", &error))?;
+            .map_err(|error| NetRingError::system("making the waker's sockets", &error))?;
         // SAFETY: the descriptor is the ring's, which is alive through the call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(uring.inner().as_raw_fd()) };
         // Relaxed: the numbers only have to differ.
@@ -438,6 +438,28 @@ impl NetRing {
     #[must_use]
     pub fn waker(&self) -> Waker {
         self.wake_source.waker()
+    }
+
+    /// A descriptor that becomes readable when the ring has something to do, while [`NetRing::notify`] is on. For a
+    /// loop that parks elsewhere than in [`NetRing::turn`]; one per ring. Waiting for the ring's own descriptor instead
+    /// does not work: work that the kernel defers to our next turn does not make it readable.
+    ///
+    /// To park without losing anything: `notify(true)`, then `turn(Wait::No)`, and if there is no event even now, wait
+    /// for the descriptor. To go on: `notify(false)` and [`Notifier::drain`].
+    ///
+    /// # Errors
+    ///
+    /// `EBUSY` when there is one already; what the system says otherwise.
+    pub fn notifier(&mut self) -> io::Result<Notifier> {
+        let notifier = Notifier::new(&self.uring)?;
+        self.uring.notify(false);
+        Ok(notifier)
+    }
+
+    /// Switches the notifier's signals on or off. No system call; an awake loop keeps them off and spares the kernel
+    /// the signalling.
+    pub fn notify(&mut self, on: bool) {
+        self.uring.notify(on);
     }
 
     /// What the ring has done so far.

@@ -132,10 +132,11 @@ pub(crate) fn listen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     checked(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// An event counter. Blocking on purpose: a ring refuses to wait for a descriptor that is non-blocking.
+/// An event counter whose reads do not block.
 pub(crate) fn event_counter() -> io::Result<File> {
+    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
     // SAFETY: no pointers; a descriptor is ours alone once it is returned.
-    unsafe { Ok(File::from_raw_fd(checked(libc::eventfd(0, libc::EFD_CLOEXEC))?)) }
+    unsafe { Ok(File::from_raw_fd(checked(libc::eventfd(0, flags))?)) }
 }
 
 /// The soft limit of open descriptors after raising it to the hard limit.

@@ -25,7 +25,7 @@ pub(crate) enum Operation {
     CancelSend,
     CancelConnect,
     CancelAccept,
-    /// A read of the waker's event counter.
+    /// A read of what the wakers wrote.
     Wake,
     /// A doorbell of ours that did not arrive. Index: the target ring.
     DoorbellFailed,

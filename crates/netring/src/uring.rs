@@ -163,6 +163,16 @@ impl Uring {
         !self.backlog.is_empty() || !self.ring.completion().is_empty()
     }
 
+    /// Switches the signals to a registered event counter on or off.
+    pub(crate) fn notify(&mut self, on: bool) {
+        let queue = self.ring.completion();
+        if on {
+            queue.enable_eventfd();
+        } else {
+            queue.disable_eventfd();
+        }
+    }
+
     /// Submits what was pushed and runs the kernel's completion work: one system call, or none if there is
     /// nothing to submit, nothing to run and nothing to wait for.
     pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {

@@ -1,0 +1,251 @@
+//! Moving a connection from one ring to another.
+
+mod support;
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::mpsc,
+    thread,
+};
+
+use midge_netring::{Event, NetRing, Receive, RingConfig, Slot, Wait};
+use support::{accepted, closed, config, listening, next, output, read_exactly, until};
+
+/// Waits for the answer to a hand-over.
+fn handed_over(ring: &mut NetRing) -> (u64, Slot, Slot) {
+    until(ring, |event| match event {
+        Event::HandedOver { token, slot, target_slot } => Some((*token, *slot, *target_slot)),
+        Event::HandOverFailed { errno, .. } => panic!("hand-over failed: {errno}"),
+        _ => None,
+    })
+}
+
+#[test]
+fn connections_move_between_threads_with_all_their_bytes() {
+    const CONNECTIONS: usize = 200;
+    let (handle_sender, handle_receiver) = mpsc::channel();
+    let (envelope_sender, envelopes) = mpsc::channel::<(Slot, Vec<u8>)>();
+    let home = thread::spawn(move || {
+        let mut ring = NetRing::new(&RingConfig { slots: 256, ..config() }).unwrap();
+        handle_sender.send(ring.handle()).unwrap();
+        let mut gone = 0;
+        while gone < CONNECTIONS {
+            ring.turn(Wait::Forever).unwrap();
+            while let Some(event) = ring.next_event() {
+                match event {
+                    Event::Doorbell => {
+                        for (slot, first_bytes) in envelopes.try_iter() {
+                            ring.adopt(slot);
+                            ring.receive(slot, Receive::Continuous);
+                            // What the first ring had received is said first.
+                            ring.send(slot, output(&first_bytes));
+                        }
+                    }
+                    Event::Received { slot, data } => {
+                        let echo = output(ring.bytes(&data));
+                        ring.recycle(data);
+                        ring.send(slot, echo);
+                    }
+                    Event::Sent { .. } => {}
+                    Event::PeerClosed { slot } => ring.close(slot),
+                    Event::Closed { .. } => gone += 1,
+                    other => panic!("unexpected at home: {other:?}"),
+                }
+            }
+        }
+        (ring.slots_in_use(), ring.receive_buffers_free())
+    });
+
+    let target = handle_receiver.recv().unwrap();
+    let (mut ring, address) = listening(&RingConfig { slots: 256, ..config() });
+    let clients = thread::spawn(move || {
+        let mut streams: Vec<TcpStream> =
+            (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for stream in &mut streams {
+            stream.write_all(b"before ").unwrap();
+        }
+        for stream in &mut streams {
+            let mut back = [0; 7];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(&back, b"before ");
+        }
+        for stream in &mut streams {
+            stream.write_all(b"after").unwrap();
+            let mut back = [0; 5];
+            stream.read_exact(&mut back).unwrap();
+            assert_eq!(&back, b"after");
+        }
+    });
+    let mut first_bytes = vec![Vec::new(); 256];
+    let mut moved = 0;
+    let mut closed = 0;
+    while closed < CONNECTIONS {
+        ring.turn(Wait::Forever).unwrap();
+        while let Some(event) = ring.next_event() {
+            match event {
+                Event::Accepted { slot, .. } => ring.receive(slot, Receive::Once),
+                Event::Received { slot, data } => {
+                    first_bytes[slot.index() as usize] = ring.bytes(&data).to_vec();
+                    ring.recycle(data);
+                    ring.hand_over(slot, &target, 1000 + u64::from(slot.index()));
+                }
+                Event::HandedOver { token, slot, target_slot } => {
+                    assert_eq!(token, 1000 + u64::from(slot.index()));
+                    let bytes = std::mem::take(&mut first_bytes[slot.index() as usize]);
+                    envelope_sender.send((target_slot, bytes)).unwrap();
+                    ring.ring_doorbell(&target);
+                    moved += 1;
+                }
+                Event::Closed { .. } => closed += 1,
+                other => panic!("unexpected at the door: {other:?}"),
+            }
+        }
+    }
+    // The last doorbell is still queued.
+    ring.turn(Wait::No).unwrap();
+    clients.join().unwrap();
+    assert_eq!(home.join().unwrap(), (0, 64));
+    assert_eq!(moved, CONNECTIONS);
+    assert_eq!(ring.slots_in_use(), 0);
+    assert_eq!(ring.counters().hand_overs, CONNECTIONS as u64);
+    assert_eq!(ring.counters().doorbell_failures, 0);
+}
+
+#[test]
+fn a_hand_over_stops_the_receive_and_finishes_the_send_first() {
+    const SIZE: usize = 4_000_000;
+    let (mut ring, address) = listening(&config());
+    let mut target = NetRing::new(&config()).unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.receive(slot, Receive::Continuous);
+    client.write_all(b"early").unwrap();
+    assert_eq!(read_exactly(&mut ring, slot, 5), b"early");
+    ring.send(slot, output(&vec![1; SIZE]));
+    ring.turn(Wait::No).unwrap();
+    ring.hand_over(slot, &target.handle(), 9);
+    let reader = thread::spawn(move || {
+        let mut bytes = vec![0; SIZE];
+        client.read_exact(&mut bytes).unwrap();
+        client.write_all(b"late").unwrap();
+        client
+    });
+    assert!(matches!(next(&mut ring), Event::Sent { .. }));
+    let (token, _, target_slot) = handed_over(&mut ring);
+    assert_eq!(token, 9);
+    closed(&mut ring, slot);
+    assert_eq!(ring.slots_in_use(), 0);
+    target.adopt(target_slot);
+    target.receive(target_slot, Receive::Continuous);
+    assert_eq!(read_exactly(&mut target, target_slot, 4), b"late");
+    drop(reader.join().unwrap());
+    assert!(matches!(next(&mut target), Event::PeerClosed { .. }));
+}
+
+#[test]
+fn a_peer_that_leaves_during_the_hand_over_is_news_for_the_target() {
+    let (mut ring, address) = listening(&config());
+    let mut target = NetRing::new(&config()).unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.receive(slot, Receive::Continuous);
+    ring.turn(Wait::No).unwrap();
+    drop(client);
+    ring.hand_over(slot, &target.handle(), 1);
+    let (_, _, target_slot) = handed_over(&mut ring);
+    closed(&mut ring, slot);
+    target.adopt(target_slot);
+    target.receive(target_slot, Receive::Continuous);
+    assert!(matches!(next(&mut target), Event::PeerClosed { .. }));
+    target.close(target_slot);
+    closed(&mut target, target_slot);
+}
+
+#[test]
+fn a_full_target_leaves_the_connection_usable() {
+    let (mut ring, address) = listening(&config());
+    let mut target = NetRing::new(&RingConfig { slots: 1, ..config() }).unwrap();
+    let mut clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+    let slots = [accepted(&mut ring), accepted(&mut ring)];
+    ring.hand_over(slots[0], &target.handle(), 1);
+    let (_, _, target_slot) = handed_over(&mut ring);
+    closed(&mut ring, slots[0]);
+    target.adopt(target_slot);
+
+    ring.receive(slots[1], Receive::Continuous);
+    ring.hand_over(slots[1], &target.handle(), 2);
+    match next(&mut ring) {
+        Event::HandOverFailed { token: 2, slot, errno } => {
+            assert_eq!((slot, errno), (slots[1], libc::ENFILE));
+        }
+        other => panic!("unexpected: {other:?}"),
+    }
+    ring.receive(slots[1], Receive::Continuous);
+    clients[1].write_all(b"stays").unwrap();
+    assert_eq!(read_exactly(&mut ring, slots[1], 5), b"stays");
+
+    // With room again it goes.
+    target.close(target_slot);
+    closed(&mut target, target_slot);
+    ring.hand_over(slots[1], &target.handle(), 3);
+    let (_, _, target_slot) = handed_over(&mut ring);
+    target.adopt(target_slot);
+    target.receive(target_slot, Receive::Once);
+    clients[1].write_all(b"moved").unwrap();
+    assert_eq!(read_exactly(&mut target, target_slot, 5), b"moved");
+}
+
+#[test]
+fn a_ring_that_is_gone_takes_nothing() {
+    let (mut ring, address) = listening(&config());
+    let handle = thread::spawn(|| NetRing::new(&config()).unwrap().handle()).join().unwrap();
+    let mut client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.hand_over(slot, &handle, 1);
+    match next(&mut ring) {
+        Event::HandOverFailed { token: 1, .. } => {}
+        other => panic!("unexpected: {other:?}"),
+    }
+    // Whether the kernel says that nobody heard it depends on its version; nobody is disturbed.
+    ring.ring_doorbell(&handle);
+    ring.turn(Wait::No).unwrap();
+    assert!(ring.next_event().is_none());
+    ring.receive(slot, Receive::Once);
+    client.write_all(b"stays").unwrap();
+    assert_eq!(read_exactly(&mut ring, slot, 5), b"stays");
+}
+
+#[test]
+fn closing_during_a_hand_over_answers_it_first() {
+    let (mut ring, address) = listening(&config());
+    let mut target = NetRing::new(&config()).unwrap();
+    // Closed before the descriptor could leave, because the receive had to be cancelled first.
+    let _client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.receive(slot, Receive::Continuous);
+    ring.turn(Wait::No).unwrap();
+    ring.hand_over(slot, &target.handle(), 1);
+    ring.close(slot);
+    assert!(matches!(next(&mut ring), Event::HandOverFailed { errno: libc::ECANCELED, .. }));
+    closed(&mut ring, slot);
+    // Closed after: the target has it, and is told so.
+    let _client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.hand_over(slot, &target.handle(), 2);
+    ring.close(slot);
+    let (token, _, target_slot) = handed_over(&mut ring);
+    assert_eq!(token, 2);
+    closed(&mut ring, slot);
+    target.adopt(target_slot);
+    target.close(target_slot);
+    closed(&mut target, target_slot);
+    // And a slot that is closing is not handed over.
+    let _client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.close(slot);
+    ring.hand_over(slot, &target.handle(), 3);
+    assert!(matches!(next(&mut ring), Event::HandOverFailed { token: 3, .. }));
+    closed(&mut ring, slot);
+    assert_eq!((ring.slots_in_use(), target.slots_in_use()), (0, 0));
+}
