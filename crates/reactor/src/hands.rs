@@ -15,8 +15,8 @@
 //! aliens through the ring's waker. The executor around it has nothing else to run while no disk operation is in flight,
 //! so nothing else needs to wake it; see `docs/decisions/0002-park-in-the-net-ring.md`.
 //!
-//! A busy loop does not announce that it will sleep, because each announcement invites doorbells: it enters without
-//! waiting, and parks when a turn has brought next to nothing.
+//! Every turn that has nothing left to do asks to sleep, also under load: the system call returns at once when something is
+//! ready, and otherwise the other shards of an oversubscribed core get it sooner, and the next turn is larger.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,9 +31,6 @@ use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::start::Command;
-
-/// A turn that handled at most this many events and envelopes is followed by sleep.
-const QUIET_TURN_MAX: usize = 4;
 
 /// Turns between two visits of the executor's own housekeeping.
 const TURNS_PER_YIELD: u32 = 1024;
@@ -100,7 +97,7 @@ impl Hands {
             let more = self.shard.handle_turn(now);
             self.act();
             self.flush();
-            let blocked = self.send_envelopes();
+            self.send_envelopes();
 
             phase = self.step(phase, now);
             if let Phase::Draining { told: true, end_at, .. } = phase
@@ -108,7 +105,7 @@ impl Hands {
             {
                 return;
             }
-            again = more || handled > QUIET_TURN_MAX || self.spins(handled, now, &mut quiet_since);
+            again = more || self.spins(handled, now, &mut quiet_since);
             if !again {
                 // Nothing that is flushed later than this may be missed: from here on doorbells are rung.
                 again = !self.node.announce_park();
@@ -116,16 +113,11 @@ impl Hands {
                     self.node.unpark();
                 }
             }
-            debug_assert!(!blocked || self.shards() > 1);
             turns = turns.wrapping_add(1);
             if turns.is_multiple_of(TURNS_PER_YIELD) {
                 glommio::executor().yield_task_queue_now().await;
             }
         }
-    }
-
-    fn shards(&self) -> u16 {
-        self.node.shards()
     }
 
     /// Whether to look again at once although nothing happened: within the configured spin after the last event.
@@ -243,16 +235,15 @@ impl Hands {
         }
     }
 
-    /// One line of envelopes per shard, as far as its ring has room. Returns whether one was full.
-    fn send_envelopes(&mut self) -> bool {
+    /// One line of envelopes per shard, as far as its ring has room; what has none waits
+    /// for the next turn, and a doorbell says when that is worth while.
+    fn send_envelopes(&mut self) {
         let mut targets = std::mem::take(&mut self.targets);
         self.shard.take_waiting_targets(&mut targets);
-        let mut blocked = false;
         for target in targets.drain(..) {
             while let Some(envelope) = self.shard.poll_envelope(target) {
                 if let Err(envelope) = self.node.push(target, envelope) {
                     self.shard.put_back(target, envelope);
-                    blocked = true;
                     break;
                 }
             }
@@ -260,7 +251,6 @@ impl Hands {
         self.targets = targets;
         let Self { node, ring, rings, .. } = self;
         node.flush(|target| ring.ring_doorbell(&rings[target.index()]));
-        blocked
     }
 
     /// Commands from aliens, and the steps of a drain.
