@@ -26,6 +26,19 @@
 //!
 //! Tags such as `[MQTT-4.7.1-1]` are statements of MQTT 5.0; `@3.1.1` marks those of the older
 //! text, which uses the same numbers for other sentences.
+//!
+//! ```
+//! use midge_topic::{SubscriberId, SubscriptionTable, TopicFilter, TopicLimits, TopicName};
+//!
+//! let limits = TopicLimits::default();
+//! let mut table = SubscriptionTable::with_seed(0x5eed);
+//! table.subscribe(TopicFilter::parse("lamp/+/state", &limits)?, SubscriberId(7), "qos 1");
+//!
+//! let mut found = Vec::new();
+//! let filters = table.matches(TopicName::parse("lamp/hall/state", &limits)?, &mut found);
+//! assert_eq!((filters, &found[..]), (1, &[(SubscriberId(7), "qos 1")][..]));
+//! # Ok::<(), midge_topic::TopicError>(())
+//! ```
 #![forbid(unsafe_code)]
 
 mod error;

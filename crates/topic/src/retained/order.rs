@@ -7,9 +7,10 @@
 //! topic is: the caller compares.
 //!
 //! # Invariants
-//! - No chunk is empty, none is longer than [`CHUNK_SLOTS_MAX`].
-//! - Two neighbours have more than [`MERGED_SLOTS_MAX`] slots together if one of them shrank below
-//!   a quarter: so a list that shrinks gives its memory back.
+//! No chunk is empty, none is longer than [`CHUNK_SLOTS_MAX`].
+//!
+//! A chunk that shrinks below a quarter is joined with a neighbour if both together stay below
+//! three quarters: so a list that shrinks gives its memory back.
 
 /// Longest chunk. 256 slots are 1 KiB: moving half of that costs less than the comparisons that
 /// found the place.
