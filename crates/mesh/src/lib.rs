@@ -41,6 +41,8 @@ mod inboxes;
 mod interest;
 mod node;
 mod outboxes;
+#[cfg(test)]
+mod random;
 mod room;
 mod shard_id;
 mod shard_set;

@@ -216,3 +216,7 @@ impl<T: Send> Node<T> {
 
 /// Why a look-up of a ring by shard cannot fail.
 pub(crate) const NO_RING_TO_ITSELF: &str = "a shard has no ring to itself";
+
+// The model checker's atomics live inside its own runs only.
+#[cfg(all(test, not(feature = "model-check")))]
+mod tests;

@@ -76,12 +76,20 @@ impl<T: Send> Outboxes<T> {
     /// How many envelopes [`Outboxes::push`] would take for `target` now; the target may make more
     /// room at any time.
     ///
+    /// Zero asks the target to wake this shard, as a refused push does: parking is safe then. Any
+    /// other answer asks for nothing.
+    ///
     /// # Panics
     /// When `target` is this shard (it has no ring to itself) or not of this mesh.
     #[inline]
     #[must_use]
     pub fn room(&self, target: ShardId) -> usize {
         let producer = self.producers[target.index()].as_ref().expect(NO_RING_TO_ITSELF);
+        let room = producer.slots().saturating_sub(self.reserve);
+        if room > 0 {
+            return room;
+        }
+        self.request_room(target);
         producer.slots().saturating_sub(self.reserve)
     }
 
@@ -101,17 +109,17 @@ impl<T: Send> Outboxes<T> {
 
     #[inline]
     fn push_leaving(&mut self, reserve: usize, target: ShardId, envelope: T) -> Result<(), T> {
-        let producer = self.producers[target.index()].as_mut().expect(NO_RING_TO_ITSELF);
+        let producer = self.producers[target.index()].as_ref().expect(NO_RING_TO_ITSELF);
         // The copy of the consumer's index will do until the ring looks full; only then its cache
         // line is fetched.
         if producer.cached_slots() <= reserve && producer.slots() <= reserve {
-            let group = group_bit(self.id, target, self.doors.len());
-            self.doors[target.index()].room_requests.request(group);
+            self.request_room(target);
             if producer.slots() <= reserve {
                 self.statistics.refused += 1;
                 return Err(envelope);
             }
         }
+        let producer = self.producers[target.index()].as_mut().expect(NO_RING_TO_ITSELF);
         match producer.push(envelope) {
             Ok(()) => {
                 self.unflushed.insert(target);
@@ -123,5 +131,12 @@ impl<T: Send> Outboxes<T> {
                 Err(envelope)
             }
         }
+    }
+
+    /// Between a look at a full ring and a second one: has the target wake us when there is room.
+    #[cold]
+    fn request_room(&self, target: ShardId) {
+        let group = group_bit(self.id, target, self.doors.len());
+        self.doors[target.index()].room_requests.request(group);
     }
 }

@@ -238,3 +238,6 @@ fn lowest(word: usize, bits: u64) -> ShardId {
     // Below `SHARDS_MAX`, so it fits: a set has no words beyond.
     ShardId::new((word * WORD_BITS) as u16 + bits.trailing_zeros() as u16)
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,3 +59,6 @@ mod writer;
 pub use key::LEVELS_HASHED_MAX;
 pub use map::{BUCKETS_DEFAULT, BUCKETS_MAX, BUCKETS_MIN, InterestMap, buckets_recommended};
 pub use writer::{InterestStatistics, InterestWriter};
+
+#[cfg(test)]
+mod tests;

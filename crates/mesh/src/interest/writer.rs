@@ -72,6 +72,12 @@ impl InterestWriter {
         &self.map
     }
 
+    /// The shard it writes for.
+    #[must_use]
+    pub fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     /// Announces a Topic Filter that this shard has its first subscription for. From when it
     /// returns, look-ups on all shards name this shard for every topic that the filter matches:
     /// call it before the SUBACK leaves.
