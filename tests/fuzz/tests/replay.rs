@@ -1,0 +1,69 @@
+//! The corpus, without a fuzzer: the seeds, and whatever this machine has found.
+
+#[path = "../../../crates/codec/tests/common/mod.rs"]
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use midge_codec::{Framed, PACKET_SIZE_MAX, ProtocolVersion, decode, frame};
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target)
+}
+
+/// Every input of a target with its name.
+fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(folder(target)).expect("the corpus is there");
+    let paths = entries.map(|entry| entry.expect("can be read").path());
+    paths
+        .map(|path| (path.display().to_string(), std::fs::read(&path).expect("is a file")))
+        .collect()
+}
+
+#[test]
+fn frame_decode_holds_for_its_corpus() {
+    let mut streams = 0;
+    for (name, bytes) in inputs("frame_decode") {
+        midge_fuzz::frame_decode(&bytes);
+        if !name.ends_with("-stream") {
+            continue;
+        }
+        // A seed that stops at its first packet would teach the fuzzer nothing.
+        let version = ProtocolVersion::ALL[usize::from(bytes[0] % 3)];
+        let Ok(Framed::Packet(raw)) = frame(&bytes[1..], PACKET_SIZE_MAX) else { panic!("{name}") };
+        assert!(decode(raw, version).is_ok(), "{name}");
+        streams += 1;
+    }
+    assert_eq!(streams, ProtocolVersion::ALL.len());
+}
+
+#[test]
+fn roundtrip_holds_for_its_corpus() {
+    let inputs = inputs("roundtrip");
+    assert!(inputs.len() >= 50);
+    for (_, bytes) in inputs {
+        midge_fuzz::roundtrip(&bytes);
+    }
+}
+
+/// Writes the seeds anew from the corpus of the codec's own tests:
+/// `cargo test --manifest-path tests/fuzz/Cargo.toml -- --ignored write_the_seeds`
+#[test]
+#[ignore = "changes files"]
+fn write_the_seeds() {
+    for (choice, version) in (0_u8..).zip(ProtocolVersion::ALL) {
+        let mut stream = vec![choice];
+        for (index, bytes) in common::corpus(version).into_iter().enumerate() {
+            let raw = common::cut(&bytes).expect("the corpus is whole");
+            let seed = [&[choice, raw.first_byte], raw.body].concat();
+            // But for the CONNECT, a packet of MQTT 3.1 is one of 3.1.1.
+            if version != ProtocolVersion::V31 || raw.first_byte >> 4 == 1 {
+                let name = format!("v{version}-{index:02}-type-{}", raw.first_byte >> 4);
+                std::fs::write(folder("roundtrip").join(name), seed).expect("can be written");
+            }
+            stream.extend(&bytes);
+        }
+        let name = format!("v{version}-stream");
+        std::fs::write(folder("frame_decode").join(name), stream).expect("can be written");
+    }
+}
