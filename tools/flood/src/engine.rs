@@ -7,7 +7,8 @@
 //! # Why several rings
 //! A ring's table of direct descriptors is limited by `ulimit -n`, and a process may have several rings. With more than
 //! one ring there is no way to sleep on all of them at once without a descriptor each, so they are polled, with a short
-//! sleep on the last one when a whole round was idle: right for holding connections, which is what needs so many.
+//! sleep when a whole round was idle: right for holding connections, which is what needs so many. The sleep is on the
+//! ring that connects at the moment, because that is where answers are waited for.
 
 use std::io;
 use std::net::SocketAddr;
@@ -92,6 +93,8 @@ struct Engine {
     swarm: Swarm,
     tables: Vec<Table>,
     seats: Vec<Seat>,
+    /// The table of the latest connect.
+    connecting: usize,
     sources: Sources,
     remote: SocketAddr,
     epoch: Instant,
@@ -117,6 +120,7 @@ pub(crate) fn run(plan: Plan, interrupt: &Arc<AtomicBool>) -> Result<Outcome, St
     let engine = Engine {
         seats: vec![Seat { table: 0, slot: None }; plan.client_count() as usize],
         tables,
+        connecting: 0,
         sources,
         remote: plan.remote,
         epoch: Instant::now(),
@@ -192,10 +196,10 @@ impl Engine {
             busy |= self.reap(index);
         }
         if !single && !busy && !matches!(wait, Wait::No) {
-            let last = self.tables.len() - 1;
-            let ring = &mut self.tables[last].ring;
+            let connecting = self.connecting;
+            let ring = &mut self.tables[connecting].ring;
             ring.turn(Wait::For(ROUND_WAIT)).map_err(|error| format!("io_uring: {error}"))?;
-            self.reap(last);
+            self.reap(connecting);
         }
         Ok(())
     }
@@ -280,6 +284,7 @@ impl Engine {
                 ));
                 break;
             };
+            self.connecting = index;
             let table = &mut self.tables[index];
             match table.ring.connect(self.remote, source) {
                 Ok(slot) => {

@@ -25,7 +25,7 @@ use midge_output::Output;
 
 use crate::scenario::{Mode, Plan, Role};
 use crate::statistics::{Counters, Failure, Latencies};
-use crate::tracker::{Arrival, Tracker};
+use crate::tracker::{Arrival, Order, SharedTracker, Tracker};
 use crate::wire::{self, Identity, PublishTemplate, kind};
 
 /// Nothing arriving for this long opens a window again, and ends the wait for what is still under way.
@@ -162,6 +162,48 @@ impl Publisher {
     }
 }
 
+/// What arrived of each stream, see [`Plan::stream`].
+#[derive(Debug)]
+enum Streams {
+    /// Each stream has one subscriber.
+    Own(Vec<Tracker>),
+    /// The members of one shared subscription see all streams together.
+    Shared {
+        streams: Vec<SharedTracker>,
+        /// By member, then by publisher.
+        orders: Vec<Order>,
+    },
+}
+
+impl Streams {
+    fn new(plan: &Plan) -> Self {
+        let count = plan.stream_count();
+        match plan.mode {
+            Mode::Shared { members } => Self::Shared {
+                streams: vec![SharedTracker::default(); count],
+                orders: vec![Order::default(); count * members as usize],
+            },
+            _ => Self::Own(vec![Tracker::default(); count]),
+        }
+    }
+
+    #[inline]
+    fn record(&mut self, stream: usize, stamp: wire::Stamp, role: Role) -> Arrival {
+        match (self, role) {
+            (Self::Own(streams), _) => streams[stream].record(stamp.sequence),
+            (Self::Shared { streams, orders }, Role::Subscriber(member)) => {
+                let order = &mut orders[member as usize * streams.len() + stream];
+                match (streams[stream].record(stamp.sequence), order.record(stamp.sequence)) {
+                    (false, _) => Arrival::Again,
+                    (true, true) => Arrival::New,
+                    (true, false) => Arrival::Late,
+                }
+            }
+            (Self::Shared { .. }, _) => Arrival::Again,
+        }
+    }
+}
+
 /// Events at a fixed rate.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
@@ -195,7 +237,7 @@ pub(crate) struct Swarm {
     client_id_prefix: String,
     clients: Vec<Client>,
     publishers: Vec<Publisher>,
-    streams: Vec<Tracker>,
+    streams: Streams,
     /// Deliveries that one message makes.
     fan: u64,
     pub(crate) counters: Counters,
@@ -267,7 +309,7 @@ impl Swarm {
                 progress_ns: 0,
             })
             .collect();
-        let streams = vec![Tracker::default(); plan.stream_count()];
+        let streams = Streams::new(&plan);
         Self {
             fan,
             phase: Phase::Opening,
@@ -444,7 +486,7 @@ impl Swarm {
                     counters.foreign += 1;
                     return;
                 };
-                match streams[stream].record(stamp.sequence) {
+                match streams.record(stream, stamp, role) {
                     Arrival::New => {}
                     Arrival::Late => counters.reordered += 1,
                     Arrival::Again => {
