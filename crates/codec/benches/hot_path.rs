@@ -1,9 +1,8 @@
 //! What one publication costs in this room: framing, decoding, and writing a header for a subscriber.
 //!
-//! `cargo bench -p midge-codec` prints nanoseconds per operation, the best of several rounds. For a figure that does not
-//! depend on the machine's mood, count instructions: `hot_path CASE COUNT` runs one case so many times and prints
-//! nothing, so that the difference of two runs under `valgrind --tool=callgrind` divided by the difference of their
-//! counts is the cost of one. `tools/` beside this file does the division.
+//! `cargo bench -p midge-codec` prints nanoseconds of one operation, the best of several rounds. Instructions, which do
+//! not depend on what else the machine does, are counted by `instructions` beside this file: it runs single cases, as
+//! `hot_path CASE COUNT`, under callgrind.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -63,11 +62,21 @@ const PAYLOAD: [u8; 48] = [b'x'; 48];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for (name, _) in CASES {
+            println!("{name}");
+        }
+        return;
+    }
     if let [_, name, count] = arguments.as_slice()
         && let Some((_, run)) = CASES.iter().find(|(case, _)| case == name)
     {
         run(count.parse().expect("COUNT is a number"));
         return;
+    }
+    // Run as a test rather than as a benchmark, it only shows that the cases still work.
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        return CASES.iter().for_each(|(_, run)| run(1));
     }
     const COUNT: u64 = 2_000_000;
     const ROUNDS: usize = 7;
