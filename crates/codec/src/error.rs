@@ -152,6 +152,12 @@ impl DecodeError {
         self.facts().1
     }
 
+    /// One sentence for a log line or a reason string.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        self.facts().2
+    }
+
     /// Kind, statement and sentence: the one table.
     #[cold]
     const fn facts(self) -> (ErrorKind, &'static str, &'static str) {

@@ -25,6 +25,11 @@ impl Shard {
         connect: &Connect<'_>,
         received: &[u8],
     ) {
+        if let Some(connection) = self.connections.get_mut(id.0) {
+            // A refusal is an answer, too.
+            connection.maximum_packet_size =
+                connect.properties.maximum_packet_size.map_or(u32::MAX, Into::into);
+        }
         let terms = match Terms::negotiate(connect, &self.settings.limits) {
             Ok(terms) => terms,
             Err(refusal) => return self.refuse(id, connect.version, refusal),
@@ -143,7 +148,7 @@ impl Shard {
             // [MQTT-3.1.4-3]: the older connection is told, then closed.
             self.counters.take_overs += 1;
             self.note(old, Event::TakenOver);
-            self.disconnect(old, ReasonCode::SessionTakenOver);
+            self.disconnect(old, ReasonCode::SessionTakenOver, "another client has this client id");
             // A session with an expiry interval of zero ended with its connection, just now.
             let case =
                 if clean_start { WillCase::SessionEnds } else { WillCase::ConnectionResumed };
@@ -198,7 +203,7 @@ impl Shard {
                 ..ConnAckProperties::default()
             };
         }
-        connack.encode(version, self.wire.output(id, connection).buffer());
+        self.wire.answer(id, connection, |version, out| connack.encode(version, out));
     }
 
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
@@ -219,10 +224,16 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         // [MQTT-3.2.2-6]
         let mut connack = ConnAck::new(false, reason_code);
+        connection.version = version;
         if version.is_v5() {
             connack.properties.reason_string = Some(reason);
+            if self.wire.answer(id, connection, |version, out| connack.encode(version, out)) {
+                return;
+            }
+            // [MQTT-3.2.2-19]: what explains is left out when it does not fit.
+            connack.properties.reason_string = None;
         }
-        connack.encode(version, self.wire.output(id, connection).buffer());
+        self.wire.answer(id, connection, |version, out| connack.encode(version, out));
     }
 
     /// A first packet that is no acceptable CONNECT.
@@ -244,18 +255,25 @@ impl Shard {
             }
         } else if claimed == Some(ProtocolVersion::V5) {
             // A CONNACK may say why [MQTT-4.13.1-1]; older clients are just closed [MQTT-3.1.4-1 @3.1.1].
-            let reason = error.statement();
+            let reason = error.sentence();
             self.write_refusal(id, ProtocolVersion::V5, error.reason_code(), reason);
         }
         self.close(id);
     }
 
     /// Says DISCONNECT with a reason to a 5.0 client; an older one can only be closed.
-    pub(crate) fn disconnect(&mut self, id: ConnectionId, reason_code: ReasonCode) {
+    pub(crate) fn disconnect(&mut self, id: ConnectionId, reason_code: ReasonCode, why: &str) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        if connection.state == State::Connected && connection.version.is_v5() {
-            let version = connection.version;
-            Disconnect::new(reason_code).encode(version, self.wire.output(id, connection).buffer());
+        if connection.state != State::Connected || !connection.version.is_v5() {
+            return;
         }
+        let mut disconnect = Disconnect::new(reason_code);
+        disconnect.reason_string = Some(why);
+        if self.wire.answer(id, connection, |version, out| disconnect.encode(version, out)) {
+            return;
+        }
+        // [MQTT-3.14.2-3]: what explains is left out when it does not fit.
+        disconnect.reason_string = None;
+        self.wire.answer(id, connection, |version, out| disconnect.encode(version, out));
     }
 }

@@ -183,15 +183,14 @@ impl Shard {
         if connection.state != State::Connected || !outbound.has_waiting() {
             return;
         }
-        let version = connection.version;
         while connection.output_size() < self.settings.output_bytes_max {
             let next =
                 outbound.next(connection.window, self.now, &mut self.counters.dropped_expired);
             let (packet_id, delivery, duplicate) = match &next {
                 None => break,
                 Some(Resend::Release(packet_id)) => {
-                    let output = self.wire.output(id, connection);
-                    PubRel::new(*packet_id, ReasonCode::Success).encode(version, output.buffer());
+                    let release = PubRel::new(*packet_id, ReasonCode::Success);
+                    self.wire.answer(id, connection, |version, out| release.encode(version, out));
                     continue;
                 }
                 Some(Resend::Publish(packet_id, delivery, duplicate)) => {

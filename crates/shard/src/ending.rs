@@ -9,6 +9,7 @@ use midge_topic::SubscriberId;
 use crate::action::{Action, Event, PeerError, Violation};
 use crate::connection::{Flags, State};
 use crate::envelope::{Envelope, ShareMember, chooser};
+use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
 use crate::sessions::Away;
@@ -55,7 +56,7 @@ impl Shard {
             }
         };
         self.note(id, Event::PeerError(error));
-        self.disconnect(id, reason_code);
+        self.disconnect(id, reason_code, explain::of_error(error));
         self.leave(id, WillCase::Published);
     }
 
@@ -239,7 +240,11 @@ impl Shard {
                     // [MQTT-3.1.2-22]
                     self.counters.keep_alive_timeouts += 1;
                     self.note(id, Event::KeepAliveTimeout);
-                    self.disconnect(id, ReasonCode::KeepAliveTimeout);
+                    self.disconnect(
+                        id,
+                        ReasonCode::KeepAliveTimeout,
+                        "nothing came for one and a half keep alives",
+                    );
                     self.leave(id, WillCase::Published);
                 }
             }

@@ -42,6 +42,7 @@ mod connection;
 mod deliver;
 mod ending;
 mod envelope;
+mod explain;
 mod groups;
 mod ids;
 mod outbox;

@@ -12,8 +12,9 @@ use midge_session::inbound::Received;
 use midge_topic::TopicName;
 
 use crate::action::{PeerError, Violation};
-use crate::connection::PendingAck;
+use crate::connection::{Flags, PendingAck};
 use crate::envelope::{Accepted, RunPlace};
+use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
 use crate::route::{RUN_FRAME_SIZE_MAX, Routed, Run};
@@ -257,12 +258,24 @@ impl Shard {
         reason_code: ReasonCode,
     ) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        let version = connection.version;
-        let output = self.wire.output(id, connection).buffer();
-        match qos {
-            QoS::ExactlyOnce => PubRec::new(packet_id, reason_code).encode(version, output),
-            QoS::AtLeastOnce | QoS::AtMostOnce => {
-                PubAck::new(packet_id, reason_code).encode(version, output);
+        let explained = connection.flags.has(Flags::PROBLEM_INFORMATION);
+        let mut reason_string = explain::of_reason_code(reason_code).filter(|_| explained);
+        loop {
+            let fits = self.wire.answer(id, connection, |version, out| match qos {
+                QoS::ExactlyOnce => {
+                    let mut ack = PubRec::new(packet_id, reason_code);
+                    ack.reason_string = reason_string;
+                    ack.encode(version, out);
+                }
+                QoS::AtLeastOnce | QoS::AtMostOnce => {
+                    let mut ack = PubAck::new(packet_id, reason_code);
+                    ack.reason_string = reason_string;
+                    ack.encode(version, out);
+                }
+            });
+            // [MQTT-3.4.2-2] [MQTT-3.5.2-2]: what explains is left out when it does not fit.
+            if fits || reason_string.take().is_none() {
+                return;
             }
         }
     }
@@ -316,9 +329,8 @@ impl Shard {
             .is_some_and(|inbound| inbound.release(packet_id));
         let reason_code =
             if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
-        let version = connection.version;
-        let output = self.wire.output(id, connection).buffer();
-        PubComp::new(packet_id, reason_code).encode(version, output);
+        let complete = PubComp::new(packet_id, reason_code);
+        self.wire.answer(id, connection, |version, out| complete.encode(version, out));
     }
 }
 

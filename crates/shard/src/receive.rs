@@ -145,7 +145,6 @@ impl Shard {
     fn handle_packet(&mut self, id: ConnectionId, packet: Packet<'_>) -> Handled {
         let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
         let Some(session) = connection.session else { return Ok(()) };
-        let version = connection.version;
         match packet {
             Packet::PubAck(ack) => {
                 let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
@@ -171,8 +170,8 @@ impl Shard {
                     Acknowledged::Unknown => Some(ReasonCode::PacketIdentifierNotFound),
                 };
                 if let Some(reason_code) = reason_code {
-                    let output = self.wire.output(id, connection);
-                    PubRel::new(ack.packet_id, reason_code).encode(version, output.buffer());
+                    let release = PubRel::new(ack.packet_id, reason_code);
+                    self.wire.answer(id, connection, |version, out| release.encode(version, out));
                 }
                 self.after_acknowledgement(id);
             }
@@ -189,7 +188,9 @@ impl Shard {
             Packet::Subscribe(subscribe) => return self.handle_subscribe(id, &subscribe),
             Packet::Unsubscribe(unsubscribe) => self.handle_unsubscribe(id, &unsubscribe),
             // [MQTT-3.12.4-1]
-            Packet::PingReq => PingResp.encode(self.wire.output(id, connection).buffer()),
+            Packet::PingReq => {
+                self.wire.answer(id, connection, |_, out| PingResp.encode(out));
+            }
             Packet::Disconnect(disconnect) => return self.handle_disconnect(id, &disconnect),
             Packet::Auth(Auth { .. }) => return Err(Violation::AuthenticationNotStarted.into()),
             // [MQTT-3.1.0-2]

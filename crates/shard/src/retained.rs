@@ -104,8 +104,8 @@ pub(crate) struct RetainedSlice {
 }
 
 impl RetainedSlice {
-    pub(crate) fn new() -> Self {
-        Self { index: RetainedIndex::new(), bytes: 0 }
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { index: RetainedIndex::with_seed(seed), bytes: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -112,7 +112,7 @@ impl Shard {
             sessions: Sessions::new(hasher.clone()),
             table: SubscriptionTable::with_seed(a ^ d),
             interest: shared.interest.map(|map| InterestWriter::new(map, id)),
-            retained: RetainedSlice::new(),
+            retained: RetainedSlice::new(b ^ c),
             retained_counts: shared.retained_counts,
             groups: Groups::new(hasher),
             outboxes: Outboxes::new(shards, settings.outbox),
@@ -322,7 +322,11 @@ impl Shard {
         self.now = now;
         let connections: Vec<_> = self.connections.iter().map(|(id, _)| ConnectionId(id)).collect();
         for id in connections {
-            self.disconnect(id, midge_codec::ReasonCode::ServerShuttingDown);
+            self.disconnect(
+                id,
+                midge_codec::ReasonCode::ServerShuttingDown,
+                "the broker shuts down",
+            );
             self.leave(id, WillCase::Published);
         }
         self.settle();

@@ -3,18 +3,21 @@
 use std::sync::Arc;
 
 use midge_codec::{
-    QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck, Unsubscribe,
+    PacketId, QoS, ReasonCode, RetainHandling, SubAck, Subscribe, SubscribeFilter, UnsubAck,
+    Unsubscribe,
 };
 use midge_session::SubscriptionOptions;
 use midge_topic::{FilterId, SharedFilter, SubscriberId, TopicFilter};
 
 use crate::action::Violation;
-use crate::connection::PendingSubAck;
+use crate::connection::{Connection, Flags, PendingSubAck};
 use crate::envelope::{Envelope, ShareJoin, ShareJoined, ShareMember, chooser};
+use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
 use crate::sessions::Shares;
 use crate::shard::Shard;
+use crate::wire::Wire;
 
 /// What one filter of a SUBSCRIBE came to.
 enum Granted {
@@ -74,8 +77,7 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
         if waiting_for == 0 {
             // [MQTT-3.8.4-1] [MQTT-3.8.4-6]
-            SubAck::new(subscribe.packet_id, &reason_codes[..])
-                .encode(version, self.wire.output(id, connection).buffer());
+            answer_subscribe(&mut self.wire, id, connection, subscribe.packet_id, &reason_codes);
         } else {
             connection.extra().subacks.push(PendingSubAck {
                 token,
@@ -197,7 +199,6 @@ impl Shard {
     pub(crate) fn handle_share_joined(&mut self, joined: &ShareJoined) {
         let id = joined.connection;
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        let version = connection.version;
         let Some(extra) = connection.extra.as_mut() else { return };
         // Tokens are never used twice, so an answer for an earlier connection in this slot finds nothing.
         let Some(at) = extra.subacks.iter().position(|one| one.token == joined.token) else {
@@ -208,14 +209,13 @@ impl Shard {
             return;
         }
         let done = extra.subacks.remove(at);
-        SubAck::new(done.packet_id, &done.reason_codes[..])
-            .encode(version, self.wire.output(id, connection).buffer());
+        let wire = &mut self.wire;
+        answer_subscribe(wire, id, connection, done.packet_id, &done.reason_codes);
     }
 
     pub(crate) fn handle_unsubscribe(&mut self, id: ConnectionId, unsubscribe: &Unsubscribe<'_>) {
         let Some(connection) = self.connections.get(id.0) else { return };
         let Some(session) = connection.session else { return };
-        let version = connection.version;
         let mut reason_codes = Vec::with_capacity(unsubscribe.filters.len());
         for filter in unsubscribe.filters.iter() {
             let gone = if filter.starts_with("$share/") {
@@ -238,8 +238,8 @@ impl Shard {
             };
             extra.pumps.retain(|pump| !gone(pump));
         }
-        UnsubAck::new(unsubscribe.packet_id, &reason_codes[..])
-            .encode(version, self.wire.output(id, connection).buffer());
+        let unsuback = UnsubAck::new(unsubscribe.packet_id, &reason_codes[..]);
+        self.wire.answer(id, connection, |version, out| unsuback.encode(version, out));
     }
 
     fn unsubscribe(&mut self, session: SessionId, filter: &str) -> bool {
@@ -274,6 +274,27 @@ impl Shard {
         let member = ShareMember { group, session: reference };
         self.send(target, Envelope::ShareLeave(Box::new(member)));
         true
+    }
+}
+
+/// SUBACK, with the reason of the first refusal when the client asked for such things and it fits [MQTT-3.9.2-1].
+fn answer_subscribe(
+    wire: &mut Wire,
+    id: ConnectionId,
+    connection: &mut Connection,
+    packet_id: PacketId,
+    reason_codes: &[ReasonCode],
+) {
+    let mut suback = SubAck::new(packet_id, reason_codes);
+    if connection.flags.has(Flags::PROBLEM_INFORMATION) {
+        suback.reason_string =
+            reason_codes.iter().find_map(|reason_code| explain::of_reason_code(*reason_code));
+    }
+    loop {
+        let fits = wire.answer(id, connection, |version, out| suback.encode(version, out));
+        if fits || suback.reason_string.take().is_none() {
+            return;
+        }
     }
 }
 

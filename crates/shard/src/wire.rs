@@ -1,6 +1,6 @@
 //! Outputs of connections: who has something to send, and the empty buffers to put it in.
 
-use midge_codec::{OutgoingPublish, PacketId, QoS};
+use midge_codec::{OutgoingPublish, PacketId, ProtocolVersion, QoS};
 use midge_output::Output;
 use midge_session::alias::OutboundAlias;
 use midge_session::{Publication, Time};
@@ -32,6 +32,26 @@ impl Wire {
             self.dirty.push(id);
         }
         connection.output.get_or_insert_with(|| self.pool.pop().unwrap_or_default())
+    }
+
+    /// Appends an answer to the client, unless it is larger than the client takes: then it counts as sent
+    /// [MQTT-3.1.2-24] [MQTT-3.1.2-25]. Returns whether it was appended.
+    #[inline]
+    pub(crate) fn answer(
+        &mut self,
+        id: ConnectionId,
+        connection: &mut Connection,
+        encode: impl FnOnce(ProtocolVersion, &mut Vec<u8>),
+    ) -> bool {
+        let (version, maximum) = (connection.version, connection.maximum_packet_size as usize);
+        let buffer = self.output(id, connection).buffer();
+        let start = buffer.len();
+        encode(version, buffer);
+        let fits = buffer.len() - start <= maximum;
+        if !fits {
+            buffer.truncate(start);
+        }
+        fits
     }
 
     /// Lists a connection whose output waited for an earlier send.
