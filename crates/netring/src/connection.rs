@@ -137,7 +137,8 @@ impl NetRing {
         let Some(state) = self.slots.get(slot) else { return not_open() };
         assert!(state.hand_over.is_none(), "one hand-over at a time");
         if state.has(SlotState::CLOSING) {
-            self.pending.push_back(Event::HandOverFailed { token, slot, errno: libc::ECANCELED });
+            // In front: the slot's last event may be waiting already.
+            self.pending.push_front(Event::HandOverFailed { token, slot, errno: libc::ECANCELED });
             return;
         }
         state.wish = None;
@@ -215,15 +216,15 @@ impl NetRing {
                 self.uring.cancel(token(Operation::Connect), token(Operation::CancelConnect));
                 state.set(SlotState::CONNECT_CANCELLED);
             }
-            if !state.has(SlotState::IN_FLIGHT) {
+            if !state.has(SlotState::IN_FLIGHT | SlotState::CLOSED) {
                 if let Some(key) = state.hand_over.take() {
                     // It never left.
                     let errno = libc::ECANCELED;
                     let token = self.hand_overs.remove(key).token;
                     self.pending.push_back(Event::HandOverFailed { token, slot, errno });
                 }
-                self.uring.close(slot, token(Operation::Close));
-                state.set(SlotState::FREEING);
+                state.set(SlotState::CLOSED);
+                self.pending.push_back(Event::Closed { slot });
             }
             return;
         }
@@ -460,21 +461,20 @@ impl NetRing {
         Some(event)
     }
 
-    pub(crate) fn complete_close(&mut self, token: Token, result: i32) -> Option<Event> {
-        let slot = token.slot();
-        let Some(state) = self.slots.current(slot, token.generation()) else {
-            self.counters.stale_completions += 1;
-            return None;
-        };
-        state.clear(SlotState::FREEING);
-        if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ENOMEM) {
-            self.settle(slot);
-            return None;
-        }
-        self.slots.free(slot);
+    /// The owner takes the slot's last event: now the kernel may have it back.
+    pub(crate) fn free(&mut self, slot: Slot) {
+        self.slots.close(slot);
         self.counters.closes += 1;
+        self.uring.close(slot, Token::new(Operation::Close, 0, slot.index()));
+    }
+
+    pub(crate) fn complete_close(&mut self, token: Token, result: i32) {
+        if matches!(-result, libc::EINTR | libc::EAGAIN | libc::ENOMEM) {
+            self.uring.close(token.slot(), token);
+            return;
+        }
+        self.slots.freed();
         self.slot_freed();
-        Some(Event::Closed { slot })
     }
 }
 

@@ -86,7 +86,8 @@ pub enum Event {
         /// Whose peer.
         slot: Slot,
     },
-    /// The connection is broken; at most one per slot. An output that was being sent is dropped. The slot stays until
+    /// The connection is broken; at most one per slot. An output that was being sent is dropped, nothing more is received;
+    /// when it was a send that failed, bytes that had arrived before may still be reported. The slot stays until
     /// `close`.
     Failed {
         /// Which one.
@@ -101,7 +102,8 @@ pub enum Event {
         /// The output as it was given to `send`, for its next use.
         output: Box<Output>,
     },
-    /// The slot is free. The number may come back as another connection from now on.
+    /// The connection is over and nothing of it is left with the kernel. The socket closes with the next turn, and the
+    /// number may come back as another connection from then on.
     Closed {
         /// Which one.
         slot: Slot,

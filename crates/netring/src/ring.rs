@@ -134,18 +134,20 @@ impl NetRing {
     /// The next event of this turn. `None`: time for the next turn.
     #[inline]
     pub fn next_event(&mut self) -> Option<Event> {
-        if let Some(event) = self.pending.pop_front() {
-            return Some(event);
-        }
-        while let Some(completion) = self.uring.next_completion() {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                if let Event::Closed { slot } = event {
+                    self.free(slot);
+                }
+                return Some(event);
+            }
+            let completion = self.uring.next_completion()?;
             self.counters.completions += 1;
             let event = self.complete(completion);
             if event.is_some() {
                 return event;
             }
         }
-        // A completion may have led to an event that it does not stand for.
-        self.pending.pop_front()
     }
 
     /// Whether an event can be had without a turn.
@@ -160,7 +162,10 @@ impl NetRing {
             Some(Operation::Receive) => self.complete_receive(completion),
             Some(Operation::Send) => self.complete_send(token, completion.result),
             Some(Operation::Accept) => self.complete_accept(token, completion.result),
-            Some(Operation::Close) => self.complete_close(token, completion.result),
+            Some(Operation::Close) => {
+                self.complete_close(token, completion.result);
+                None
+            }
             Some(Operation::Connect) => self.complete_connect(token, completion.result),
             Some(Operation::Shutdown) => self.complete_shutdown(token),
             Some(Operation::HandOver) => self.complete_hand_over(token, completion.result),
@@ -307,7 +312,7 @@ impl NetRing {
     /// Arms as many accepts as there is room for.
     fn arm_accepts(&mut self) {
         let mut in_flight: usize = self.listeners.iter().map(Listener::in_flight).sum();
-        let free = (self.slots.capacity() - self.slots.in_use()) as usize;
+        let free = self.slots.free() as usize;
         self.accepts_held = false;
         self.listener_turn = self.listener_turn.wrapping_add(1);
         for offset in 0..self.listeners.len() {
@@ -472,7 +477,8 @@ impl NetRing {
         }
     }
 
-    /// Slots in use: accepted, connecting or adopted, and not yet `Closed`.
+    /// Slots in use: accepted, connecting or adopted, and not yet `Closed`. The kernel needs one more turn to free the
+    /// slot of a `Closed`.
     #[must_use]
     pub fn slots_in_use(&self) -> u32 {
         self.slots.in_use()

@@ -1,10 +1,10 @@
 //! Slots: where connections live in the kernel's table, and what we remember of each.
 //!
 //! # Invariants
-//! - [`SlotState::OPEN`] is set from the moment we know of the slot (accepted, connecting, adopted) until the kernel has
-//!   freed it. Only then may the kernel give the number to another connection, so one number means one connection at
-//!   any time.
-//! - A slot is freed only when none of its operations is with the kernel ([`SlotState::IN_FLIGHT`] is clear). The
+//! - A slot is open from the moment we know of it (accepted, connecting, adopted) until its owner has taken `Closed`. Only
+//!   then is the kernel asked to free it, so the kernel cannot give the number to another connection while the
+//!   owner still knows it as this one: not even through a hand-over that arrives unannounced.
+//! - `Closed` is told only when none of the slot's operations is with the kernel ([`SlotState::IN_FLIGHT`] is clear). The
 //!   generation in an operation's token therefore never differs from the slot's; it is checked all the same.
 //! - `output` is there exactly while [`SlotState::SENDING`] is set, and is not touched meanwhile.
 
@@ -78,8 +78,8 @@ impl SlotState {
     pub(crate) const SHUTDOWN_WANTED: u16 = 1 << 8;
     /// The descriptor is on its way to another ring.
     pub(crate) const HANDING_OVER: u16 = 1 << 9;
-    /// A close of the descriptor is with the kernel.
-    pub(crate) const FREEING: u16 = 1 << 10;
+    /// The last event of the slot is waiting for its owner.
+    pub(crate) const CLOSED: u16 = 1 << 10;
     /// The owner has closed the slot.
     pub(crate) const CLOSING: u16 = 1 << 11;
     /// A failure has been reported.
@@ -96,8 +96,7 @@ impl SlotState {
         | Self::SENDING
         | Self::CONNECTING
         | Self::SHUTTING_DOWN
-        | Self::HANDING_OVER
-        | Self::FREEING;
+        | Self::HANDING_OVER;
 
     #[inline]
     pub(crate) fn has(&self, flags: u16) -> bool {
@@ -120,13 +119,15 @@ impl SlotState {
 pub(crate) struct SlotTable {
     states: Vec<SlotState>,
     capacity: u32,
-    in_use: u32,
+    open: u32,
+    /// Closed for the owner, but not yet freed by the kernel.
+    freeing: u32,
 }
 
 impl SlotTable {
     pub(crate) fn new(capacity: u32) -> Self {
         // Reserving costs addresses, not memory: the pages are the allocator's until they are written.
-        Self { states: Vec::with_capacity(capacity as usize), capacity, in_use: 0 }
+        Self { states: Vec::with_capacity(capacity as usize), capacity, open: 0, freeing: 0 }
     }
 
     /// Takes a slot that the kernel has filled.
@@ -139,20 +140,26 @@ impl SlotTable {
         let state = &mut self.states[index];
         assert!(!state.has(SlotState::OPEN), "a slot that is in use already");
         state.flags = SlotState::OPEN;
-        self.in_use += 1;
+        self.open += 1;
         state
     }
 
-    /// Gives a slot back after the kernel has freed it.
-    pub(crate) fn free(&mut self, slot: Slot) {
+    /// The owner knows that the slot is closed. What is left is the kernel's to do.
+    pub(crate) fn close(&mut self, slot: Slot) {
         let state = &mut self.states[slot.index() as usize];
-        assert!(state.has(SlotState::OPEN), "a slot that is free already");
+        assert!(state.has(SlotState::CLOSED), "a slot that was not closed");
         debug_assert!(!state.has(SlotState::IN_FLIGHT));
         *state = SlotState {
             generation: state.generation.wrapping_add(1) & GENERATION_MASK,
             ..SlotState::default()
         };
-        self.in_use -= 1;
+        self.open -= 1;
+        self.freeing += 1;
+    }
+
+    /// The kernel has freed a slot.
+    pub(crate) fn freed(&mut self) {
+        self.freeing -= 1;
     }
 
     /// The state of an open slot.
@@ -167,8 +174,15 @@ impl SlotTable {
         self.get(slot).filter(|state| state.generation == generation)
     }
 
+    /// Slots that their owner knows.
     pub(crate) fn in_use(&self) -> u32 {
-        self.in_use
+        self.open
+    }
+
+    /// Slots that the kernel can fill, as far as we know.
+    pub(crate) fn free(&self) -> u32 {
+        // A hand-over may have put a slot to use again before we heard that it was freed.
+        self.capacity.saturating_sub(self.open + self.freeing)
     }
 
     pub(crate) fn capacity(&self) -> u32 {
@@ -198,8 +212,12 @@ mod tests {
         let generation = table.open(slot).generation;
         assert!(table.current(slot, generation).is_some());
         assert_eq!(table.in_use(), 1);
-        table.free(slot);
+        table.get(slot).unwrap().set(SlotState::CLOSED);
+        table.close(slot);
         assert!(table.get(slot).is_none());
+        assert_eq!((table.in_use(), table.free()), (0, 3));
+        table.freed();
+        assert_eq!((table.in_use(), table.free()), (0, 4));
         let next = table.open(slot).generation;
         assert_ne!(generation, next);
         assert!(table.current(slot, generation).is_none());

@@ -188,12 +188,38 @@ fn a_full_target_leaves_the_connection_usable() {
     // With room again it goes.
     target.close(target_slot);
     closed(&mut target, target_slot);
+    target.turn(Wait::No).unwrap();
     ring.hand_over(slots[1], &target.handle(), 3);
     let (_, _, target_slot) = handed_over(&mut ring);
     target.adopt(target_slot);
     target.receive(target_slot, Receive::Once);
     clients[1].write_all(b"moved").unwrap();
     assert_eq!(read_exactly(&mut target, target_slot, 5), b"moved");
+}
+
+#[test]
+fn a_slot_is_not_given_away_before_its_owner_has_seen_it_closed() {
+    let (mut ring, address) = listening(&config());
+    let mut target = NetRing::new(&RingConfig { slots: 1, ..config() }).unwrap();
+    let _clients = [(); 2].map(|()| TcpStream::connect(address).unwrap());
+    let slots = [accepted(&mut ring), accepted(&mut ring)];
+    ring.hand_over(slots[0], &target.handle(), 1);
+    let (_, _, first) = handed_over(&mut ring);
+    closed(&mut ring, slots[0]);
+    target.adopt(first);
+    // The target has closed its only connection, and turns, but has not looked at its events.
+    target.close(first);
+    for _ in 0..3 {
+        target.turn(Wait::No).unwrap();
+    }
+    ring.hand_over(slots[1], &target.handle(), 2);
+    assert!(matches!(next(&mut ring), Event::HandOverFailed { errno: libc::ENFILE, .. }));
+    closed(&mut target, first);
+    target.turn(Wait::No).unwrap();
+    ring.hand_over(slots[1], &target.handle(), 3);
+    let (_, _, second) = handed_over(&mut ring);
+    target.adopt(second);
+    assert_eq!((first, target.slots_in_use()), (second, 1));
 }
 
 #[test]
