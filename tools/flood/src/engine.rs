@@ -110,7 +110,7 @@ pub(crate) fn run(plan: Plan, interrupt: &Arc<AtomicBool>) -> Result<Outcome, St
         pin(core)?;
     }
     let slots = slots_per_ring(plan.client_count())?;
-    let sources = Sources::new(plan.remote, plan.sources.clone());
+    let sources = Sources::new(plan.remote, plan.sources.clone(), std::process::id());
     check_ports(&plan, &sources)?;
     let rings = u64::from(plan.client_count()).div_ceil(slots);
     let tables = (0..rings)

@@ -5,9 +5,11 @@
 //! loopback can be reached from sixteen million addresses without any set-up.
 //!
 //! # Limits
-//! - Of each address three quarters of the ports are used: the kernel's search for a free one gets slow near the end,
-//!   and other programs need some.
-//! - A broker elsewhere is reached from the addresses given with `--source` only.
+//! - On loopback an address gets [`LOOPBACK_CONNECTIONS`] connections and then it is the next one's turn: the kernel tries
+//!   ports one after the other, and with half of them taken a connect costs ten times what it should. Closed
+//!   connections count for a minute, so each run begins at other addresses.
+//! - A broker elsewhere is reached from the addresses given with `--source` only, in turn, and from three quarters of
+//!   their ports: other programs need some.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -15,26 +17,35 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 /// What Linux does without configuration.
 const PORTS_DEFAULT: u32 = 60_999 - 32_768 + 1;
 
+/// Connections of one loopback address: a seventh of its ports.
+const LOOPBACK_CONNECTIONS: u64 = 4096;
+
+/// Loopback addresses used, 127.1.0.1 to 127.250.249.250: out of the way of what people bind by hand.
+const LOOPBACK_ADDRESSES: u64 = 250 * 250 * 250;
+
 /// Hands out a source address for each connection.
 #[derive(Debug)]
 pub(crate) struct Sources {
     given: Vec<IpAddr>,
     loopback: bool,
     connections_per_source: u32,
+    first: u64,
 }
 
 impl Sources {
-    /// `given` may be empty.
-    pub(crate) fn new(remote: SocketAddr, given: Vec<IpAddr>) -> Self {
+    /// `given` may be empty; `salt` makes runs begin at different loopback addresses.
+    pub(crate) fn new(remote: SocketAddr, given: Vec<IpAddr>, salt: u32) -> Self {
         let ports = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")
             .ok()
             .and_then(|text| port_count(&text))
             .unwrap_or(PORTS_DEFAULT);
         let loopback = matches!(remote.ip(), IpAddr::V4(address) if address.is_loopback());
-        Self { given, loopback, connections_per_source: (ports / 4 * 3).max(1) }
+        // A large step, so that the runs of neighbouring process identifiers stay apart.
+        let first = u64::from(salt) * 1009 % LOOPBACK_ADDRESSES;
+        Self { given, loopback, connections_per_source: (ports / 4 * 3).max(1), first }
     }
 
-    /// Connections that one source address carries.
+    /// Connections that one given source address carries.
     pub(crate) fn connections_per_source(&self) -> u32 {
         self.connections_per_source
     }
@@ -50,25 +61,21 @@ impl Sources {
     }
 
     /// The address to bind connection number `connection` to; `None`: the kernel's choice.
-    ///
-    /// Consecutive blocks of connections take consecutive addresses; past the last one it begins again.
     pub(crate) fn source(&self, connection: u64) -> Option<IpAddr> {
-        let block = connection / u64::from(self.connections_per_source);
         if !self.given.is_empty() {
-            let index = block % self.given.len() as u64;
+            let index = connection % self.given.len() as u64;
             return Some(self.given[index as usize]);
         }
-        if !self.loopback || block == 0 {
+        if !self.loopback {
             return None;
         }
-        // 127.1.0.1 and up, out of the way of what people bind by hand; 250 addresses in each of 250 times 250 blocks.
-        let block = block - 1;
-        let octet = |index: u64, first: u64| (index % 250 + first) as u8;
+        let index = (self.first + connection / LOOPBACK_CONNECTIONS) % LOOPBACK_ADDRESSES;
+        let octet = |value: u64, first: u64| (value % 250 + first) as u8;
         Some(IpAddr::V4(Ipv4Addr::new(
             127,
-            octet(block / 250 / 250, 1),
-            octet(block / 250, 0),
-            octet(block, 1),
+            octet(index / 250 / 250, 1),
+            octet(index / 250, 0),
+            octet(index, 1),
         )))
     }
 }
@@ -86,26 +93,34 @@ mod tests {
 
     #[test]
     fn loopback_spreads_by_itself() {
-        let sources = Sources::new(([127, 0, 0, 1], 1).into(), Vec::new());
-        assert_eq!(sources.capacity(), None);
-        assert_eq!(sources.source(0), None);
-        let mut used: HashMap<Option<IpAddr>, u32> = HashMap::new();
-        for connection in 0..1_000_000 {
-            *used.entry(sources.source(connection)).or_default() += 1;
+        for salt in [0, 1, 4_000_000_000] {
+            let sources = Sources::new(([127, 0, 0, 1], 1).into(), Vec::new(), salt);
+            assert_eq!(sources.capacity(), None);
+            let mut used: HashMap<IpAddr, u64> = HashMap::new();
+            for connection in 0..1_000_000 {
+                let source = sources.source(connection).expect("loopback always has one");
+                *used.entry(source).or_default() += 1;
+            }
+            assert!(used.values().all(|count| *count <= LOOPBACK_CONNECTIONS));
+            let loopback = |source: &IpAddr| matches!(source, IpAddr::V4(v4) if v4.is_loopback());
+            assert!(used.keys().all(loopback));
         }
-        assert!(used.values().all(|count| *count <= sources.connections_per_source()));
-        let loopback = |source: &IpAddr| matches!(source, IpAddr::V4(v4) if v4.is_loopback());
-        assert!(used.keys().flatten().all(loopback));
     }
 
     #[test]
-    fn given_addresses_are_used_in_blocks() {
+    fn given_addresses_are_used_in_turn() {
         let given: Vec<IpAddr> = vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()];
-        let sources = Sources::new(([10, 0, 0, 9], 1).into(), given.clone());
-        let block = u64::from(sources.connections_per_source());
-        let chosen = [0, block - 1, block, 2 * block].map(|index| sources.source(index));
-        assert_eq!(chosen, [Some(given[0]), Some(given[0]), Some(given[1]), Some(given[0])]);
-        assert_eq!(sources.capacity(), Some(2 * block));
+        let sources = Sources::new(([10, 0, 0, 9], 1).into(), given.clone(), 7);
+        let chosen = [0, 1, 2].map(|index| sources.source(index));
+        assert_eq!(chosen, [Some(given[0]), Some(given[1]), Some(given[0])]);
+        assert_eq!(sources.capacity(), Some(2 * u64::from(sources.connections_per_source())));
+    }
+
+    #[test]
+    fn elsewhere_the_kernel_chooses() {
+        let sources = Sources::new(([10, 0, 0, 9], 1).into(), Vec::new(), 7);
+        assert_eq!(sources.source(5), None);
+        assert_eq!(sources.capacity(), Some(u64::from(sources.connections_per_source())));
     }
 
     #[test]
