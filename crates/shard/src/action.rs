@@ -97,6 +97,8 @@ pub enum Violation {
     AcknowledgementMismatch,
     /// DISCONNECT sets a Session Expiry Interval although CONNECT had none [MQTT-3.14.2-2].
     SessionExpiryRaised,
+    /// A DISCONNECT with a reason code or a property that only a server sends.
+    ServerDisconnect,
     /// AUTH without an authentication method.
     AuthenticationNotStarted,
     /// A Subscription Identifier although they are switched off.
@@ -114,6 +116,7 @@ impl Violation {
             | Self::SubscriptionIdentifierInPublish
             | Self::AcknowledgementMismatch
             | Self::SessionExpiryRaised
+            | Self::ServerDisconnect
             | Self::AuthenticationNotStarted => ReasonCode::ProtocolError,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QoSNotSupported,

@@ -68,6 +68,9 @@ impl Shard {
     ) -> Handled {
         let Some(connection) = self.connections.get(id.0) else { return Ok(()) };
         let Some(session) = connection.session else { return Ok(()) };
+        if !client_may_send(disconnect.reason_code) || disconnect.server_reference.is_some() {
+            return Err(Violation::ServerDisconnect.into());
+        }
         if let Some(expiry) = disconnect.session_expiry_interval_seconds {
             // [MQTT-3.1.2-11]: once zero, it stays zero.
             if connection.flags.has(Flags::NO_EXPIRY_AT_CONNECT) && expiry != 0 {
@@ -287,4 +290,25 @@ impl Shard {
             self.actions.push_back(Action::Close(id));
         }
     }
+}
+
+/// Reason codes of a client's DISCONNECT (5.0 §3.14.2.1). Earlier versions have none, which reads as success.
+fn client_may_send(reason_code: ReasonCode) -> bool {
+    matches!(
+        reason_code,
+        ReasonCode::Success
+            | ReasonCode::DisconnectWithWill
+            | ReasonCode::UnspecifiedError
+            | ReasonCode::MalformedPacket
+            | ReasonCode::ProtocolError
+            | ReasonCode::ImplementationSpecificError
+            | ReasonCode::TopicNameInvalid
+            | ReasonCode::ReceiveMaximumExceeded
+            | ReasonCode::TopicAliasInvalid
+            | ReasonCode::PacketTooLarge
+            | ReasonCode::MessageRateTooHigh
+            | ReasonCode::QuotaExceeded
+            | ReasonCode::AdministrativeAction
+            | ReasonCode::PayloadFormatInvalid
+    )
 }

@@ -53,6 +53,7 @@ pub(crate) const fn of_error(error: PeerError) -> &'static str {
             Violation::SessionExpiryRaised => {
                 "a session expiry interval in DISCONNECT although CONNECT had none"
             }
+            Violation::ServerDisconnect => "a DISCONNECT that only a server sends",
             Violation::AuthenticationNotStarted => "AUTH without an authentication method",
             Violation::SubscriptionIdentifiersNotSupported => {
                 "subscription identifiers are switched off"

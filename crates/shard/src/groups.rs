@@ -79,6 +79,13 @@ impl Groups {
         self.slab.len()
     }
 
+    /// No backlog exceeds its bound.
+    pub(crate) fn check_bounds(&self, backlog_max: usize) {
+        for (_, group) in self.slab.iter() {
+            assert!(group.backlog.len() <= backlog_max, "a group's backlog");
+        }
+    }
+
     fn find(&mut self, text: &str) -> Option<(u32, &mut Group)> {
         let index = *self.by_text.get(text)?;
         Some((index, self.slab.get_mut(index)?))

@@ -45,6 +45,7 @@ mod envelope;
 mod explain;
 mod groups;
 mod ids;
+mod integrity;
 mod outbox;
 mod publish;
 mod receive;

@@ -161,6 +161,11 @@ impl Outboxes {
         self.boxes.iter().all(|outbox| outbox.line.is_empty())
     }
 
+    /// Whether no publisher waits for room.
+    pub(crate) fn nobody_waits(&self) -> bool {
+        self.boxes.iter().all(|outbox| outbox.parked.is_empty())
+    }
+
     fn note(&mut self, target: ShardId) -> &mut Outbox {
         let outbox = &mut self.boxes[target.index()];
         if !outbox.noted {
