@@ -3,6 +3,10 @@
 //! A connection takes a buffer only when bytes arrive for it, so idle connections hold none. We publish free buffers
 //! at the ring's tail; the kernel takes them from its head and names the one it took in the completion.
 //!
+//! The kernel goes round all buffers that it has, so each of them is soon touched and stays in memory. Therefore few are
+//! published at first ([`PUBLISHED_FIRST`]), and as many again each time they run out, up to the configured number: a
+//! ring whose connections mostly sleep keeps a few pages, a busy one all of them.
+//!
 //! # Invariants
 //! - A buffer is either the kernel's (between our publishing it and the completion that names it) or ours (a
 //!   [`Received`](crate::Received) stands for it). It is read and written by its owner only.
@@ -22,6 +26,9 @@ use crate::{
     uring::{BUFFER_GROUP, Uring},
 };
 
+/// Buffers that the kernel is given at the start: 64 KiB at the usual size.
+const PUBLISHED_FIRST: u32 = 16;
+
 #[derive(Debug)]
 pub(crate) struct Buffers {
     /// The ring's entries; the first also holds the tail.
@@ -30,6 +37,8 @@ pub(crate) struct Buffers {
     size: u32,
     count: u32,
     tail: u16,
+    /// How many have ever been published; those with higher numbers have not.
+    published: u32,
     /// How many are ours.
     taken: u32,
 }
@@ -40,7 +49,7 @@ impl Buffers {
         debug_assert!(count.is_power_of_two());
         let entries = Mapping::new(count as usize * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(count as usize * size as usize)?;
-        let mut buffers = Self { entries, memory, size, count, tail: 0, taken: count };
+        let mut buffers = Self { entries, memory, size, count, tail: 0, published: 0, taken: 0 };
         // SAFETY: the mapping holds `count` entries, is page-aligned, and outlives the registration: see `release`.
         unsafe {
             uring.inner().submitter().register_buf_ring_with_flags(
@@ -50,10 +59,22 @@ impl Buffers {
                 0,
             )?;
         }
-        for id in 0..count {
-            buffers.give(id as u16);
-        }
+        buffers.publish(PUBLISHED_FIRST);
         Ok(buffers)
+    }
+
+    /// They ran out: gives the kernel as many more as it had, if there are more.
+    #[cold]
+    pub(crate) fn grow(&mut self) {
+        self.publish(self.published);
+    }
+
+    fn publish(&mut self, more: u32) {
+        let end = (self.published + more).min(self.count);
+        for id in self.published..end {
+            self.put(id as u16);
+        }
+        self.published = end;
     }
 
     /// Bytes of one buffer.
@@ -65,6 +86,11 @@ impl Buffers {
     /// How many the kernel may take.
     #[inline]
     pub(crate) fn available(&self) -> u32 {
+        self.published - self.taken
+    }
+
+    /// How many nobody holds, published or not.
+    pub(crate) fn free(&self) -> u32 {
         self.count - self.taken
     }
 
@@ -79,6 +105,12 @@ impl Buffers {
     /// Publishes a buffer that is ours: it is the kernel's from here on.
     #[inline]
     pub(crate) fn give(&mut self, id: u16) {
+        self.put(id);
+        self.taken -= 1;
+    }
+
+    #[inline]
+    fn put(&mut self, id: u16) {
         let index = u32::from(self.tail) & (self.count - 1);
         let address = self.address(id).as_ptr() as u64;
         let first: NonNull<BufRingEntry> = self.entries.start().cast();
@@ -96,7 +128,6 @@ impl Buffers {
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(first.as_ptr()).cast_mut()) };
         // Pairs with the kernel's acquiring load of the tail: it sees the entry once it sees the tail.
         tail.store(self.tail, Ordering::Release);
-        self.taken -= 1;
     }
 
     /// The first `size` bytes of a buffer that is ours.
@@ -156,6 +187,19 @@ mod tests {
         assert_eq!(buffers.available(), 4);
         buffers.release(&uring).unwrap();
         assert!(!uring.has_completions());
+    }
+
+    #[test]
+    fn more_are_published_when_they_run_out() {
+        let uring = Uring::new(2, 4).unwrap();
+        let mut buffers = Buffers::new(&uring, 64, 100).unwrap();
+        let mut counts = vec![buffers.available()];
+        for _ in 0..3 {
+            buffers.grow();
+            counts.push(buffers.available());
+        }
+        assert_eq!(counts, [PUBLISHED_FIRST, 2 * PUBLISHED_FIRST, 64, 64]);
+        buffers.release(&uring).unwrap();
     }
 
     #[test]

@@ -108,6 +108,7 @@ pub(crate) struct WakeSource {
     /// Where the kernel writes what the wakers wrote, which nobody reads. In a box so that it stays where it is.
     bytes: Box<UnsafeCell<[u8; WAKES_PER_READ]>>,
     armed: bool,
+    retired: bool,
 }
 
 impl WakeSource {
@@ -116,7 +117,7 @@ impl WakeSource {
         let (socket, bell) = UnixStream::pair()?;
         bell.set_nonblocking(true)?;
         let bytes = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
-        Ok(Self { socket, bell: Arc::new(bell), bytes, armed: false })
+        Ok(Self { socket, bell: Arc::new(bell), bytes, armed: false, retired: false })
     }
 
     pub(crate) fn waker(&self) -> Waker {
@@ -138,8 +139,18 @@ impl WakeSource {
         unsafe { uring.push(entry.user_data(token.bits())) }
     }
 
-    pub(crate) fn completed(&mut self) {
+    /// A read has come back; the next one starts unless this is the end.
+    pub(crate) fn completed(&mut self, uring: &mut Uring) {
         self.armed = false;
+        if !self.retired {
+            self.arm(uring);
+        }
+    }
+
+    /// Makes the read in flight the last one, and ends it.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+        self.waker().wake();
     }
 
     pub(crate) fn is_armed(&self) -> bool {

@@ -172,8 +172,7 @@ impl NetRing {
             Some(Operation::Doorbell) => Some(Event::Doorbell),
             Some(Operation::DoorbellFailed) => self.complete_doorbell(token, completion.result),
             Some(Operation::Wake) => {
-                self.wake_source.completed();
-                self.wake_source.arm(&mut self.uring);
+                self.wake_source.completed(&mut self.uring);
                 Some(Event::Woken)
             }
             Some(
@@ -493,7 +492,7 @@ impl NetRing {
     /// Receive buffers that nobody holds.
     #[must_use]
     pub fn receive_buffers_free(&self) -> u32 {
-        self.buffers.available()
+        self.buffers.free()
     }
 
     /// Our own memory for connections, in bytes, without outputs in flight.
@@ -502,41 +501,24 @@ impl NetRing {
         self.slots.memory_bytes()
     }
 
-    /// Takes back what the kernel holds of our memory. Whether it gave back all.
+    /// Takes back what the kernel holds of our memory, by closing everything. Whether it gave back all in time.
     fn drain(&mut self) -> bool {
         let deadline = Instant::now() + DRAIN_TIME_MAX;
-        // What is queued but not submitted points to our memory too, and the kernel would never see its cancellation.
-        while self.uring.enter(Wait::No).is_ok() && self.uring.has_unsubmitted() {
-            if Instant::now() > deadline {
+        self.stop_listening();
+        self.wake_source.retire();
+        for slot in self.slots.in_use_slots() {
+            self.close(slot);
+        }
+        loop {
+            if self.turn(Wait::For(DRAIN_TIME_MAX / 100)).is_err() {
                 return false;
             }
-        }
-        if self.uring.cancel_everything(DRAIN_TIME_MAX).is_err() {
-            return false;
-        }
-        let listeners = &self.listeners;
-        let mut accepts: usize = listeners.iter().map(Listener::in_flight).sum();
-        loop {
-            while let Some(completion) = self.uring.next_completion() {
-                let token = completion.token;
-                match token.operation() {
-                    Some(Operation::Send | Operation::Connect) => {
-                        if let Some(state) = self.slots.current(token.slot(), token.generation()) {
-                            state.output = None;
-                            state.message = None;
-                        }
-                    }
-                    Some(Operation::Accept) => accepts -= 1,
-                    Some(Operation::Wake) => self.wake_source.completed(),
-                    _ => {}
-                }
-            }
-            if accepts == 0 && !self.wake_source.is_armed() && !self.slots.any_memory_in_flight() {
+            while self.next_event().is_some() {}
+            let open = self.listeners.iter().any(|listener| !listener.is_closed());
+            if !open && !self.wake_source.is_armed() && self.slots.in_use() == 0 {
                 return true;
             }
-            if Instant::now() > deadline
-                || self.uring.enter(Wait::For(Duration::from_millis(10))).is_err()
-            {
+            if Instant::now() > deadline {
                 return false;
             }
         }

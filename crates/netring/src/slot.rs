@@ -189,9 +189,12 @@ impl SlotTable {
         self.capacity
     }
 
-    /// Whether memory of any slot may still be with the kernel.
-    pub(crate) fn any_memory_in_flight(&self) -> bool {
-        self.states.iter().any(|state| state.output.is_some() || state.message.is_some())
+    /// All open slots.
+    pub(crate) fn in_use_slots(&self) -> Vec<Slot> {
+        let open = |(index, state): (usize, &SlotState)| {
+            state.has(SlotState::OPEN).then_some(Slot::new(index as u32))
+        };
+        self.states.iter().enumerate().filter_map(open).collect()
     }
 
     /// Heap memory in use, in bytes.

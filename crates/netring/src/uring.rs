@@ -261,21 +261,6 @@ impl Uring {
         }
     }
 
-    /// Whether operations wait that the kernel has not seen.
-    pub(crate) fn has_unsubmitted(&mut self) -> bool {
-        !self.spill.is_empty() || !self.ring.submission().is_empty()
-    }
-
-    /// Cancels every operation, waiting at most this long for them to end.
-    pub(crate) fn cancel_everything(&mut self, limit: Duration) -> io::Result<()> {
-        let everything = types::CancelBuilder::any();
-        match self.ring.submitter().register_sync_cancel(Some(limit.into()), everything) {
-            // There was none.
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-            other => other,
-        }
-    }
-
     /// Queues an operation that points to no memory of ours.
     #[inline]
     fn push_plain(&mut self, entry: squeue::Entry) {
