@@ -81,7 +81,7 @@ fn protocol_level_must_be_right() {
     }
 }
 
-/// [MQTT-3.1.2-3] [MQTT-3.1.2-3 @3.1.1]
+/// [MQTT-3.1.2-3] [MQTT-3.1.2-3 @3.1.1] [MQTT-3.2.2-6 @3.1.1]
 #[test]
 fn reserved_connect_flag_must_be_zero() {
     for version in each(Version::NUMBERED) {
@@ -291,7 +291,8 @@ fn empty_client_id_needs_a_clean_session() {
 
 /// Exactly one CONNACK, before everything else, although the client did not wait for it.
 ///
-/// [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT-3.1.4-4 @3.1.1] [MQTT-3.2.0-1 @3.1.1]
+/// [MQTT-3.1.4-5] [MQTT-3.2.0-1] [MQTT-3.2.0-2] [MQTT-3.2.2-1] [MQTT-3.1.4-4 @3.1.1]
+/// [MQTT-3.2.0-1 @3.1.1]
 #[test]
 fn connack_comes_first_and_once() {
     for version in each(Version::ALL) {
@@ -334,6 +335,7 @@ fn nothing_after_a_refused_connect_is_processed() {
 /// A CONNECT that is broken in one of many ways.
 ///
 /// [MQTT-3.1.4-1] [MQTT-3.1.4-1 @3.1.1] [MQTT-4.13.1-1] [MQTT-4.13.2-1] [MQTT-3.2.2-6]
+/// [MQTT-3.2.2-8] [MQTT-3.2.2-6 @3.1.1]
 #[test]
 fn malformed_connects() {
     let v5 = || hello(Version::V5);
