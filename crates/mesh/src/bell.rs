@@ -26,8 +26,8 @@
 //! # Orderings
 //! The setting of the bit is a release, the taking an acquire: what was pushed before the bit was
 //! set is visible to who took it. All changes between the two are read-modify-writes, so they carry
-//! the release on. Nothing else needs more than relaxed. `tests` proves it with every interleaving;
-//! there the rings are relaxed counters, so that this word alone must carry them.
+//! the release on. Nothing else needs more than relaxed. `model.rs` proves it with every
+//! interleaving; there the rings are relaxed counters, so that this word alone must carry them.
 //!
 //! # Cost
 //! A sender pays one locked instruction on one cache line per target and flush, and nothing per

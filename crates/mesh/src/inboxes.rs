@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rtrb::Consumer;
 
 use crate::bell::Bell;
-use crate::door::{Door, group_bit, sources_of};
+use crate::door::{Door, add_sources};
 use crate::node::NO_RING_TO_ITSELF;
 use crate::shard_id::ShardId;
 use crate::shard_set::ShardSet;
@@ -112,18 +112,19 @@ impl<T: Send> Inboxes<T> {
     fn answer_room_requests(&mut self, mut groups: u64, mut notify: impl FnMut(ShardId)) {
         let shards = self.doors.len();
         while groups != 0 {
-            let group = groups.trailing_zeros();
-            groups &= groups - 1;
+            let group = groups & groups.wrapping_neg(); // The lowest.
+            groups ^= group;
+            let mut sources = ShardSet::new();
+            add_sources(group, self.id, shards, &mut sources);
             let has_room = |source: &ShardId| {
                 let inbox = self.consumers[source.index()].as_ref().expect(NO_RING_TO_ITSELF);
                 inbox.slots() <= self.wake_at_most
             };
             // Which of a group asked is not known. Those still without room keep the request alive.
-            if sources_of(group, self.id, shards).all(|source| has_room(&source)) {
-                self.doors[self.id.index()].room_requests.clear(1 << group);
+            if sources.iter().all(|source| has_room(&source)) {
+                self.doors[self.id.index()].room_requests.clear(group);
             }
-            for source in sources_of(group, self.id, shards).filter(has_room) {
-                debug_assert!(group_bit(source, self.id, shards) == 1 << group);
+            for source in sources.iter().filter(has_room) {
                 self.statistics.room_notices += 1;
                 notify(source);
             }
@@ -133,11 +134,9 @@ impl<T: Send> Inboxes<T> {
     /// Moves what the bell says into the set of inboxes to visit.
     #[inline]
     fn listen(&mut self) {
-        let mut groups = self.bell().take();
-        while groups != 0 {
-            let group = groups.trailing_zeros();
-            groups &= groups - 1;
-            self.pending.extend(sources_of(group, self.id, self.doors.len()));
+        let groups = self.bell().take();
+        if groups != 0 {
+            add_sources(groups, self.id, self.doors.len(), &mut self.pending);
         }
     }
 

@@ -7,10 +7,11 @@
 //! a publication has to be pushed to at all.
 //!
 //! # One turn of a shard
-//! 1. [`Node::drain`]: handle what arrived, fairly over the peers, up to a budget.
+//! 1. [`Node::drain`]: handle what arrived, fairly over the peers, up to a budget. ([`Node::split`]
+//!    where handling must push.)
 //! 2. Do the turn's work; [`Node::push`] what other shards must know.
-//! 3. [`Node::flush`]: once per turn, tell each peer that was pushed to. A peer that sleeps gets
-//!    one doorbell.
+//! 3. [`Node::flush`]: once per turn, tell each peer that was pushed to, or that waits for room.
+//!    One that sleeps gets one doorbell.
 //! 4. Nothing left to do? [`Node::announce_park`], sleep until the doorbell, [`Node::unpark`].
 //!
 //! # Invariants worth naming
@@ -19,8 +20,9 @@
 //! - **Nothing is lost**: a full ring hands the value back. Whoever pushed must hold it, and stop
 //!   taking in more.
 //! - **No lost wake-up**: an envelope that was flushed is either seen by the target before it
-//!   sleeps, or its doorbell is rung. The protocol is one word per shard (`bell.rs`) and a model
-//!   checker has walked all its interleavings.
+//!   sleeps, or its doorbell is rung (`bell.rs`). A shard whose push was refused is told when there
+//!   is room (`room.rs`). Each protocol is one word per shard, and a model checker walks their
+//!   interleavings (`model.rs`).
 //! - **No false negative**: while a shard holds a subscription that matches a topic, and its SUBACK
 //!   has left, [`InterestMap::interested`] names that shard. A false positive costs one hop.
 //!
@@ -29,10 +31,18 @@
 //! sleeps (the reactor's closure does both), threads, clocks and `unsafe`.
 //!
 //! # Limits and memory
-//! At most [`SHARDS_MAX`] shards. One ring is `ring_capacity × size_of::<T>()` bytes that are not
-//! touched before they are used, plus about 400 bytes for its two indices on cache lines of their
-//! own, plus 72 bytes for both ends: 64 shards, 4,032 rings, take 2 MiB when idle, and with 256
-//! envelopes of 64 bytes at most 63 MiB more once every pair has talked.
+//! At most [`SHARDS_MAX`] shards. A ring is `ring_capacity × size_of::<T>()` bytes, touched as they
+//! are first used, in a circle: a ring that carries anything carries it over all its places sooner
+//! or later. Beside them it takes 450 bytes (two indices on cache lines of their own, both ends), a
+//! shard 256 for its door. Measured for 64 shards, 4,032 rings of 256 envelopes of 64 bytes, with
+//! the system's allocator: 18 MiB when idle (it touches one page each), 65 MiB once every pair has
+//! talked. With 1,024 envelopes 18 and 254 MiB.
+//!
+//! # Cost
+//! By instruction count, for an envelope of 64 bytes: 120 for push, flush and drain in batches of
+//! 32, 340 when each goes alone to another shard; 100 for a turn that finds nothing, with 64 shards
+//! as with two; 190 to 280 for an interest look-up of a topic of three levels, by the number of
+//! prefixes that filters use. `benches/mesh.rs` measures them.
 #![forbid(unsafe_code)]
 
 mod bell;

@@ -109,27 +109,35 @@ impl<T: Send> Outboxes<T> {
 
     #[inline]
     fn push_leaving(&mut self, reserve: usize, target: ShardId, envelope: T) -> Result<(), T> {
-        let producer = self.producers[target.index()].as_ref().expect(NO_RING_TO_ITSELF);
+        let producer = self.producers[target.index()].as_mut().expect(NO_RING_TO_ITSELF);
         // The copy of the consumer's index will do until the ring looks full; only then its cache
         // line is fetched.
-        if producer.cached_slots() <= reserve && producer.slots() <= reserve {
-            self.request_room(target);
-            if producer.slots() <= reserve {
-                self.statistics.refused += 1;
-                return Err(envelope);
-            }
+        if reserve > 0 && producer.cached_slots() <= reserve && producer.slots() <= reserve {
+            return self.push_again(reserve, target, envelope);
         }
-        let producer = self.producers[target.index()].as_mut().expect(NO_RING_TO_ITSELF);
         match producer.push(envelope) {
             Ok(()) => {
                 self.unflushed.insert(target);
                 self.statistics.pushed += 1;
                 Ok(())
             }
-            Err(PushError::Full(envelope)) => {
-                debug_assert!(false, "only we fill this ring, and it had room");
-                Err(envelope)
-            }
+            Err(PushError::Full(envelope)) => self.push_again(reserve, target, envelope),
+        }
+    }
+
+    /// The second try, after the request for room that makes it safe to sleep on its failure.
+    #[cold]
+    fn push_again(&mut self, reserve: usize, target: ShardId, envelope: T) -> Result<(), T> {
+        self.request_room(target);
+        let producer = self.producers[target.index()].as_mut().expect(NO_RING_TO_ITSELF);
+        if producer.slots() > reserve {
+            producer.push(envelope).map_err(|PushError::Full(envelope)| envelope)?;
+            self.unflushed.insert(target);
+            self.statistics.pushed += 1;
+            Ok(())
+        } else {
+            self.statistics.refused += 1;
+            Err(envelope)
         }
     }
 

@@ -91,7 +91,6 @@ pub(super) fn key_of_filter(filter: &str) -> (Shape, Key) {
 /// most [`LEVELS_HASHED_MAX`] + 2.
 #[inline(always)] // The closure is a few instructions, and its state wants to stay in registers.
 pub(super) fn walk(name: &[u8], mut visit: impl FnMut(Shape, Key)) {
-    let prefix = |state, word| Key { state, word, multiplier: MULTIPLIER_PREFIX };
     // A filter that starts with a wildcard does not match a name that starts with `$`
     // [MQTT-4.7.2-1].
     if name.first() != Some(&b'$') {
@@ -99,35 +98,41 @@ pub(super) fn walk(name: &[u8], mut visit: impl FnMut(Shape, Key)) {
     }
     let mut state = SEED;
     let mut levels = 0; // Ended by a `/` so far.
-    let mut words = name.chunks_exact(8);
-    for bytes in words.by_ref() {
-        let word = u64::from_le_bytes(bytes.try_into().expect("chunks of eight"));
-        let mut slashes = slashes_in(word);
-        while slashes != 0 {
-            let bits_after = 63 - slashes.trailing_zeros();
-            levels += 1;
-            if levels <= LEVELS_HASHED_MAX {
-                visit(Shape::prefix(levels), prefix(state, word << bits_after >> bits_after));
-            }
-            slashes &= slashes - 1;
-        }
+    let (words, partial) = name.as_chunks::<8>();
+    for &bytes in words {
+        let word = u64::from_le_bytes(bytes);
+        levels = visit_prefixes(state, word, levels, &mut visit);
         state = fold(state ^ word, MULTIPLIER_CHAIN);
     }
     // The last, partial word, with a `/` put behind the name: it ends the last level like any
     // other.
-    let word = last_word(name);
-    let bits = (name.len() % 8) * 8;
-    let ended = word | u64::from(b'/') << bits;
-    let mut slashes = slashes_in(ended);
+    let word = last_word(name, partial);
+    let ended = word | u64::from(b'/') << (8 * partial.len());
+    levels = visit_prefixes(state, ended, levels, &mut visit);
+    visit(Shape::whole(levels), Key { state, word, multiplier: MULTIPLIER_WHOLE });
+}
+
+/// Visits the prefixes that end in this word; takes and gives the number of levels before and after
+/// it.
+#[inline(always)] // As `walk`.
+fn visit_prefixes(
+    state: u64,
+    word: u64,
+    mut levels: usize,
+    visit: &mut impl FnMut(Shape, Key),
+) -> usize {
+    let mut slashes = slashes_in(word);
     while slashes != 0 {
-        let bits_after = 63 - slashes.trailing_zeros();
         levels += 1;
         if levels <= LEVELS_HASHED_MAX {
-            visit(Shape::prefix(levels), prefix(state, ended << bits_after >> bits_after));
+            // All bits up to the highest of the first `/`, and it.
+            let up_to_slash = slashes ^ (slashes - 1);
+            let key = Key { state, word: word & up_to_slash, multiplier: MULTIPLIER_PREFIX };
+            visit(Shape::prefix(levels), key);
         }
         slashes &= slashes - 1;
     }
-    visit(Shape::whole(levels), Key { state, word, multiplier: MULTIPLIER_WHOLE });
+    levels
 }
 
 /// The highest bit of each byte that is a `/`. Exact: no carry runs from one byte into the next.
@@ -138,19 +143,18 @@ fn slashes_in(word: u64) -> u64 {
     !(((zero_at_slash & LOW_SEVEN) + LOW_SEVEN) | zero_at_slash | LOW_SEVEN)
 }
 
-/// The last `len % 8` bytes as a little-endian word, zeros above.
+/// `partial`, the last bytes of a name behind its words of eight, as a little-endian word with
+/// zeros above.
 #[inline]
-fn last_word(name: &[u8]) -> u64 {
-    let partial = name.len() % 8;
-    if partial == 0 {
-        return 0;
+fn last_word(name: &[u8], partial: &[u8]) -> u64 {
+    if let Some(&bytes) = name.last_chunk::<8>() {
+        // Reads bytes of the word before along, and shifts them out: no loop over a variable
+        // number. In two shifts, because all 64 bits go when nothing is partial.
+        let bits_before = 64 - 8 * partial.len();
+        u64::from_le_bytes(bytes) >> (bits_before / 2) >> (bits_before / 2)
+    } else {
+        partial.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
     }
-    if let Some(bytes) = name.last_chunk::<8>() {
-        // Reads bytes of the word before along, and shifts them out: no loop, no copy of a variable
-        // length.
-        return u64::from_le_bytes(*bytes) >> (64 - 8 * partial);
-    }
-    name.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte))
 }
 
 /// Both halves of the product, folded into one: every bit of the result depends on every bit of
