@@ -101,7 +101,7 @@ impl Default for Performance {
             ring_entries: 1024,
             completion_entries: 16_384,
             receive_buffer_size: ByteSize::from_kibibytes(4),
-            receive_buffer_count: 256,
+            receive_buffer_count: 1024,
             accepts_in_flight: 16,
             connections_per_shard: Auto::Auto,
             mesh_ring_capacity: Auto::Auto,

@@ -158,7 +158,7 @@ impl<'de> Deserialize<'de> for PinCores {
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections the whole process is meant for. Clients spread by hash, so each shard takes its
-    /// equal part and up to an eighth of the whole more. Default `0`: as many as there are slots
+    /// equal part and up to a quarter of that more. Default `0`: as many as there are slots
     /// (`performance.connections_per_shard`). A shard that is full closes new connections at once
     /// and counts them.
     pub connections_max: u32,
@@ -286,8 +286,9 @@ pub struct Performance {
     /// from several. Idle connections hold none.
     pub receive_buffer_size: ByteSize,
 
-    /// Receive buffers of one shard: a power of two, 16 to 32,768, default 256. All taken: receives
-    /// are armed again on the next turn, and counted.
+    /// Receive buffers of one shard: a power of two, 16 to 32,768, default 1,024. They are
+    /// given to the kernel as they are needed, 16 at first. All taken: receives are armed again on
+    /// the next turn, and counted.
     pub receive_buffer_count: u16,
 
     /// Accepts each shard keeps in flight on each listener: 1 to 1,024, default 16.

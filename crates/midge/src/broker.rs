@@ -96,7 +96,11 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
 fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Settings {
     let limits = &settings.config().limits;
     let performance = &settings.config().performance;
-    let per_shard = |total: u32| wide(total.div_ceil(u32::from(settings.shards)));
+    // Clients are spread by hash, so a shard may have a quarter more than its equal part (and a few, where that is little).
+    let part = |total: u32| {
+        let equal = wide(total.div_ceil(u32::from(settings.shards)));
+        (equal + equal / 4 + 16).min(wide(total))
+    };
     midge_shard::Settings {
         limits: Limits {
             maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
@@ -128,14 +132,13 @@ fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Sett
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),
         connect_timeout_ms: u64::try_from(limits.connect_timeout.duration().as_millis())
             .unwrap_or(u64::MAX),
-        // Clients are spread by hash, so a shard may have a little more than its part.
         connections_max: match limits.connections_max {
             0 => usize::MAX,
-            total => per_shard(total).saturating_add(wide(total) / 8).min(wide(total)),
+            total => part(total),
         },
         sessions_max: match limits.sessions_max {
             0 => usize::MAX,
-            total => per_shard(total).saturating_add(wide(total) / 8).min(wide(total)),
+            total => part(total),
         },
         retained_messages_max: wide(settings.retained_messages_per_shard_max()),
         retained_bytes_max: size(settings.retained_bytes_per_shard_max().bytes()),
