@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// A Packet Identifier, not zero. [MQTT-2.2.1-3] [MQTT-2.2.1-4] [MQTT-2.3.1-1 @3.1.1]
+    /// A Packet Identifier, not zero. [MQTT-2.2.1-3] [MQTT-2.2.1-4] `[MQTT-2.3.1-1 @3.1.1]`
     #[inline]
     pub(crate) fn packet_id(&mut self) -> Result<PacketId, DecodeError> {
         PacketId::new(self.u16()?).ok_or(DecodeError::PacketIdZero)

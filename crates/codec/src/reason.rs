@@ -99,7 +99,7 @@ impl ReasonCode {
     /// The return code that says the same in a CONNACK of MQTT 3.1 and 3.1.1: 0 to 5.
     ///
     /// The old versions have five refusals. A reason without counterpart becomes 3, "Server unavailable"; a caller that
-    /// rather obeys "if none of the return codes is applicable, close without CONNACK" [MQTT-3.2.2-6 @3.1.1] asks
+    /// rather obeys "if none of the return codes is applicable, close without CONNACK" `[MQTT-3.2.2-6 @3.1.1]` asks
     /// [`has_connect_return_code`](Self::has_connect_return_code) first.
     #[must_use]
     pub const fn connect_return_code(self) -> u8 {
@@ -121,7 +121,6 @@ impl ReasonCode {
                 self,
                 Self::ServerUnavailable
                     | Self::ServerBusy
-                    | Self::ServerShuttingDown
                     | Self::QuotaExceeded
                     | Self::UseAnotherServer
                     | Self::ServerMoved
@@ -143,7 +142,7 @@ impl ReasonCode {
         })
     }
 
-    /// The return code that says the same in a SUBACK of MQTT 3.1.1: 0, 1, 2, or 0x80 for every failure. [MQTT-3.9.3-2 @3.1.1]
+    /// The return code that says the same in a SUBACK of MQTT 3.1.1: 0, 1, 2, or 0x80 for every failure. `[MQTT-3.9.3-2 @3.1.1]`
     #[must_use]
     pub const fn subscribe_return_code(self) -> u8 {
         match self {

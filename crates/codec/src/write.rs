@@ -49,7 +49,7 @@ pub(crate) trait Sink {
     #[inline]
     fn put_binary(&mut self, bytes: &[u8]) {
         debug_assert!(bytes.len() <= FIELD_SIZE_MAX, "field of {} bytes", bytes.len());
-        let bytes = &bytes[..bytes.len().min(FIELD_SIZE_MAX)];
+        let bytes = fitting_bytes(bytes);
         self.put_u16(bytes.len() as u16);
         self.put(bytes);
     }
@@ -58,7 +58,7 @@ pub(crate) trait Sink {
     #[inline]
     fn put_string(&mut self, text: &str) {
         debug_assert!(text.len() <= FIELD_SIZE_MAX, "string of {} bytes", text.len());
-        self.put_binary(&text.as_bytes()[..text.floor_char_boundary(FIELD_SIZE_MAX)]);
+        self.put_binary(fitting_text(text).as_bytes());
     }
 
     /// Properties behind their length. [MQTT-2.2.2-1]
@@ -70,6 +70,18 @@ pub(crate) trait Sink {
         self.put_variable_byte_integer(size(block) as u32);
         block.write(self);
     }
+}
+
+/// As much as a field holds.
+#[inline]
+fn fitting_bytes(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(FIELD_SIZE_MAX)]
+}
+
+/// As much as a field holds, in whole characters.
+#[inline]
+fn fitting_text(text: &str) -> &str {
+    &text[..text.floor_char_boundary(FIELD_SIZE_MAX)]
 }
 
 impl Sink for Vec<u8> {
@@ -156,4 +168,43 @@ pub(crate) fn packet(
 pub(crate) fn properties_size(block: &impl Content) -> usize {
     let size = size(block);
     variable_byte_integer::size(size as u32) + size
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [MQTT-4.7.3-3]: what does not fit is cut where it is still text.
+    #[test]
+    fn fields_hold_65535_bytes() {
+        let full = "a".repeat(65_535);
+        assert_eq!(fitting_text(&full), full);
+        assert_eq!(fitting_bytes(full.as_bytes()), full.as_bytes());
+        let longer = format!("{full}b");
+        assert_eq!(fitting_text(&longer), full);
+        assert_eq!(fitting_bytes(longer.as_bytes()), full.as_bytes());
+        // The last character begins within and ends without.
+        let torn = format!("{}é", &full[1..]);
+        assert_eq!(fitting_text(&torn), &full[1..]);
+        let mut out = Vec::new();
+        out.put_string(&full);
+        assert_eq!((out.len(), &out[..3]), (65_537, &[0xFF, 0xFF, b'a'][..]));
+    }
+
+    #[test]
+    fn counting_is_writing() {
+        let write = |sink: &mut dyn FnMut(&[u8])| {
+            for size in [0, 1, 127, 128, 16_384] {
+                sink(&vec![7; size]);
+            }
+        };
+        let (mut counter, mut bytes) = (Counter::default(), Vec::new());
+        write(&mut |part| counter.put_binary(part));
+        write(&mut |part| bytes.put_binary(part));
+        for value in [0, 127, 128, 16_383, 16_384, 2_097_152, variable_byte_integer::VALUE_MAX] {
+            counter.put_variable_byte_integer(value);
+            bytes.put_variable_byte_integer(value);
+        }
+        assert_eq!(counter.size(), bytes.len());
+    }
 }

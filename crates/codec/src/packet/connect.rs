@@ -18,7 +18,7 @@ pub struct Connect<'a> {
     /// The version that the whole connection speaks.
     pub version: ProtocolVersion,
     /// The Client Identifier, possibly empty. Its allowed length and characters are the session's to judge, and so is
-    /// an empty one without Clean Session [MQTT-3.1.3-8 @3.1.1].
+    /// an empty one without Clean Session `[MQTT-3.1.3-8 @3.1.1]`.
     pub client_id: &'a str,
     /// Clean Start, called Clean Session before MQTT 5.0.
     pub clean_start: bool,
