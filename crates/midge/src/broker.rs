@@ -32,6 +32,8 @@ impl Broker {
         settings: &Settings,
         listening: Vec<Listening>,
     ) -> Result<Self, StartError> {
+        // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
+        midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
         let reactor = reactor_settings(settings);
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
             .map(Self)
