@@ -49,6 +49,8 @@ mod integrity;
 mod outbox;
 mod publish;
 mod receive;
+#[cfg(test)]
+mod regression;
 mod retained;
 mod route;
 mod sessions;

@@ -199,6 +199,7 @@ impl Shard {
     /// The peer closed its side, or the connection failed: there will be no more bytes from it.
     pub fn handle_lost(&mut self, id: ConnectionId, now: Time) {
         self.now = now;
+        self.finish_input(id);
         self.leave(id, WillCase::Published);
         self.close_now(id);
         self.settle();

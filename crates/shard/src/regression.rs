@@ -1,0 +1,183 @@
+//! Bugs that were found, each with a test named for it. Most were found by the simulator: `docs/simulator.md` lists seed
+//! and step.
+
+use std::sync::Arc;
+
+use midge_codec::{
+    Connect, Disconnect, Framed, Packet, PacketId, ProtocolVersion, Publish, QoS, Subscribe,
+    SubscribeFilter, Will, decode, frame,
+};
+use midge_mesh::{InterestMap, ShardId};
+use midge_session::Time;
+
+use crate::{
+    Action, ConnectionId, ListenerId, OutboxLimits, RetainedCounts, Settings, Shard, Shared,
+    home_shard,
+};
+
+const V311: ProtocolVersion = ProtocolVersion::V311;
+
+/// Shards with rings that hold whatever they are given, when they are told to move it.
+struct Broker {
+    shards: Vec<Shard>,
+    now: Time,
+}
+
+impl Broker {
+    fn new(shards: u16, settings: Settings) -> Self {
+        let shared = Shared {
+            interest: (shards > 1).then(|| Arc::new(InterestMap::new(shards, 64))),
+            retained_counts: Arc::new(RetainedCounts::new(shards)),
+        };
+        let settings = Arc::new(settings);
+        let now = Time::from_seconds(1000);
+        let shard = |id| {
+            let id = ShardId::new(id);
+            Shard::new(id, shards, Arc::clone(&settings), shared.clone(), [1, 2, 3, 4], now)
+        };
+        Self { shards: (0..shards).map(shard).collect(), now }
+    }
+
+    /// A client id whose home is a shard.
+    fn client_of(&self, shard: usize) -> String {
+        let homes = (0..).map(|n| format!("client-{n}"));
+        let count = self.shards.len() as u16;
+        homes.into_iter().find(|id| home_shard(id, count).index() == shard).expect("one of many")
+    }
+
+    fn connect(&mut self, shard: usize, id: u32, connect: &Connect<'_>) {
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let listener = ListenerId(0);
+        self.shards[shard].handle_accepted(ConnectionId(id), peer, listener, self.now);
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        self.receive(shard, id, &bytes);
+        self.sent(shard, id);
+    }
+
+    fn receive(&mut self, shard: usize, id: u32, bytes: &[u8]) {
+        self.shards[shard].handle_received(ConnectionId(id), bytes, self.now);
+    }
+
+    /// What a connection is sent now, all of it taken.
+    fn sent(&mut self, shard: usize, id: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some((to, output)) = self.shards[shard].next_flush() {
+            if to == ConnectionId(id) {
+                bytes.extend(output.segments().flatten());
+            }
+            self.shards[shard].handle_sent(to, output, self.now);
+        }
+        bytes
+    }
+
+    /// Payloads of the publications among what a connection is sent now.
+    fn payloads(&mut self, shard: usize, id: u32) -> Vec<String> {
+        let bytes = self.sent(shard, id);
+        let mut rest = &bytes[..];
+        let mut payloads = Vec::new();
+        while let Ok(Framed::Packet(raw)) = frame(rest, u32::MAX) {
+            rest = &rest[raw.size..];
+            if let Ok(Packet::Publish(publish)) = decode(raw, V311) {
+                payloads.push(String::from_utf8_lossy(publish.payload).into_owned());
+            }
+        }
+        payloads
+    }
+
+    /// Moves all envelopes until there are none.
+    fn exchange(&mut self) {
+        loop {
+            let mut moved = false;
+            for source in 0..self.shards.len() {
+                let mut targets = Vec::new();
+                self.shards[source].take_waiting_targets(&mut targets);
+                for target in targets {
+                    while let Some(envelope) = self.shards[source].poll_envelope(target) {
+                        moved = true;
+                        let from = ShardId::new(source as u16);
+                        self.shards[target.index()].handle_envelope(from, envelope, self.now);
+                    }
+                }
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn actions(&mut self, shard: usize) -> Vec<Action> {
+        std::iter::from_fn(|| self.shards[shard].poll_action()).collect()
+    }
+}
+
+fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let filter = SubscribeFilter { filter, qos, ..SubscribeFilter::default() };
+    Subscribe::new(PacketId::MIN, &[filter]).encode(V311, &mut bytes);
+    bytes
+}
+
+fn publish(topic: &str, payload: &str, qos: QoS, id: u16) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let packet_id = PacketId::new(id);
+    let publish =
+        Publish { topic, payload: payload.as_bytes(), qos, packet_id, ..Publish::default() };
+    publish.encode(V311, &mut bytes);
+    bytes
+}
+
+fn persistent(id: &str) -> Connect<'_> {
+    Connect { clean_start: false, ..Connect::new(V311, id) }
+}
+
+/// A client said goodbye and closed while it was parked: its will was published, and what it had said before was lost.
+#[test]
+fn a_goodbye_that_was_kept_while_parked_takes_the_will_back() {
+    let outbox = OutboxLimits { bytes_max: 100, envelopes_max: 100 };
+    let mut broker = Broker::new(2, Settings { outbox, ..Settings::default() });
+    let (watcher, publisher) = (broker.client_of(0), broker.client_of(1));
+    broker.connect(0, 1, &Connect::new(V311, &watcher));
+    broker.receive(0, 1, &subscribe("#", QoS::AtMostOnce));
+    broker.exchange();
+    broker.sent(0, 1);
+    let will = Will { topic: "will", payload: b"will", ..Will::default() };
+    broker.connect(1, 2, &Connect { will: Some(will), ..Connect::new(V311, &publisher) });
+    let mut bytes = publish("t", &"x".repeat(200), QoS::AtMostOnce, 0);
+    bytes.extend(publish("u", "after", QoS::AtLeastOnce, 7));
+    Disconnect::default().encode(V311, &mut bytes);
+    broker.receive(1, 2, &bytes);
+    let paused = broker.actions(1);
+    assert!(paused.iter().any(|action| matches!(action, Action::Pause(_))), "{paused:?}");
+    let now = broker.now;
+    broker.shards[1].handle_lost(ConnectionId(2), now);
+    broker.exchange();
+    let payloads = broker.payloads(0, 1);
+    assert_eq!(payloads.last().map(String::as_str), Some("after"), "{payloads:?}");
+}
+
+/// QoS 0 messages that were queued while the client was away were overtaken by those that came when it was back.
+#[test]
+fn queued_qos_0_messages_are_not_overtaken() {
+    let settings = Settings { queue_qos0: true, output_bytes_max: 60, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    broker.connect(0, 1, &persistent("reader"));
+    broker.receive(0, 1, &subscribe("t", QoS::AtMostOnce));
+    broker.sent(0, 1);
+    let now = broker.now;
+    broker.shards[0].handle_lost(ConnectionId(1), now);
+    broker.shards[0].handle_closed(ConnectionId(1), now);
+    broker.connect(0, 2, &Connect::new(V311, "writer"));
+    for payload in ["one", "two"] {
+        broker.receive(0, 2, &publish("t", &payload.repeat(20), QoS::AtMostOnce, 0));
+    }
+    // The reader is back; its output has room for the first message only, so the second is still queued.
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    broker.shards[0].handle_accepted(ConnectionId(3), peer, ListenerId(0), now);
+    let mut bytes = Vec::new();
+    persistent("reader").encode(&mut bytes);
+    broker.receive(0, 3, &bytes);
+    broker.receive(0, 2, &publish("t", "new", QoS::AtMostOnce, 0));
+    let payloads = broker.payloads(0, 3);
+    assert_eq!(payloads, ["one".repeat(20), "two".repeat(20), "new".to_owned()]);
+}
