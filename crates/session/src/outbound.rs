@@ -116,6 +116,8 @@ pub struct Outbound {
     sent: usize,
     queue: VecDeque<Delivery>,
     queue_bytes: usize,
+    /// QoS 0 messages in `queue`.
+    queued_once: usize,
     next_packet_id: PacketId,
     next_serial: u32,
 }
@@ -127,6 +129,7 @@ impl Default for Outbound {
             sent: 0,
             queue: VecDeque::new(),
             queue_bytes: 0,
+            queued_once: 0,
             next_packet_id: FIRST_PACKET_ID,
             next_serial: 0,
         }
@@ -172,6 +175,7 @@ impl Outbound {
             return Offer::Full(delivery);
         }
         self.queue_bytes += size;
+        self.queued_once += usize::from(delivery.qos == QoS::AtMostOnce);
         self.queue.push_back(delivery);
         Offer::Queued
     }
@@ -279,6 +283,13 @@ impl Outbound {
         self.queue.len()
     }
 
+    /// Whether QoS 0 messages wait: one that comes now must not overtake them [MQTT-4.6.0-6].
+    #[inline]
+    #[must_use]
+    pub fn has_queued_once(&self) -> bool {
+        self.queued_once > 0
+    }
+
     /// Bytes that wait, as [`Publication::memory_size`] counts them.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
@@ -308,6 +319,8 @@ impl Outbound {
         assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "a packet id is in use twice");
         let bytes: usize = self.queue.iter().map(|d| d.publication.memory_size()).sum();
         assert_eq!(bytes, self.queue_bytes);
+        let once = self.queue.iter().filter(|d| d.qos == QoS::AtMostOnce).count();
+        assert_eq!(once, self.queued_once);
         for entry in &self.in_flight {
             assert_eq!(entry.delivery.is_none(), entry.stage == Stage::PubComp);
         }
@@ -332,6 +345,7 @@ impl Outbound {
     fn pop_queue(&mut self) -> Option<Delivery> {
         let delivery = self.queue.pop_front()?;
         self.queue_bytes -= delivery.publication.memory_size();
+        self.queued_once -= usize::from(delivery.qos == QoS::AtMostOnce);
         Some(delivery)
     }
 

@@ -76,7 +76,9 @@ impl Shard {
         }
 
         if qos == QoS::AtMostOnce {
-            let Some((id, connection)) = connection else {
+            // What was queued while the client was away may still be on its way out, and goes first [MQTT-4.6.0-6].
+            let queued = entry.session.outbound.as_ref().is_some_and(|o| o.has_queued_once());
+            let Some((id, connection)) = connection.filter(|_| !queued) else {
                 if !settings.queue_qos0 || entry.session.expiry_interval_seconds == 0 {
                     return Delivered::Dropped;
                 }

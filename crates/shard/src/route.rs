@@ -181,7 +181,8 @@ impl Shard {
                 && !(options.no_local() && publisher == Some(session))
                 // One byte more is what the translation to 5.0 may add, and one for the length that it may push up.
                 && connection.maximum_packet_size >= run.place.frame_size_max + 2
-                && connection.extra.as_ref().is_none_or(|e| e.outbound_aliases.is_none());
+                && connection.extra.as_ref().is_none_or(|e| e.outbound_aliases.is_none())
+                && entry.session.outbound.as_ref().is_none_or(|o| !o.has_queued_once());
             if !plain {
                 self.run_singly(same, run, publisher);
                 continue;
