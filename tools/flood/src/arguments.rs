@@ -4,11 +4,13 @@
 //! checked here, before the first socket.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::scenario::{Mode, Plan};
+use crate::scenario::{Group, Mode, Plan, Shape};
+use crate::scenario_file;
 use crate::wire::{self, Protocol};
 
 /// Opens, holds and drives very many MQTT clients against one broker, and says what arrived.
@@ -38,6 +40,15 @@ enum ModeArguments {
     Paced(Common),
     /// COUNT publishers, MEMBERS subscribers in one shared subscription.
     Shared(Common),
+    /// COUNT idle clients that are all cut off at once and come back, WAVES times.
+    Storm(Common),
+    /// Several groups at once, from a YAML file: bench/scenarios has examples.
+    Mixed {
+        /// The scenario file. What it leaves out is taken from the flags.
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -65,6 +76,9 @@ struct Common {
     /// 0, 1 or 2, of publishers and of subscriptions.
     #[arg(long, short, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     qos: u8,
+    /// Publish with the retain flag.
+    #[arg(long)]
+    retain: bool,
     /// Payload bytes, at least 16: publisher, sequence and time stand in front.
     #[arg(long, short, default_value_t = 64)]
     size: usize,
@@ -72,7 +86,7 @@ struct Common {
     #[arg(long, short, default_value_t = 60)]
     keepalive: u16,
     /// Messages that one publisher has sent and its subscribers have not yet all seen, at most.
-    #[arg(long, short = 'F', default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=30_000))]
+    #[arg(long, short = 'F', default_value_t = 16)]
     inflight: u32,
     /// Seconds measured, after the warm-up.
     #[arg(long, default_value_t = 10.0)]
@@ -96,6 +110,9 @@ struct Common {
     /// Members of the shared subscription (shared).
     #[arg(long, default_value_t = 4)]
     members: u32,
+    /// How often all clients are cut off (storm).
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    waves: u32,
     /// Handshakes under way at one time, at most. Some brokers queue no more than 100 for accepting, and a client that
     /// finds the queue full tries again after a second.
     #[arg(long, default_value_t = 64)]
@@ -132,21 +149,47 @@ impl Arguments {
     /// # Errors
     /// One sentence that names the flag and what it may be.
     pub(crate) fn resolve(self) -> Result<Plan, String> {
-        let (mode, common) = match self.mode {
-            ModeArguments::Connect(common) => (Mode::Connect, common),
-            ModeArguments::Pairs(common) => (Mode::Pairs, common),
-            ModeArguments::FanOut(common) => (Mode::FanOut, common),
-            ModeArguments::FanIn(common) => (Mode::FanIn, common),
-            ModeArguments::Cycle(common) => (Mode::Cycle, common),
-            ModeArguments::Paced(common) => (Mode::Pairs, common.paced()),
-            ModeArguments::Shared(common) => (Mode::Shared { members: common.members }, common),
+        let (name, shape, common) = match self.mode {
+            ModeArguments::Connect(common) => {
+                let groups = vec![common.group(Shape::Idle, 0, common.count)?];
+                return common.plan("connect", Mode::Connect, groups);
+            }
+            ModeArguments::Cycle(common) => {
+                let groups = vec![common.group(Shape::Idle, 0, common.count)?];
+                return common.plan("cycle", Mode::Cycle, groups);
+            }
+            ModeArguments::Storm(common) => {
+                let groups = vec![common.group(Shape::Idle, 0, common.count)?];
+                let waves = common.waves;
+                return common.plan("storm", Mode::Storm { waves }, groups);
+            }
+            ModeArguments::Mixed { file, common } => {
+                let defaults = common.group(Shape::Pairs, common.count, common.count)?;
+                let groups = scenario_file::read(&file, &defaults)?;
+                return common.plan("mixed", Mode::Flow, groups);
+            }
+            ModeArguments::Pairs(common) => ("pairs", Shape::Pairs, common),
+            ModeArguments::Paced(common) => ("paced", Shape::Pairs, common.paced()),
+            ModeArguments::FanOut(common) => ("fan-out", Shape::All, common),
+            ModeArguments::FanIn(common) => ("fan-in", Shape::All, common),
+            ModeArguments::Shared(common) => ("shared", Shape::Shared, common),
         };
-        common.resolve(mode)
+        let (publishers, subscribers) = match name {
+            "fan-out" => (1, common.count),
+            "fan-in" => (common.count, 1),
+            "shared" => (common.count, common.members),
+            _ => (common.count, common.count),
+        };
+        let groups = vec![common.group(shape, publishers, subscribers)?];
+        common.plan(name, Mode::Flow, groups)
     }
 }
 
 /// What `paced` does without `--rate`, messages per second in total.
 const PACED_RATE: f64 = 20_000.0;
+
+/// Messages of one publisher under way at most: packet identifiers repeat after 65,535.
+const INFLIGHT_MAX: u32 = 30_000;
 
 /// The longest payload, bytes: with its topic it stays inside MQTT's largest packet.
 const PAYLOAD_SIZE_MAX: usize = 200 << 20;
@@ -160,61 +203,65 @@ impl Common {
         self
     }
 
-    fn resolve(self, mode: Mode) -> Result<Plan, String> {
-        if self.count == 0 {
-            return Err("--count: at least 1".into());
-        }
-        if !(wire::STAMP_SIZE..=PAYLOAD_SIZE_MAX).contains(&self.size) {
-            return Err(format!(
-                "--size {}: from {} to {PAYLOAD_SIZE_MAX} bytes; publisher, sequence and time take the first {}",
-                self.size,
-                wire::STAMP_SIZE,
-                wire::STAMP_SIZE
-            ));
-        }
-        if matches!(mode, Mode::Shared { members: 0 }) {
-            return Err("--members: at least 1".into());
-        }
-        if self.topic.is_empty() || self.topic.len() > 1000 || self.topic.contains(['+', '#', '\0'])
-        {
-            return Err("--topic: 1 to 1,000 bytes without + and #".into());
-        }
-        let (flag, rate) = match (self.rate, self.interval) {
-            (Some(rate), _) => ("--rate", Some(rate)),
-            (None, Some(interval)) => {
-                let senders =
-                    if mode.has_publishers() { mode.publisher_count(self.count) } else { 1 };
-                ("--interval", Some(1000.0 * f64::from(senders) / interval))
-            }
-            (None, None) => ("--rate", None),
+    /// One group of what the flags say.
+    fn group(&self, shape: Shape, publishers: u32, subscribers: u32) -> Result<Group, String> {
+        let rate = match (self.rate, self.interval) {
+            (Some(rate), _) => Some(rate),
+            (None, Some(interval)) => Some(1000.0 * f64::from(publishers.max(1)) / interval),
+            (None, None) => None,
         };
-        if let Some(rate) = rate
-            && !(rate > 0.0 && rate <= 1e9)
-        {
-            return Err(format!("{flag}: above 0, and at most 1,000,000,000 a second"));
+        let group = Group {
+            name: self.topic.clone(),
+            shape,
+            publishers,
+            subscribers,
+            topic: self.topic.clone(),
+            qos: self.qos,
+            retain: self.retain,
+            payload_size: self.size,
+            inflight: self.inflight,
+            rate,
+            subscribe: self.subscriptions > 0,
+        };
+        let flag = |field| match field {
+            Field::Publishers | Field::Subscribers if shape == Shape::Shared => {
+                "--count, --members"
+            }
+            Field::Publishers | Field::Subscribers => "--count",
+            Field::Topic => "--topic",
+            Field::PayloadSize => "--size",
+            Field::Inflight => "--inflight",
+            Field::Rate if self.interval.is_some() => "--interval",
+            Field::Rate => "--rate",
+        };
+        match check_group(&group) {
+            Err((field, reason)) => Err(format!("{}: {reason}", flag(field))),
+            Ok(()) => Ok(group),
         }
+    }
+
+    fn plan(self, name: &'static str, mode: Mode, groups: Vec<Group>) -> Result<Plan, String> {
         let remote = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .map_err(|error| format!("--host {}: {error}", self.host))?
             .next()
             .ok_or_else(|| format!("--host {}: the name has no address", self.host))?;
         check_sources(remote, &self.source)?;
+        // Where no messages flow, the rate is that of connections.
+        let flows = mode == Mode::Flow;
+        let connect_rate = if flows { None } else { groups.iter().find_map(|group| group.rate) };
         Ok(Plan {
+            name,
             mode,
+            groups,
             remote,
-            count: self.count,
-            rate,
-            topic: self.topic,
-            qos: self.qos,
-            payload_size: self.size,
+            connect_rate,
             keep_alive_seconds: self.keepalive,
-            inflight: self.inflight,
             duration: seconds("--duration", self.duration)?,
             warmup: seconds("--warmup", self.warmup)?,
             hold: seconds("--hold", self.hold)?,
             protocol: self.protocol,
             sources: self.source,
-            subscribe: self.subscriptions > 0,
             handshakes_max: self.handshakes.max(1),
             connect_timeout: seconds("--connect-timeout", self.connect_timeout)?,
             username: self.username,
@@ -225,6 +272,68 @@ impl Common {
             spin: self.spin,
             broker_pid: self.broker_pid,
         })
+    }
+}
+
+/// What of a group may be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
+    Publishers,
+    Subscribers,
+    Topic,
+    PayloadSize,
+    Inflight,
+    Rate,
+}
+
+/// Clients of one group at most, of each kind.
+const CLIENTS_MAX: u32 = 100_000_000;
+
+/// Streams of one group at most: each publisher at each subscriber is tracked, 16 bytes each.
+const STREAMS_MAX: usize = 50_000_000;
+
+/// Checks what a group says, wherever it was said.
+pub(crate) fn check_group(group: &Group) -> Result<(), (Field, String)> {
+    let idle = group.shape == Shape::Idle;
+    if idle && group.publishers > 0 {
+        return Err((Field::Publishers, "idle clients do not publish: 0".into()));
+    }
+    if !idle && !(1..=CLIENTS_MAX).contains(&group.publishers) {
+        return Err((Field::Publishers, format!("from 1 to {CLIENTS_MAX}")));
+    }
+    if !(1..=CLIENTS_MAX).contains(&group.subscribers) {
+        return Err((Field::Subscribers, format!("from 1 to {CLIENTS_MAX}")));
+    }
+    if group.shape == Shape::Pairs && group.publishers != group.subscribers {
+        return Err((Field::Subscribers, "pairs have as many subscribers as publishers".into()));
+    }
+    if group.stream_count() > STREAMS_MAX {
+        let streams = group.stream_count();
+        let reason = format!("{streams} streams to track; {STREAMS_MAX} at most");
+        return Err((Field::Subscribers, reason));
+    }
+    if group.topic.is_empty() || group.topic.len() > 1000 || group.topic.contains(['+', '#', '\0'])
+    {
+        return Err((Field::Topic, "1 to 1,000 bytes without + and #".into()));
+    }
+    if !(wire::STAMP_SIZE..=PAYLOAD_SIZE_MAX).contains(&group.payload_size) {
+        return Err((
+            Field::PayloadSize,
+            format!(
+                "from {} to {PAYLOAD_SIZE_MAX} bytes; publisher, sequence and time take the first {}",
+                wire::STAMP_SIZE,
+                wire::STAMP_SIZE
+            ),
+        ));
+    }
+    if !(1..=INFLIGHT_MAX).contains(&group.inflight) {
+        return Err((Field::Inflight, format!("from 1 to {INFLIGHT_MAX}")));
+    }
+    match group.rate {
+        Some(rate) if !(rate > 0.0 && rate <= 1e9) => {
+            Err((Field::Rate, "above 0, and at most 1,000,000,000 a second".into()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -269,14 +378,35 @@ mod tests {
     #[test]
     fn flags_that_people_know() {
         let plan = resolve("pairs -c 200 -t a/b -q 2 -s 32 -k 9 -I 10 -V 5").expect("valid");
-        assert_eq!((plan.mode, plan.count, plan.qos), (Mode::Pairs, 200, 2));
-        assert_eq!((plan.payload_size, plan.keep_alive_seconds), (32, 9));
-        assert_eq!((plan.topic.as_str(), plan.protocol), ("a/b", Protocol::V5));
-        assert_eq!(plan.rate, Some(20_000.0));
+        let group = &plan.groups[0];
+        assert_eq!((plan.mode, group.shape, group.publishers), (Mode::Flow, Shape::Pairs, 200));
+        assert_eq!((group.qos, group.payload_size, plan.keep_alive_seconds), (2, 32, 9));
+        assert_eq!((group.topic.as_str(), plan.protocol), ("a/b", Protocol::V5));
+        assert_eq!((group.rate, plan.connect_rate), (Some(20_000.0), None));
         let plan = resolve("connect -c 1000000 -R 5000 --hold 600").expect("valid");
-        assert_eq!((plan.rate, plan.hold), (Some(5000.0), Duration::from_secs(600)));
+        assert_eq!((plan.connect_rate, plan.hold), (Some(5000.0), Duration::from_secs(600)));
         let plan = resolve("paced").expect("valid");
-        assert_eq!((plan.mode, plan.rate, plan.spin), (Mode::Pairs, Some(PACED_RATE), true));
+        assert_eq!((plan.groups[0].rate, plan.spin), (Some(PACED_RATE), true));
+    }
+
+    #[test]
+    fn shapes_by_mode() {
+        let cases = [
+            ("fan-out -c 7", Shape::All, 1, 7),
+            ("fan-in -c 7", Shape::All, 7, 1),
+            ("shared -c 7 --members 3", Shape::Shared, 7, 3),
+            ("storm -c 7", Shape::Idle, 0, 7),
+            ("cycle -c 7", Shape::Idle, 0, 7),
+        ];
+        for (line, shape, publishers, subscribers) in cases {
+            let plan = resolve(line).expect(line);
+            let group = &plan.groups[0];
+            assert_eq!(
+                (group.shape, group.publishers, group.subscribers),
+                (shape, publishers, subscribers),
+                "{line}"
+            );
+        }
     }
 
     #[test]
@@ -294,6 +424,8 @@ mod tests {
             ("pairs -q 3", "--qos"),
             ("pairs -V 6", "--protocol"),
             ("shared --members 0", "--members"),
+            ("storm --waves 0", "--waves"),
+            ("mixed /nowhere/at/all.yaml", "/nowhere/at/all.yaml"),
             ("pairs --inflight 0", "--inflight"),
         ];
         for (line, flag) in cases {

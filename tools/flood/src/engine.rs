@@ -20,7 +20,7 @@ use midge_netring::{Event, NetRing, Receive, RingConfig, Slot, Wait};
 
 use crate::broker_process::{self, Usage};
 use crate::progress::Progress;
-use crate::scenario::{Mode, Plan};
+use crate::scenario::{Mode, Plan, Shape};
 use crate::sources::Sources;
 use crate::swarm::{Mark, Phase, Swarm};
 
@@ -41,9 +41,6 @@ const SLOTS_MAX: u64 = 32_768;
 
 /// Connections begun in one turn at most, so that handshakes under way are served in between.
 const CONNECTS_PER_TURN: u32 = 64;
-
-/// A close is done after one or two rounds; what is not after these is looked at in the next turn.
-const CLOSE_ROUNDS_MAX: u32 = 4;
 
 /// No client stands behind this slot.
 const NOBODY: u32 = u32::MAX;
@@ -78,8 +75,6 @@ struct Table {
     ring: NetRing,
     clients: Vec<u32>,
     taken: usize,
-    /// Slots told to close whose `Closed` has not come.
-    closing: usize,
 }
 
 /// Where a client's connection is.
@@ -150,7 +145,7 @@ impl Engine {
                 Some(Mark::WindowEnds) => window_end = Some(self.snapshot()?),
                 None => {}
             }
-            self.begin_connects()?;
+            self.begin_connects();
             self.flush();
             progress.tick(&self.swarm, self.now_ns);
         }
@@ -173,8 +168,8 @@ impl Engine {
         let counters = &self.swarm.counters;
         Ok(Snapshot {
             time_ns: self.clock_ns(),
-            delivered: counters.delivered,
-            sent: counters.sent,
+            delivered: self.swarm.delivered_count(),
+            sent: self.swarm.sent_count(),
             cycles: counters.cycles,
             receives: self.tables.iter().map(|table| table.ring.counters().receives).sum(),
             sends: self.tables.iter().map(|table| table.ring.counters().sends).sum(),
@@ -224,7 +219,7 @@ impl Engine {
     fn reap(&mut self, table_index: usize) -> bool {
         let mut busy = false;
         let Self { swarm, tables, seats, epoch, .. } = self;
-        let Table { ring, clients, taken, closing } = &mut tables[table_index];
+        let Table { ring, clients, taken } = &mut tables[table_index];
         let client_at = |clients: &[u32], slot: Slot| clients[slot.index() as usize];
         while let Some(event) = ring.next_event() {
             busy = true;
@@ -257,7 +252,6 @@ impl Engine {
                 Event::Closed { slot } => {
                     let client = std::mem::replace(&mut clients[slot.index() as usize], NOBODY);
                     *taken -= 1;
-                    *closing -= 1;
                     seats[client as usize].slot = None;
                     swarm.closed(client);
                 }
@@ -268,10 +262,7 @@ impl Engine {
         busy
     }
 
-    fn begin_connects(&mut self) -> Result<(), String> {
-        if self.tables.iter().any(|table| table.closing > 0) && !self.finish_closes()? {
-            return Ok(());
-        }
+    fn begin_connects(&mut self) {
         for _ in 0..CONNECTS_PER_TURN {
             let Some(client) = self.swarm.next_connect(self.now_ns) else { break };
             let source = self.sources.source(self.swarm.connections_started() - 1);
@@ -295,27 +286,10 @@ impl Engine {
                 Err(error) => self.cannot_connect(&error),
             }
         }
-        Ok(())
-    }
-
-    /// Waits for the slots that are being closed. A connect takes its slot at once, and the kernel may have freed one
-    /// whose `Closed` still waits to be read: it would then stand for two clients.
-    fn finish_closes(&mut self) -> Result<bool, String> {
-        for _ in 0..CLOSE_ROUNDS_MAX {
-            for index in 0..self.tables.len() {
-                let table = &mut self.tables[index];
-                table.ring.turn(Wait::No).map_err(|error| format!("io_uring: {error}"))?;
-                self.reap(index);
-            }
-            if self.tables.iter().all(|table| table.closing == 0) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     fn cannot_connect(&mut self, error: &io::Error) {
-        let (reached, needed) = (self.swarm.live(), self.swarm.plan().client_count());
+        let (reached, needed) = (self.swarm.live(), self.seats.len());
         self.swarm.give_up(format!("{error}: {reached} of {needed} clients connected"));
     }
 
@@ -333,7 +307,6 @@ impl Engine {
             let seat = self.seats[client as usize];
             if let Some(slot) = seat.slot {
                 let table = &mut self.tables[usize::from(seat.table)];
-                table.closing += 1;
                 table.ring.close(slot);
             }
         }
@@ -344,11 +317,17 @@ impl Table {
     fn new(plan: &Plan, slots: u64, rings: u64) -> Result<Self, String> {
         // What one receive can bring: a window of small messages, or, with one subscriber for many publishers, as much
         // as there is. Few buffers are better than many, because they stay in the cache.
+        let gathers = |shape, publishers| match shape {
+            Shape::Shared => true,
+            Shape::All => publishers > 1,
+            Shape::Idle | Shape::Pairs => false,
+        };
+        let gathering = plan.groups.iter().any(|group| gathers(group.shape, group.publishers));
         let (receive_buffer_size, receive_buffer_count) = match plan.mode {
             _ if rings > 1 => (2048, 512),
-            Mode::Connect | Mode::Cycle => (2048, 1024),
-            Mode::FanIn | Mode::Shared { .. } => (65_536, 64),
-            Mode::Pairs | Mode::FanOut => (4096, 1024),
+            Mode::Flow if gathering => (65_536, 64),
+            Mode::Flow => (4096, 1024),
+            Mode::Connect | Mode::Cycle | Mode::Storm { .. } => (2048, 1024),
         };
         let config = RingConfig {
             entries: 4096,
@@ -358,7 +337,7 @@ impl Table {
             receive_buffer_count,
         };
         let ring = NetRing::new(&config).map_err(|error| format!("io_uring: {error}"))?;
-        Ok(Self { ring, clients: vec![NOBODY; slots as usize], taken: 0, closing: 0 })
+        Ok(Self { ring, clients: vec![NOBODY; slots as usize], taken: 0 })
     }
 }
 

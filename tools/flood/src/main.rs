@@ -18,6 +18,7 @@ mod engine;
 mod progress;
 mod report;
 mod scenario;
+mod scenario_file;
 mod sources;
 mod statistics;
 mod swarm;

@@ -1,6 +1,7 @@
 //! What a person sees while a run goes on: one line that is rewritten on a terminal, a plain line now and then elsewhere.
 
 use std::io::{self, IsTerminal, Write};
+use std::mem;
 
 use crate::scenario::Mode;
 use crate::swarm::{Phase, Swarm};
@@ -21,23 +22,27 @@ pub(crate) struct Progress {
     next_ns: u64,
     last_ns: u64,
     last_work: u64,
+    /// A new phase is shown at once.
+    phase: Option<mem::Discriminant<Phase>>,
 }
 
 impl Progress {
     /// Shows nothing at all unless `shown`.
     pub(crate) fn new(shown: bool) -> Self {
         let terminal = io::stderr().is_terminal();
-        Self { shown, terminal, next_ns: 0, last_ns: 0, last_work: 0 }
+        Self { shown, terminal, next_ns: 0, last_ns: 0, last_work: 0, phase: None }
     }
 
     /// To be called often; writes seldom.
     pub(crate) fn tick(&mut self, swarm: &Swarm, now_ns: u64) {
-        if !self.shown || now_ns < self.next_ns {
+        let phase = mem::discriminant(&swarm.phase());
+        if !self.shown || now_ns < self.next_ns && self.phase == Some(phase) {
             return;
         }
+        self.phase = Some(phase);
         let work = match swarm.plan().mode {
-            Mode::Connect | Mode::Cycle => swarm.counters.connected,
-            _ => swarm.counters.delivered,
+            Mode::Flow => swarm.delivered_count(),
+            Mode::Connect | Mode::Cycle | Mode::Storm { .. } => swarm.counters.connected,
         };
         let elapsed = now_ns.saturating_sub(self.last_ns).max(1) as f64 / 1e9;
         let rate = work.saturating_sub(self.last_work) as f64 / elapsed;
@@ -65,8 +70,8 @@ fn line(swarm: &Swarm, rate: f64, now_ns: u64) -> String {
     let counters = &swarm.counters;
     let left = |until: u64| until.saturating_sub(now_ns) as f64 / 1e9;
     let work = match swarm.plan().mode {
-        Mode::Connect | Mode::Cycle => format!("{rate:.0} connections/s"),
-        _ => format!("{} delivered, {rate:.0}/s", counters.delivered),
+        Mode::Flow => format!("{} delivered, {rate:.0}/s", swarm.delivered_count()),
+        Mode::Connect | Mode::Cycle | Mode::Storm { .. } => format!("{rate:.0} connections/s"),
     };
     match swarm.phase() {
         Phase::Opening => format!(
@@ -83,6 +88,9 @@ fn line(swarm: &Swarm, rate: f64, now_ns: u64) -> String {
             counters.pings_answered,
             counters.failed
         ),
+        Phase::Storming { left, .. } => {
+            format!("storm: {live}/{wanted} back, {rate:.0}/s, {left} waves to come")
+        }
         Phase::Draining(_) => "waiting for what is under way".into(),
         Phase::Leaving(_) | Phase::Finished => format!("disconnecting, {live} left"),
     }

@@ -7,18 +7,14 @@ use serde::Serialize;
 use crate::engine::{Outcome, Snapshot};
 use crate::scenario::Mode;
 use crate::statistics::Latencies;
+use crate::swarm::{GroupState, Swarm};
 
 /// Everything a run found out. Counts are of the whole run; what begins with `window_` is of the measured window.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     mode: &'static str,
     protocol: &'static str,
-    qos: u8,
-    payload_bytes: usize,
-    count: u32,
-    inflight: u32,
-    /// Set: open loop, messages (or connections) per second asked for.
-    rate: Option<f64>,
+    clients: u32,
     interrupted: bool,
     /// Why the run could not go on.
     error: Option<String>,
@@ -54,7 +50,30 @@ pub(crate) struct Report {
     connect_latency_ns: Percentiles,
     /// Socket to DISCONNECT sent.
     cycle_latency_ns: Percentiles,
+    /// From the cut to the last client back, for each wave of a storm.
+    waves_ns: Vec<u64>,
+    groups: Vec<GroupReport>,
     broker: Option<Broker>,
+}
+
+/// One group; counts are of the whole run.
+#[derive(Debug, Serialize)]
+struct GroupReport {
+    name: String,
+    shape: String,
+    publishers: u32,
+    subscribers: u32,
+    qos: u8,
+    payload_bytes: usize,
+    inflight: u32,
+    /// Set: open loop, messages (or connections) per second asked for.
+    rate: Option<f64>,
+    sent: u64,
+    delivered: u64,
+    lost: u64,
+    duplicated: u64,
+    reordered: u64,
+    latency_ns: Percentiles,
 }
 
 /// A distribution, nanoseconds.
@@ -96,7 +115,14 @@ impl Report {
     pub(crate) fn new(outcome: Outcome) -> Self {
         let Outcome { mut swarm, before, window_begin, window_end, interrupted } = outcome;
         let broker = broker(&swarm, before, window_begin, window_end);
-        let latency_ns = Percentiles::new(&mut swarm.message_latency);
+        let mut latency = Latencies::new();
+        let mut groups = Vec::new();
+        for state in swarm.groups_mut() {
+            latency.merge(&mut state.latency);
+            groups.push(GroupReport::new(state));
+        }
+        let latency_ns = Percentiles::new(&mut latency);
+        let sum = |count: fn(&GroupReport) -> u64| groups.iter().map(count).sum();
         let connect_latency_ns = Percentiles::new(&mut swarm.connect_latency);
         let cycle_latency_ns = Percentiles::new(&mut swarm.cycle_latency);
         let (plan, counters) = (swarm.plan(), &swarm.counters);
@@ -105,25 +131,20 @@ impl Report {
         let window_seconds = (end.time_ns - begin.time_ns) as f64 / 1e9;
         let per_second =
             |count: u64| if window_seconds > 0.0 { count as f64 / window_seconds } else { 0.0 };
-        let expected = counters.sent * u64::from(plan.deliveries_per_message());
         Self {
-            mode: plan.mode.name(),
+            mode: plan.name,
             protocol: plan.protocol.name(),
-            qos: plan.qos,
-            payload_bytes: plan.payload_size,
-            count: plan.count,
-            inflight: plan.inflight,
-            rate: plan.rate,
+            clients: plan.client_count(),
             interrupted,
             error: swarm.fatal().map(str::to_owned),
             connected: counters.connected,
             failed: counters.failed,
             failures: counters.failures.iter().map(|(why, n)| (why.to_string(), *n)).collect(),
-            sent: counters.sent,
-            delivered: counters.delivered,
-            lost: expected.saturating_sub(counters.delivered),
-            duplicated: counters.duplicated,
-            reordered: counters.reordered,
+            sent: sum(|group| group.sent),
+            delivered: sum(|group| group.delivered),
+            lost: sum(|group| group.lost),
+            duplicated: sum(|group| group.duplicated),
+            reordered: sum(|group| group.reordered),
             foreign: counters.foreign,
             publish_refused: counters.publish_refused,
             window_resets: counters.window_resets,
@@ -145,6 +166,8 @@ impl Report {
             latency_ns,
             connect_latency_ns,
             cycle_latency_ns,
+            waves_ns: swarm.waves_ns.clone(),
+            groups,
             broker,
         }
     }
@@ -167,12 +190,10 @@ impl Report {
     /// A few lines for a person.
     pub(crate) fn text(&self) -> String {
         let mut lines = vec![format!(
-            "{} x {}, MQTT {}, QoS {}, {} bytes: {} connected, {} failed{}",
+            "{}, {} clients, MQTT {}: {} connected, {} failed{}",
             self.mode,
-            self.count,
+            self.clients,
             self.protocol,
-            self.qos,
-            self.payload_bytes,
             self.connected,
             self.failed,
             if self.interrupted { ", interrupted" } else { "" }
@@ -211,6 +232,12 @@ impl Report {
             ));
             lines.push(format!("cycle latency:   {}", self.cycle_latency_ns.text()));
         }
+        if self.groups.len() > 1 {
+            lines.extend(self.groups.iter().map(GroupReport::text));
+        }
+        lines.extend(self.waves_ns.iter().zip(1..).map(|(wave_ns, number)| {
+            format!("wave {number}: all back after {:.3} s", *wave_ns as f64 / 1e9)
+        }));
         lines.push(format!("connect latency: {}", self.connect_latency_ns.text()));
         if self.pings_sent > 0 {
             lines.push(format!(
@@ -224,12 +251,51 @@ impl Report {
     }
 }
 
+impl GroupReport {
+    fn new(state: &mut GroupState) -> Self {
+        let group = &state.group;
+        let counters = state.counters;
+        Self {
+            name: group.name.clone(),
+            shape: format!("{:?}", group.shape).to_lowercase(),
+            publishers: group.publishers,
+            subscribers: group.subscribers,
+            qos: group.qos,
+            payload_bytes: group.payload_size,
+            inflight: group.inflight,
+            rate: group.rate,
+            sent: counters.sent,
+            delivered: counters.delivered,
+            lost: state.expected().saturating_sub(counters.delivered),
+            duplicated: counters.duplicated,
+            reordered: counters.reordered,
+            latency_ns: Percentiles::new(&mut state.latency),
+        }
+    }
+
+    fn text(&self) -> String {
+        format!(
+            "{} ({}, {} to {}): {} sent, {} delivered, {} lost, {} duplicated, {} reordered; {}",
+            self.name,
+            self.shape,
+            self.publishers,
+            self.subscribers,
+            self.sent,
+            self.delivered,
+            self.lost,
+            self.duplicated,
+            self.reordered,
+            self.latency_ns.text()
+        )
+    }
+}
+
 fn ratio(count: u64, of: u64) -> f64 {
     if of == 0 { 0.0 } else { count as f64 / of as f64 }
 }
 
 fn broker(
-    swarm: &crate::swarm::Swarm,
+    swarm: &Swarm,
     before: Snapshot,
     begin: Option<Snapshot>,
     end: Option<Snapshot>,
@@ -243,7 +309,10 @@ fn broker(
     let grown = usage_end.resident_bytes as f64 - usage_before.resident_bytes as f64;
     let slabs = end.slab_bytes as f64 - before.slab_bytes as f64;
     let opening_us = (usage_end.cpu_us() - usage_before.cpu_us()) as f64;
-    let idle = if swarm.plan().mode == Mode::Connect { connected } else { 0 };
+    let handshakes = match swarm.plan().mode {
+        Mode::Connect | Mode::Storm { .. } => swarm.counters.connected,
+        Mode::Cycle | Mode::Flow => 0,
+    };
     Some(Broker {
         pid: swarm.plan().broker_pid?,
         cpu_seconds: cpu_us as f64 / 1e6,
@@ -252,7 +321,7 @@ fn broker(
         cpu_share: if seconds > 0.0 { cpu_us as f64 / 1e6 / seconds } else { 0.0 },
         cpu_us_per_message: each(cpu_us as f64, end.delivered - begin.delivered),
         cpu_us_per_cycle: each(cpu_us as f64, end.cycles - begin.cycles),
-        cpu_us_per_connection: each(opening_us, idle),
+        cpu_us_per_connection: each(opening_us, handshakes),
         resident_bytes_before: usage_before.resident_bytes,
         resident_bytes_after: usage_end.resident_bytes,
         resident_bytes_per_connection: each(grown, connected),

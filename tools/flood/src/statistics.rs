@@ -63,6 +63,13 @@ impl Latencies {
         self.histogram.max()
     }
 
+    /// Takes the durations of another one in.
+    pub(crate) fn merge(&mut self, other: &mut Self) {
+        self.settle();
+        other.settle();
+        self.histogram.add(&other.histogram).expect("all have the same bounds");
+    }
+
     /// How many were recorded.
     pub(crate) fn count(&mut self) -> u64 {
         self.settle();
@@ -122,14 +129,6 @@ pub(crate) struct Counters {
     pub failed: u64,
     /// The same by reason.
     pub failures: BTreeMap<Failure, u64>,
-    /// Messages handed to the kernel or about to be.
-    pub sent: u64,
-    /// Messages that arrived for the first time, over all subscribers.
-    pub delivered: u64,
-    /// Messages that arrived again.
-    pub duplicated: u64,
-    /// Messages that arrived behind a later one of their publisher.
-    pub reordered: u64,
     /// Messages that nobody of this run sent there.
     pub foreign: u64,
     /// Publishes that the broker answered with an error code.
@@ -142,6 +141,19 @@ pub(crate) struct Counters {
     pub pings_answered: u64,
     /// Finished connect-subscribe-disconnect rounds.
     pub cycles: u64,
+}
+
+/// Plain counters of one group over a whole run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct GroupCounters {
+    /// Messages handed to the kernel or about to be.
+    pub sent: u64,
+    /// Messages that arrived for the first time, over all subscribers.
+    pub delivered: u64,
+    /// Messages that arrived again.
+    pub duplicated: u64,
+    /// Messages that arrived behind a later one of their publisher.
+    pub reordered: u64,
 }
 
 #[cfg(test)]
@@ -160,6 +172,10 @@ mod tests {
         assert!(latencies.max() >= 2_000 && latencies.max() < 2_010);
         latencies.record(u64::MAX);
         assert!(latencies.max() >= LATENCY_NS_MAX);
+        let mut all = Latencies::new();
+        all.record(7);
+        all.merge(&mut latencies);
+        assert_eq!(all.count(), 7);
         latencies.reset();
         assert_eq!(latencies.count(), 0);
     }
