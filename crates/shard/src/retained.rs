@@ -206,6 +206,12 @@ impl Shard {
             }
             let Some(extra) = connection.extra.as_mut() else { return };
             let Some(pump) = extra.pumps.front_mut() else { return };
+            // A QoS 0 message that does not fit would be dropped, and here nothing is lost by waiting.
+            let waiting = connection.output.as_ref().map_or(0, |output| output.size());
+            let room = self.settings.output_bytes_max.saturating_sub(waiting);
+            if waiting > 0 && pump.ready.front().is_some_and(|next| next.memory_size() > room) {
+                return;
+            }
             if let Some(publication) = pump.ready.pop_front() {
                 let overtaken = pump.overtaken.iter().any(|t| **t == *publication.topic());
                 if !overtaken && !publication.expired(self.now) {
