@@ -65,13 +65,12 @@ impl Shard {
         }
     }
 
-    /// The peer has closed while it was held. What it had said before counts: a DISCONNECT among it takes the will back
+    /// The peer has closed, perhaps while it was held. What it had said before counts: a DISCONNECT among it takes the will back
     /// [MQTT-3.14.4-3]. An outbox may exceed its bound by what was kept, which is at most what one receive brought.
     pub(crate) fn finish_input(&mut self, id: ConnectionId) {
         let mut left = usize::MAX;
         while let Some(connection) = self.connections.get_mut(id.0)
             && connection.state == State::Connected
-            && connection.is_held()
             && let Some(size) = connection.input.as_ref().map(|input| input.len())
             && size < left
         {

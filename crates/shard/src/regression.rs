@@ -181,3 +181,24 @@ fn queued_qos_0_messages_are_not_overtaken() {
     let payloads = broker.payloads(0, 3);
     assert_eq!(payloads, ["one".repeat(20), "two".repeat(20), "new".to_owned()]);
 }
+
+/// A retained message that did not fit into the output beside what was there already was dropped, though the output was
+/// about to be sent.
+#[test]
+fn a_large_retained_message_waits_for_the_output() {
+    let settings = Settings { output_bytes_max: 1000, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    broker.connect(0, 1, &Connect::new(V311, "writer"));
+    for (topic, size) in [("r/1", 300), ("r/2", 2000)] {
+        let payload = "x".repeat(size);
+        let mut bytes = Vec::new();
+        let publish =
+            Publish { topic, payload: payload.as_bytes(), retain: true, ..Publish::default() };
+        publish.encode(V311, &mut bytes);
+        broker.receive(0, 1, &bytes);
+    }
+    broker.connect(0, 2, &Connect::new(V311, "reader"));
+    broker.receive(0, 2, &subscribe("r/#", QoS::AtMostOnce));
+    let sizes: Vec<usize> = broker.payloads(0, 2).iter().map(String::len).collect();
+    assert_eq!(sizes, [300, 2000]);
+}
