@@ -3,9 +3,10 @@
 //! A connection takes a buffer only when bytes arrive for it, so idle connections hold none. We publish free buffers
 //! at the ring's tail; the kernel takes them from its head and names the one it took in the completion.
 //!
-//! The kernel goes round all buffers that it has, so each of them is soon touched and stays in memory. Therefore few are
-//! published at first ([`PUBLISHED_FIRST`]), and as many again each time they run out, up to the configured number: a
-//! ring whose connections mostly sleep keeps a few pages, a busy one all of them.
+//! The kernel goes round all buffers that it has, so each of them is soon touched and stays in memory. Therefore it gets
+//! few at first ([`PUBLISHED_MIN`]), twice as many each time they run out, and fewer again when they have not run out
+//! for a while ([`Buffers::trim`]): a ring whose connections mostly sleep keeps a few pages, a busy one what it needs.
+//! Buffers that are not published are used last in, first out, and their memory goes back to the system.
 //!
 //! # Invariants
 //! - A buffer is either the kernel's (between our publishing it and the completion that names it) or ours (a
@@ -26,8 +27,8 @@ use crate::{
     uring::{BUFFER_GROUP, Uring},
 };
 
-/// Buffers that the kernel is given at the start: 64 KiB at the usual size.
-const PUBLISHED_FIRST: u32 = 16;
+/// Buffers that the kernel has at the least: 64 KiB at the usual size.
+const PUBLISHED_MIN: u32 = 16;
 
 #[derive(Debug)]
 pub(crate) struct Buffers {
@@ -37,10 +38,16 @@ pub(crate) struct Buffers {
     size: u32,
     count: u32,
     tail: u16,
-    /// How many have ever been published; those with higher numbers have not.
+    /// How many the kernel has.
     published: u32,
-    /// How many are ours.
-    taken: u32,
+    /// How many it should have.
+    wanted: u32,
+    /// They have run out since the last trim.
+    ran_out: bool,
+    /// Neither the kernel's nor in use.
+    spare: Vec<u16>,
+    /// How many of `spare`, from the front, hold no memory.
+    spare_empty: usize,
 }
 
 impl Buffers {
@@ -49,7 +56,18 @@ impl Buffers {
         debug_assert!(count.is_power_of_two());
         let entries = Mapping::new(count as usize * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(count as usize * size as usize)?;
-        let mut buffers = Self { entries, memory, size, count, tail: 0, published: 0, taken: 0 };
+        let mut buffers = Self {
+            entries,
+            memory,
+            size,
+            count,
+            tail: 0,
+            published: 0,
+            wanted: PUBLISHED_MIN.min(count),
+            ran_out: false,
+            spare: (0..count).rev().map(|id| id as u16).collect(),
+            spare_empty: count as usize,
+        };
         // SAFETY: the mapping holds `count` entries, is page-aligned, and outlives the registration: see `release`.
         unsafe {
             uring.inner().submitter().register_buf_ring_with_flags(
@@ -59,22 +77,38 @@ impl Buffers {
                 0,
             )?;
         }
-        buffers.publish(PUBLISHED_FIRST);
+        buffers.publish();
         Ok(buffers)
     }
 
-    /// They ran out: gives the kernel as many more as it had, if there are more.
+    /// They ran out: gives the kernel twice as many, if there are so many.
     #[cold]
     pub(crate) fn grow(&mut self) {
-        self.publish(self.published);
+        self.ran_out = true;
+        if self.published <= self.wanted / 2 {
+            self.wanted = (self.wanted * 2).min(self.count);
+            self.publish();
+        }
     }
 
-    fn publish(&mut self, more: u32) {
-        let end = (self.published + more).min(self.count);
-        for id in self.published..end {
-            self.put(id as u16);
+    /// To be called now and then, every few seconds: takes back half of what the kernel has if that was enough since the
+    /// last call, and gives the memory of unused buffers back to the system.
+    pub(crate) fn trim(&mut self) {
+        if !std::mem::take(&mut self.ran_out) {
+            self.wanted = (self.wanted / 2).max(PUBLISHED_MIN.min(self.count));
         }
-        self.published = end;
+        for id in &self.spare[self.spare_empty.min(self.spare.len())..] {
+            self.memory.discard(usize::from(*id) * self.size as usize, self.size as usize);
+        }
+        self.spare_empty = self.spare.len();
+    }
+
+    fn publish(&mut self) {
+        while self.published < self.wanted {
+            let Some(id) = self.spare.pop() else { return };
+            self.put(id);
+        }
+        self.spare_empty = self.spare_empty.min(self.spare.len());
     }
 
     /// Bytes of one buffer.
@@ -86,27 +120,30 @@ impl Buffers {
     /// How many the kernel may take.
     #[inline]
     pub(crate) fn available(&self) -> u32 {
-        self.published - self.taken
+        self.published
     }
 
     /// How many nobody holds, published or not.
     pub(crate) fn free(&self) -> u32 {
-        self.count - self.taken
+        self.published + self.spare.len() as u32
     }
 
     /// Notes that a completion named the buffer: it is ours now.
     #[inline]
     pub(crate) fn take(&mut self, id: u16) {
         debug_assert!(u32::from(id) < self.count);
-        self.taken += 1;
-        debug_assert!(self.taken <= self.count);
+        debug_assert!(self.published > 0);
+        self.published -= 1;
     }
 
-    /// Publishes a buffer that is ours: it is the kernel's from here on.
+    /// Gives back a buffer that is ours: it is the kernel's from here on, or spare.
     #[inline]
     pub(crate) fn give(&mut self, id: u16) {
-        self.put(id);
-        self.taken -= 1;
+        if self.published < self.wanted {
+            self.put(id);
+        } else {
+            self.spare.push(id);
+        }
     }
 
     #[inline]
@@ -128,6 +165,7 @@ impl Buffers {
         let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(first.as_ptr()).cast_mut()) };
         // Pairs with the kernel's acquiring load of the tail: it sees the entry once it sees the tail.
         tail.store(self.tail, Ordering::Release);
+        self.published += 1;
     }
 
     /// The first `size` bytes of a buffer that is ours.
@@ -189,16 +227,46 @@ mod tests {
         assert!(!uring.has_completions());
     }
 
-    #[test]
-    fn more_are_published_when_they_run_out() {
-        let uring = Uring::new(2, 4).unwrap();
-        let mut buffers = Buffers::new(&uring, 64, 100).unwrap();
-        let mut counts = vec![buffers.available()];
-        for _ in 0..3 {
-            buffers.grow();
-            counts.push(buffers.available());
+    /// Takes all that the kernel has, and gives them back.
+    fn cycle(buffers: &mut Buffers) -> Vec<u16> {
+        let ids: Vec<u16> =
+            (0..buffers.count as u16).filter(|id| !buffers.spare.contains(id)).collect();
+        for id in &ids {
+            buffers.take(*id);
         }
-        assert_eq!(counts, [PUBLISHED_FIRST, 2 * PUBLISHED_FIRST, 64, 64]);
+        for id in &ids {
+            buffers.bytes_mut(*id, 100).fill(1);
+            buffers.give(*id);
+        }
+        ids
+    }
+
+    #[test]
+    fn more_are_published_when_they_run_out_and_fewer_later() {
+        let uring = Uring::new(2, 4).unwrap();
+        let mut buffers = Buffers::new(&uring, 64, 4096).unwrap();
+        assert_eq!(buffers.available(), PUBLISHED_MIN);
+        for expected in [32, 64, 64] {
+            let ids: Vec<u16> = (0..64).filter(|id| !buffers.spare.contains(id)).collect();
+            for id in &ids {
+                buffers.take(*id);
+            }
+            buffers.grow();
+            for id in ids {
+                buffers.give(id);
+            }
+            assert_eq!(buffers.available(), expected);
+            assert_eq!(buffers.free(), 64);
+        }
+        // They ran out since the last trim, so the first one leaves them.
+        for expected in [64, 32, 16, 16] {
+            buffers.trim();
+            cycle(&mut buffers);
+            assert_eq!(buffers.available(), expected);
+            assert_eq!(buffers.free(), 64);
+        }
+        buffers.trim();
+        assert!(buffers.spare.iter().all(|id| buffers.bytes(*id, 4096) == [0; 4096]));
         buffers.release(&uring).unwrap();
     }
 

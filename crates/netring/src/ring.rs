@@ -9,7 +9,7 @@ use std::{
     fmt, io,
     marker::PhantomData,
     mem,
-    net::TcpListener,
+    net::{Ipv4Addr, TcpListener},
     os::fd::{AsRawFd, BorrowedFd},
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
@@ -358,12 +358,9 @@ impl NetRing {
                 let slot = Slot::new(result as u32);
                 self.slots.open(slot);
                 self.counters.accepts += 1;
-                if let Some(peer) = address {
-                    event = Some(Event::Accepted { slot, peer, listener: id });
-                } else {
-                    // Not an Internet socket: nobody could have asked for it.
-                    self.close(slot);
-                }
+                // Only a listener that is not an Internet socket has a peer without an address.
+                let peer = address.unwrap_or((Ipv4Addr::UNSPECIFIED, 0).into());
+                event = Some(Event::Accepted { slot, peer, listener: id });
             }
             _ if listener.is_stopping() => {}
             _ => match -result {
@@ -464,6 +461,11 @@ impl NetRing {
     /// the signalling.
     pub fn notify(&mut self, on: bool) {
         self.uring.notify(on);
+    }
+
+    /// Gives back memory that a burst took. To be called every few seconds; costs a few microseconds, more after a burst.
+    pub fn trim(&mut self) {
+        self.buffers.trim();
     }
 
     /// What the ring has done so far.

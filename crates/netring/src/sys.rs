@@ -167,6 +167,9 @@ pub(crate) struct Mapping {
     size: usize,
 }
 
+/// The smallest page of the machines that this runs on. Where pages are larger, the system refuses parts of one.
+const PAGE_SIZE: usize = 4096;
+
 impl Mapping {
     pub(crate) fn new(size: usize) -> io::Result<Self> {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no other memory.
@@ -189,6 +192,21 @@ impl Mapping {
 
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
+    }
+
+    /// Gives the whole pages of a part back to the system; they read as zeroes until they are written again.
+    pub(crate) fn discard(&self, at: usize, size: usize) {
+        let first = at.next_multiple_of(PAGE_SIZE);
+        let end = (at + size) / PAGE_SIZE * PAGE_SIZE;
+        if first < end {
+            assert!(end <= self.size);
+            // SAFETY: the pages lie in this private anonymous mapping, which stays as it is; only their content goes.
+            // A refusal costs memory, nothing else.
+            unsafe {
+                let start = self.start.add(first).as_ptr().cast();
+                libc::madvise(start, end - first, libc::MADV_DONTNEED);
+            }
+        }
     }
 
     /// Keeps the memory mapped for the rest of the process.

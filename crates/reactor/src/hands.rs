@@ -41,6 +41,9 @@ const WILLS_GRACE_MS: u64 = 50;
 /// Longest sleep: bounds how late anything forgotten is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
 
+/// Between two looks at memory that a burst has left behind, in nanoseconds.
+const TRIM_PERIOD_NS: u64 = 5_000_000_000;
+
 /// Where the process is in its life, as one shard sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -83,6 +86,7 @@ impl Hands {
         let mut turns = 0u32;
         let mut again = true;
         let mut quiet_since: Option<Time> = None;
+        let mut trimmed_at = self.clock.now();
         loop {
             let wait = if again { Wait::No } else { self.wait(phase) };
             if let Err(error) = self.ring.turn(wait) {
@@ -98,6 +102,11 @@ impl Hands {
             self.act();
             self.flush();
             self.send_envelopes();
+
+            if now.since(trimmed_at) >= TRIM_PERIOD_NS {
+                trimmed_at = now;
+                self.ring.trim();
+            }
 
             phase = self.step(phase, now);
             if let Phase::Draining { told: true, end_at, .. } = phase
