@@ -81,7 +81,7 @@ impl NetRing {
     }
 
     /// Sends the output. One at a time per slot: `Sent` gives it back when the kernel has taken all of it; when the
-    /// connection fails or is closed first, the output is dropped.
+    /// connection fails or is closed first, the output is dropped. Not to be called between `hand_over` and its answer.
     ///
     /// # Panics
     ///
@@ -94,6 +94,7 @@ impl NetRing {
             return;
         }
         assert!(u32::try_from(output.size()).is_ok(), "an output beyond 4 GiB");
+        debug_assert!(state.hand_over.is_none(), "a send during a hand-over");
         if output.is_empty() {
             self.pending.push_back(Event::Sent { slot, output });
             return;
@@ -136,9 +137,9 @@ impl NetRing {
         self.remember(target);
         let Some(state) = self.slots.get(slot) else { return not_open() };
         assert!(state.hand_over.is_none(), "one hand-over at a time");
-        if state.has(SlotState::CLOSING) {
+        if state.has(SlotState::CLOSING | SlotState::FAILED) {
             // In front: the slot's last event may be waiting already.
-            self.pending.push_front(Event::HandOverFailed { token, slot, errno: libc::ECANCELED });
+            self.pending.push_front(Event::HandOverFailed { token, slot, errno: libc::ENOTCONN });
             return;
         }
         state.wish = None;
@@ -420,6 +421,10 @@ impl NetRing {
         if result < 0 {
             state.wish = None;
             state.set(SlotState::FAILED);
+            if let Some(key) = state.hand_over.take() {
+                let token = self.hand_overs.remove(key).token;
+                self.pending.push_back(Event::HandOverFailed { token, slot, errno: -result });
+            }
         }
         self.settle(slot);
         match result {

@@ -144,3 +144,6 @@ pub enum Event {
         errno: i32,
     },
 }
+
+// Events go by value, one per message: one cache line holds one.
+const _: () = assert!(size_of::<Option<Event>>() <= 64);

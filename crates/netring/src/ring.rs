@@ -58,6 +58,8 @@ pub struct NetRing {
     listener_turn: usize,
     wake_source: WakeSource,
     handle: RingHandle,
+    /// The handle's number, kept close because each message asks for it.
+    id: u32,
     /// The ring is single-issuer: it must stay on its thread.
     _not_send: PhantomData<*const ()>,
 }
@@ -87,7 +89,8 @@ impl NetRing {
         // SAFETY: the descriptor is the ring's, which is alive through the call.
         let descriptor = unsafe { BorrowedFd::borrow_raw(uring.inner().as_raw_fd()) };
         // Relaxed: the numbers only have to differ.
-        let handle = RingHandle::new(descriptor, NEXT_RING.fetch_add(1, Ordering::Relaxed))
+        let id = NEXT_RING.fetch_add(1, Ordering::Relaxed);
+        let handle = RingHandle::new(descriptor, id)
             .map_err(|error| NetRingError::system("duplicating the ring's descriptor", &error))?;
         let mut ring = Self {
             uring,
@@ -105,6 +108,7 @@ impl NetRing {
             listener_turn: 0,
             wake_source,
             handle,
+            id,
             _not_send: PhantomData,
         };
         ring.wake_source.arm(&mut ring.uring);
@@ -199,7 +203,7 @@ impl NetRing {
     #[inline]
     #[must_use]
     pub fn bytes(&self, received: &Received) -> &[u8] {
-        assert_eq!(received.ring, self.handle.id(), "bytes of another ring");
+        assert_eq!(received.ring, self.id, "bytes of another ring");
         self.buffers.bytes(received.buffer, received.size)
     }
 
@@ -211,7 +215,7 @@ impl NetRing {
     #[inline]
     #[must_use]
     pub fn bytes_mut(&mut self, received: &mut Received) -> &mut [u8] {
-        assert_eq!(received.ring, self.handle.id(), "bytes of another ring");
+        assert_eq!(received.ring, self.id, "bytes of another ring");
         self.buffers.bytes_mut(received.buffer, received.size)
     }
 
@@ -223,7 +227,7 @@ impl NetRing {
     #[inline]
     #[expect(clippy::needless_pass_by_value, reason = "the value stands for the buffer")]
     pub fn recycle(&mut self, received: Received) {
-        assert_eq!(received.ring, self.handle.id(), "a buffer of another ring");
+        assert_eq!(received.ring, self.id, "a buffer of another ring");
         self.buffers.give(received.buffer);
     }
 
@@ -426,7 +430,7 @@ impl NetRing {
     }
 
     pub(crate) fn ring_id(&self) -> u32 {
-        self.handle.id()
+        self.id
     }
 
     /// This ring's address, for other rings.
@@ -548,9 +552,51 @@ impl fmt::Debug for NetRing {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("NetRing")
-            .field("id", &self.handle.id())
+            .field("id", &self.id)
             .field("slots_in_use", &self.slots.in_use())
             .field("counters", &self.counters())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SLOTS_MAX;
+
+    #[test]
+    fn a_table_beyond_the_descriptor_limit_is_refused() {
+        let limit = sys::raise_descriptor_limit().unwrap();
+        let result = NetRing::new(&RingConfig { slots: SLOTS_MAX, ..RingConfig::default() });
+        match result {
+            Ok(_) => assert!(limit >= u64::from(SLOTS_MAX)),
+            Err(error) => {
+                assert_eq!(error, NetRingError::TooFewDescriptors { slots: SLOTS_MAX, limit });
+            }
+        }
+        let fitting = RingConfig::slots_within_limit(SLOTS_MAX);
+        assert!(u64::from(fitting) <= limit);
+        NetRing::new(&RingConfig { slots: fitting, ..RingConfig::default() }).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "bytes of another ring")]
+    fn a_buffer_belongs_to_its_ring() {
+        let ring = NetRing::new(&RingConfig { slots: 1, ..RingConfig::default() }).unwrap();
+        let foreign = Received { ring: ring.id + 1, size: 1, buffer: 0 };
+        let _ = ring.bytes(&foreign);
+    }
+
+    #[test]
+    fn many_rings_come_and_go_without_a_descriptor_left() {
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let config = RingConfig { slots: 8, ..RingConfig::default() };
+        drop(NetRing::new(&config).unwrap());
+        let before = count();
+        for _ in 0..100 {
+            drop(NetRing::new(&config).unwrap());
+        }
+        // Other tests of this process run beside this one.
+        assert!(count() < before + 100);
     }
 }

@@ -175,12 +175,17 @@ impl Uring {
 
     /// Submits what was pushed and runs the kernel's completion work: one system call, or none if there is
     /// nothing to submit, nothing to run and nothing to wait for.
-    pub(crate) fn enter(&mut self, wait: Wait) -> io::Result<()> {
+    ///
+    /// Since 6.13 the kernel does about 20 pieces of deferred work per enter and leaves the rest, with a flag, to the next.
+    /// Entering again at once to gather larger batches was tried: it costs as much as it saves.
+    pub(crate) fn enter(&mut self, mut wait: Wait) -> io::Result<()> {
         if !self.spill.is_empty() {
             self.unspill();
         }
         loop {
-            let wait = if self.spill.is_empty() { wait } else { Wait::No };
+            if !self.spill.is_empty() {
+                wait = Wait::No;
+            }
             let queue = self.ring.submission();
             let (count, must_enter) = (queue.len(), queue.taskrun() || queue.cq_overflow());
             drop(queue);
@@ -406,6 +411,22 @@ mod tests {
     #[test]
     fn this_kernel_will_do() {
         check_kernel().unwrap();
+    }
+
+    #[test]
+    fn each_refusal_of_the_kernel_has_its_own_sentence() {
+        for (errno, expected) in [
+            (libc::EINVAL, too_old()),
+            (libc::ENOSYS, NetRingError::NotBuiltIn),
+            (libc::ENOMEM, NetRingError::LockedMemory),
+            (libc::EMFILE, NetRingError::NoDescriptorLeft),
+            (libc::EIO, NetRingError::System { step: "io_uring_setup", errno: libc::EIO }),
+        ] {
+            assert_eq!(explain_setup(&io::Error::from_raw_os_error(errno)), expected);
+        }
+        // Which of the two depends on the sysctl of this machine.
+        let error = explain_setup(&io::Error::from_raw_os_error(libc::EPERM));
+        assert!(matches!(error, NetRingError::Forbidden | NetRingError::DisabledBySysctl { .. }));
     }
 
     #[test]
