@@ -40,6 +40,8 @@ enum ModeArguments {
     Paced(Common),
     /// COUNT publishers, MEMBERS subscribers in one shared subscription.
     Shared(Common),
+    /// COUNT publishers store one retained message each, then MEMBERS subscribers ask for all of them at once.
+    Retained(Common),
     /// COUNT idle clients that are all cut off at once and come back, WAVES times.
     Storm(Common),
     /// Several groups at once, from a YAML file: bench/scenarios has examples.
@@ -107,7 +109,7 @@ struct Common {
     /// Subscriptions of each client (connect, cycle): 0 or 1.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=1))]
     subscriptions: u8,
-    /// Members of the shared subscription (shared).
+    /// Members of the shared subscription (shared), subscribers (retained).
     #[arg(long, default_value_t = 4)]
     members: u32,
     /// How often all clients are cut off (storm).
@@ -162,6 +164,11 @@ impl Arguments {
                 let groups = vec![common.group(Shape::Idle, 0, common.count)?];
                 let waves = common.waves;
                 return common.plan("storm", Mode::Storm { waves }, groups);
+            }
+            ModeArguments::Retained(mut common) => {
+                common.retain = true;
+                let groups = vec![common.group(Shape::All, common.count, common.members)?];
+                return common.plan("retained", Mode::Retained, groups);
             }
             ModeArguments::Mixed { file, common } => {
                 let defaults = common.group(Shape::Pairs, common.count, common.count)?;
@@ -395,6 +402,7 @@ mod tests {
             ("fan-out -c 7", Shape::All, 1, 7),
             ("fan-in -c 7", Shape::All, 7, 1),
             ("shared -c 7 --members 3", Shape::Shared, 7, 3),
+            ("retained -c 7 --members 3", Shape::All, 7, 3),
             ("storm -c 7", Shape::Idle, 0, 7),
             ("cycle -c 7", Shape::Idle, 0, 7),
         ];

@@ -325,8 +325,8 @@ impl Table {
         let gathering = plan.groups.iter().any(|group| gathers(group.shape, group.publishers));
         let (receive_buffer_size, receive_buffer_count) = match plan.mode {
             _ if rings > 1 => (2048, 512),
-            Mode::Flow if gathering => (65_536, 64),
-            Mode::Flow => (4096, 1024),
+            Mode::Flow | Mode::Retained if gathering => (65_536, 64),
+            Mode::Flow | Mode::Retained => (4096, 1024),
             Mode::Connect | Mode::Cycle | Mode::Storm { .. } => (2048, 1024),
         };
         let config = RingConfig {

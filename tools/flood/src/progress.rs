@@ -41,7 +41,7 @@ impl Progress {
         }
         self.phase = Some(phase);
         let work = match swarm.plan().mode {
-            Mode::Flow => swarm.delivered_count(),
+            Mode::Flow | Mode::Retained => swarm.delivered_count(),
             Mode::Connect | Mode::Cycle | Mode::Storm { .. } => swarm.counters.connected,
         };
         let elapsed = now_ns.saturating_sub(self.last_ns).max(1) as f64 / 1e9;
@@ -70,7 +70,9 @@ fn line(swarm: &Swarm, rate: f64, now_ns: u64) -> String {
     let counters = &swarm.counters;
     let left = |until: u64| until.saturating_sub(now_ns) as f64 / 1e9;
     let work = match swarm.plan().mode {
-        Mode::Flow => format!("{} delivered, {rate:.0}/s", swarm.delivered_count()),
+        Mode::Flow | Mode::Retained => {
+            format!("{} delivered, {rate:.0}/s", swarm.delivered_count())
+        }
         Mode::Connect | Mode::Cycle | Mode::Storm { .. } => format!("{rate:.0} connections/s"),
     };
     match swarm.phase() {
@@ -79,6 +81,7 @@ fn line(swarm: &Swarm, rate: f64, now_ns: u64) -> String {
             bar(f64::from(live) / f64::from(wanted)),
             counters.failed
         ),
+        Phase::Storing(_) => "storing retained messages".into(),
         Phase::Warming(until) => format!("warming up, {:.1} s left: {work}", left(until)),
         Phase::Measuring(until) => format!("measuring, {:.1} s left: {work}", left(until)),
         Phase::Holding(until) => format!(

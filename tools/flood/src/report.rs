@@ -48,8 +48,8 @@ pub(crate) struct Report {
     latency_ns: Percentiles,
     /// Socket to SUBACK (or CONNACK without a subscription).
     connect_latency_ns: Percentiles,
-    /// Socket to DISCONNECT sent.
-    cycle_latency_ns: Percentiles,
+    /// Cycle: socket to DISCONNECT sent. Retained: SUBSCRIBE to the last retained message of a subscriber.
+    round_latency_ns: Percentiles,
     /// From the cut to the last client back, for each wave of a storm.
     waves_ns: Vec<u64>,
     groups: Vec<GroupReport>,
@@ -124,7 +124,7 @@ impl Report {
         let latency_ns = Percentiles::new(&mut latency);
         let sum = |count: fn(&GroupReport) -> u64| groups.iter().map(count).sum();
         let connect_latency_ns = Percentiles::new(&mut swarm.connect_latency);
-        let cycle_latency_ns = Percentiles::new(&mut swarm.cycle_latency);
+        let round_latency_ns = Percentiles::new(&mut swarm.round_latency);
         let (plan, counters) = (swarm.plan(), &swarm.counters);
         let begin = window_begin.unwrap_or_default();
         let end = window_end.unwrap_or(begin);
@@ -165,7 +165,7 @@ impl Report {
             generator_cpu_share: per_second(end.own_cpu_us - begin.own_cpu_us) / 1e6,
             latency_ns,
             connect_latency_ns,
-            cycle_latency_ns,
+            round_latency_ns,
             waves_ns: swarm.waves_ns.clone(),
             groups,
             broker,
@@ -230,7 +230,9 @@ impl Report {
                 "cycles: {} in {:.2} s, {:.0} per second",
                 self.window_cycles, self.window_seconds, self.cycles_per_second
             ));
-            lines.push(format!("cycle latency:   {}", self.cycle_latency_ns.text()));
+        }
+        if self.round_latency_ns.count > 0 {
+            lines.push(format!("a whole round:   {}", self.round_latency_ns.text()));
         }
         if self.groups.len() > 1 {
             lines.extend(self.groups.iter().map(GroupReport::text));
@@ -311,7 +313,7 @@ fn broker(
     let opening_us = (usage_end.cpu_us() - usage_before.cpu_us()) as f64;
     let handshakes = match swarm.plan().mode {
         Mode::Connect | Mode::Storm { .. } => swarm.counters.connected,
-        Mode::Cycle | Mode::Flow => 0,
+        Mode::Cycle | Mode::Flow | Mode::Retained => 0,
     };
     Some(Broker {
         pid: swarm.plan().broker_pid?,

@@ -18,6 +18,8 @@ pub(crate) enum Mode {
     Flow,
     /// Connect, subscribe, disconnect, again.
     Cycle,
+    /// Each publisher stores one retained message, then all subscribers ask for all of them.
+    Retained,
     /// All clients are cut off at once and come back, so many times.
     Storm {
         /// How often.

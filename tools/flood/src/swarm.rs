@@ -41,6 +41,9 @@ const STALL_NS: u64 = 1_000_000_000;
 /// What is still under way when sending has stopped is waited for at most this long.
 const DRAIN_NS_MAX: u64 = 10_000_000_000;
 
+/// Storing what is to be retained takes at most this long.
+const STORE_NS_MAX: u64 = 60_000_000_000;
+
 /// A wave of a storm that has not come back by then is the last.
 const WAVE_NS_MAX: u64 = 300_000_000_000;
 
@@ -59,6 +62,8 @@ const PING_QUARTERS: u64 = 3;
 pub(crate) enum Phase {
     /// Clients connect and subscribe.
     Opening,
+    /// Retained messages are being stored, until this time at the latest.
+    Storing(u64),
     /// The work runs, not yet measured, until this time.
     Warming(u64),
     /// The work runs and is measured, until this time.
@@ -151,7 +156,12 @@ pub(crate) struct Swarm {
     groups: Vec<GroupState>,
     pub(crate) counters: Counters,
     pub(crate) connect_latency: Latencies,
-    pub(crate) cycle_latency: Latencies,
+    /// Cycle: from the socket to DISCONNECT sent. Retained: from SUBSCRIBE to the last retained message.
+    pub(crate) round_latency: Latencies,
+    /// Retained: messages that each subscriber has got, by client number.
+    fetched: Vec<u32>,
+    /// Retained: publishers whose message may not be stored yet.
+    storing: u32,
     /// How long each wave of a storm took until all clients were back, nanoseconds.
     pub(crate) waves_ns: Vec<u64>,
     /// Clients that have not been started yet begin here.
@@ -215,7 +225,9 @@ impl Swarm {
             groups,
             counters: Counters::default(),
             connect_latency: Latencies::new(),
-            cycle_latency: Latencies::new(),
+            round_latency: Latencies::new(),
+            fetched: Vec::new(),
+            storing: 0,
             waves_ns: Vec::new(),
             opened: 0,
             ready: Vec::new(),
@@ -342,6 +354,9 @@ impl Swarm {
             dirty,
             outputs,
             last_delivery_ns,
+            fetched,
+            round_latency,
+            storing,
             ..
         } = self;
         let protocol = plan.protocol;
@@ -349,7 +364,7 @@ impl Swarm {
         if !client.stage.may_send() {
             return;
         }
-        let role = client.role;
+        let (role, started_ns) = (client.role, client.started_ns);
         let mut partial = mem::take(&mut client.partial);
         let mut waiting = client.waiting.take();
         let mut control = None;
@@ -383,6 +398,12 @@ impl Swarm {
                     return;
                 }
                 latency.record(now_ns.saturating_sub(stamp.time_ns));
+                if let Some(fetched) = fetched.get_mut(index as usize) {
+                    *fetched += 1;
+                    if *fetched as usize == publishers.len() {
+                        round_latency.record(now_ns.saturating_sub(started_ns));
+                    }
+                }
                 let publisher = &mut publishers[stamp.publisher as usize];
                 publisher.seen_by_one(stamp.sequence);
                 if marked != stamp.publisher {
@@ -415,7 +436,8 @@ impl Swarm {
                 control = Some((other, code));
                 if other == kind::PINGRESP {
                     counters.pings_answered += 1;
-                    clients[index as usize].pinged = false;
+                    let pinged = mem::take(&mut clients[index as usize].pinged);
+                    *storing = storing.saturating_sub(u32::from(pinged));
                     control = None;
                 }
             }
@@ -444,6 +466,10 @@ impl Swarm {
             (kind::CONNACK, Stage::Greeting) if code != 0 => {
                 self.fail(index, Failure::Refused(code));
             }
+            // Retained messages are asked for when they are stored.
+            (kind::CONNACK, Stage::Greeting) if self.plan.mode == Mode::Retained => {
+                self.is_up(index, now_ns);
+            }
             (kind::CONNACK, Stage::Greeting) => {
                 match self.plan.filter(self.clients[index as usize].role) {
                     None => self.is_up(index, now_ns),
@@ -457,10 +483,11 @@ impl Swarm {
                     }
                 }
             }
-            (kind::SUBACK, Stage::Subscribing) if code >= 0x80 => {
+            (kind::SUBACK, Stage::Subscribing | Stage::Live) if code >= 0x80 => {
                 self.fail(index, Failure::SubscriptionRefused(code));
             }
             (kind::SUBACK, Stage::Subscribing) => self.is_up(index, now_ns),
+            (kind::SUBACK, Stage::Live) if self.plan.mode == Mode::Retained => {}
             (kind::DISCONNECT, _) => self.fail(index, Failure::Disconnected(code)),
             _ => self.counters.foreign += 1,
         }
@@ -491,7 +518,12 @@ impl Swarm {
         let output = self.outputs.pop().unwrap_or_default();
         let client = &mut self.clients[index as usize];
         client.stage = Stage::Leaving;
-        client.waiting.get_or_insert(output).extend(&wire::DISCONNECT);
+        let waiting = client.waiting.get_or_insert(output).buffer();
+        if let (Mode::Retained, Role::Publisher(publisher)) = (self.plan.mode, client.role) {
+            let topic = self.publishers[publisher as usize].topic(&self.groups);
+            wire::encode_clear(self.plan.protocol, &topic, waiting);
+        }
+        waiting.extend_from_slice(&wire::DISCONNECT);
         self.mark_dirty(index);
     }
 
@@ -507,7 +539,7 @@ impl Swarm {
         } else if client.stage == Stage::Leaving {
             if self.plan.mode == Mode::Cycle {
                 self.counters.cycles += 1;
-                self.cycle_latency.record(now_ns.saturating_sub(client.started_ns));
+                self.round_latency.record(now_ns.saturating_sub(client.started_ns));
             }
             self.begin_closing(index);
         } else if matches!(client.role, Role::Publisher(_)) {
@@ -597,7 +629,7 @@ impl Swarm {
         let mut output = client.waiting.take();
         if let Role::Publisher(publisher) = client.role
             && client.stage == Stage::Live
-            && matches!(self.phase, Phase::Warming(_) | Phase::Measuring(_))
+            && matches!(self.phase, Phase::Storing(_) | Phase::Warming(_) | Phase::Measuring(_))
         {
             let publisher = &mut self.publishers[publisher as usize];
             let room = publisher.room();
@@ -606,6 +638,12 @@ impl Swarm {
                 let group = &mut self.groups[usize::from(publisher.group)];
                 publisher.publish(room, group, now_ns, filled.buffer());
                 group.counters.sent += room;
+                if matches!(self.phase, Phase::Storing(_)) {
+                    // What is answered after it has been stored, at QoS 0 too.
+                    filled.extend(&wire::PINGREQ);
+                    self.clients[index as usize].pinged = true;
+                    self.counters.pings_sent += 1;
+                }
                 output = Some(filled);
             }
         }
@@ -617,7 +655,8 @@ impl Swarm {
     pub(crate) fn next_due_ns(&self) -> Option<u64> {
         let phase_ns = match self.phase {
             Phase::Opening | Phase::Finished => None,
-            Phase::Warming(until)
+            Phase::Storing(until)
+            | Phase::Warming(until)
             | Phase::Measuring(until)
             | Phase::Holding(until)
             | Phase::Storming { until, .. }
@@ -648,6 +687,11 @@ impl Swarm {
             Phase::Opening if self.plan.mode == Mode::Cycle => self.begin_work(now_ns),
             Phase::Opening if self.is_open() => match self.plan.mode {
                 Mode::Flow | Mode::Cycle => self.begin_work(now_ns),
+                Mode::Retained => {
+                    self.storing = self.publishers.len() as u32;
+                    self.begin_publishing(now_ns);
+                    self.phase = Phase::Storing(now_ns + STORE_NS_MAX);
+                }
                 Mode::Connect => {
                     self.phase = Phase::Holding(now_ns + nanoseconds(self.plan.hold));
                     return Some(Mark::WindowBegins);
@@ -658,6 +702,21 @@ impl Swarm {
                     return Some(Mark::WindowBegins);
                 }
             },
+            Phase::Storing(until) => {
+                let stored = self.storing == 0 && self.publishers.iter().all(Publisher::is_settled);
+                if stored {
+                    self.phase = Phase::Measuring(now_ns + nanoseconds(self.plan.duration));
+                    self.fetch_retained(now_ns);
+                    return Some(Mark::WindowBegins);
+                }
+                if now_ns >= until {
+                    let left = self.storing;
+                    self.give_up(format!(
+                        "storing retained messages: {left} publishers got no answer in {} s",
+                        STORE_NS_MAX / 1_000_000_000
+                    ));
+                }
+            }
             Phase::Storming { since, until, left } => {
                 let back = self.live as usize == self.clients.len();
                 if back {
@@ -678,7 +737,9 @@ impl Swarm {
                 self.phase = Phase::Measuring(now_ns + nanoseconds(self.plan.duration));
                 return Some(Mark::WindowBegins);
             }
-            Phase::Measuring(until) if now_ns >= until => {
+            Phase::Measuring(until)
+                if now_ns >= until || self.plan.mode == Mode::Retained && self.has_arrived() =>
+            {
                 self.last_delivery_ns = now_ns;
                 self.phase = Phase::Draining(now_ns + DRAIN_NS_MAX);
                 return Some(Mark::WindowEnds);
@@ -688,9 +749,7 @@ impl Swarm {
                 return Some(Mark::WindowEnds);
             }
             Phase::Draining(until) => {
-                let complete = |state: &GroupState| state.counters.delivered >= state.expected();
-                let arrived = self.groups.iter().all(complete)
-                    && self.publishers.iter().all(Publisher::is_settled);
+                let arrived = self.has_arrived();
                 let quiet = now_ns.saturating_sub(self.last_delivery_ns) > STALL_NS;
                 if arrived || quiet || now_ns >= until {
                     self.begin_leaving(now_ns);
@@ -709,7 +768,7 @@ impl Swarm {
         match self.phase {
             Phase::Measuring(_) => self.phase = Phase::Measuring(now_ns),
             Phase::Holding(_) => self.phase = Phase::Holding(now_ns),
-            Phase::Warming(_) => {
+            Phase::Storing(_) | Phase::Warming(_) => {
                 self.last_delivery_ns = now_ns;
                 self.phase = Phase::Draining(now_ns + DRAIN_NS_MAX);
             }
@@ -726,14 +785,40 @@ impl Swarm {
         self.opened as usize == self.clients.len() && self.handshakes == 0
     }
 
+    /// Nothing is under way: all that was sent has been seen by all, and acknowledged.
+    fn has_arrived(&self) -> bool {
+        let complete = |state: &GroupState| state.counters.delivered >= state.expected();
+        self.groups.iter().all(complete) && self.publishers.iter().all(Publisher::is_settled)
+    }
+
     fn begin_work(&mut self, now_ns: u64) {
+        self.begin_publishing(now_ns);
         self.phase = Phase::Warming(now_ns + nanoseconds(self.plan.warmup));
+    }
+
+    fn begin_publishing(&mut self, now_ns: u64) {
         for state in &mut self.groups {
             state.pace = state.group.rate.map(|rate| Pace::new(now_ns, rate));
         }
         for publisher in 0..self.publishers.len() {
             self.publishers[publisher].begin(now_ns);
             self.mark_dirty(self.publishers[publisher].client);
+        }
+    }
+
+    /// All subscribers ask for what is retained, at once.
+    fn fetch_retained(&mut self, now_ns: u64) {
+        self.fetched = vec![0; self.subscriber_count as usize];
+        for index in 0..self.subscriber_count {
+            let output = self.outputs.pop().unwrap_or_default();
+            let client = &mut self.clients[index as usize];
+            let filter = self.plan.filter(client.role);
+            if let (Stage::Live, Some((filter, qos))) = (client.stage, filter) {
+                client.started_ns = now_ns;
+                let waiting = client.waiting.get_or_insert(output).buffer();
+                wire::encode_subscribe(self.plan.protocol, &filter, qos, waiting);
+                self.mark_dirty(index);
+            }
         }
     }
 
@@ -759,7 +844,7 @@ impl Swarm {
     fn connect_latency_reset(&mut self) {
         if self.plan.mode == Mode::Cycle {
             self.connect_latency.reset();
-            self.cycle_latency.reset();
+            self.round_latency.reset();
         }
     }
 

@@ -124,6 +124,16 @@ pub(crate) fn encode_subscribe(protocol: Protocol, filter: &str, qos: u8, out: &
     push_packet(out, 0x82, &body);
 }
 
+/// Appends the PUBLISH that removes a retained message: QoS 0, retain, no payload.
+pub(crate) fn encode_clear(protocol: Protocol, topic: &str, out: &mut Vec<u8>) {
+    let mut body = Vec::with_capacity(topic.len() + 3);
+    push_string(&mut body, topic);
+    if protocol.is_v5() {
+        body.push(0);
+    }
+    push_packet(out, 0x31, &body);
+}
+
 /// Appends PUBACK, PUBREC, PUBREL or PUBCOMP, in the short form that every version reads.
 #[inline]
 pub(crate) fn encode_acknowledgement(packet_kind: u8, packet_id: u16, out: &mut Vec<u8>) {

@@ -1,6 +1,6 @@
 //! What flows through a group: its publishers, its windows, its clock, and what arrived.
 
-use crate::scenario::{Group, Plan, Shape};
+use crate::scenario::{Group, Mode, Plan, Shape};
 use crate::statistics::{GroupCounters, Latencies};
 use crate::tracker::{Arrival, Order, SharedTracker, Tracker};
 use crate::wire::PublishTemplate;
@@ -38,6 +38,8 @@ pub(crate) struct Publisher {
     fan: u32,
     acknowledged_qos: bool,
     open_loop: bool,
+    /// Messages of the whole run.
+    limit: u64,
 }
 
 impl Publisher {
@@ -77,6 +79,8 @@ impl Publisher {
             fan: group.fan(),
             acknowledged_qos: group.qos > 0,
             open_loop: group.rate.is_some(),
+            // One retained message of each topic is all there is to fetch.
+            limit: if plan.mode == Mode::Retained { 1 } else { u64::MAX },
             template,
         }
     }
@@ -104,12 +108,17 @@ impl Publisher {
         } else {
             (u64::from(self.window).saturating_sub(self.outstanding), self.window)
         };
-        let room = room.min(self.batch);
+        let room = room.min(self.batch).min(self.limit - self.sent);
         if self.acknowledged_qos {
             room.min(u64::from(unacknowledged_max.saturating_sub(self.unacknowledged)))
         } else {
             room
         }
+    }
+
+    /// What it publishes to.
+    pub(super) fn topic(&self, groups: &[GroupState]) -> String {
+        groups[usize::from(self.group)].group.publish_topic(self.index)
     }
 
     /// Appends the next `count` messages.

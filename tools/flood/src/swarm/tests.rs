@@ -1,6 +1,6 @@
 //! The swarm against a broker of a few lines, with a clock of a millisecond a turn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
 use crate::scenario::tests::{group, plan};
@@ -17,6 +17,8 @@ struct Broker {
     /// Of so many deliveries one is dropped, one doubled, and two are swapped; 0: none.
     fault_period: u64,
     deliveries: u64,
+    /// Retained messages by topic, as they came.
+    retained: BTreeMap<String, Vec<u8>>,
     connack_code: u8,
     silent: bool,
 }
@@ -42,6 +44,11 @@ impl Broker {
                 let skipped = if protocol == Protocol::V5 { 3 } else { 2 };
                 let filter = &body[skipped + 2..body.len() - 1];
                 let filter = String::from_utf8(filter.to_vec()).expect("ASCII");
+                for (topic, frame) in &self.retained {
+                    if filter.strip_suffix('+').is_some_and(|prefix| topic.starts_with(prefix)) {
+                        self.inbox.push_back((client, frame.clone()));
+                    }
+                }
                 self.subscriptions.push((filter, client));
                 let properties = &[0][..usize::from(protocol == Protocol::V5)];
                 [&[0x90, 3 + properties.len() as u8, body[0], body[1]], properties, &[0]].concat()
@@ -83,11 +90,18 @@ impl Broker {
             self.turn += 1;
             targets.push(members[self.turn % members.len()]);
         }
+        if first_byte & 1 == 1 && body.len() < topic.len() + STAMP_AND_STRING {
+            self.retained.remove(topic);
+            return;
+        }
         let mut frame = Vec::new();
         frame.push(first_byte);
         assert!(body.len() < 128);
         frame.push(body.len() as u8);
         frame.extend_from_slice(body);
+        if first_byte & 1 == 1 {
+            self.retained.insert(topic.to_owned(), frame.clone());
+        }
         for target in targets {
             self.deliveries += 1;
             let fault = self.deliveries.checked_rem(self.fault_period).unwrap_or(9);
@@ -105,6 +119,9 @@ impl Broker {
         }
     }
 }
+
+/// A payload without a stamp is empty.
+const STAMP_AND_STRING: usize = wire::STAMP_SIZE + 2;
 
 const STEP_NS: u64 = 1_000_000;
 
@@ -202,6 +219,20 @@ fn groups_keep_to_themselves() {
     }
 }
 
+#[test]
+fn retained_messages_are_stored_fetched_and_cleared() {
+    for qos in 0..=2 {
+        let group = Group { qos, retain: true, ..group(Shape::All, 12, 3) };
+        let plan = Plan { mode: Mode::Retained, ..work(group, Protocol::V5) };
+        let mut broker = Broker::default();
+        let mut swarm = run(plan, &mut broker);
+        assert_eq!(swarm.fatal(), None);
+        assert_eq!((swarm.sent_count(), swarm.delivered_count()), (12, 36));
+        assert_eq!((swarm.round_latency.count(), swarm.counters.foreign), (3, 0));
+        assert!(broker.retained.is_empty());
+    }
+}
+
 /// All are cut off and come back, and the run says how long it took.
 #[test]
 fn a_storm_comes_in_waves() {
@@ -245,7 +276,7 @@ fn loss_doubles_and_disorder_are_seen() {
     let counters = swarm.groups[0].counters;
     assert!(broker.deliveries >= 50);
     assert_eq!(counters.sent - counters.delivered, broker.deliveries / 50);
-    assert_eq!(counters.duplicated, (broker.deliveries + 49) / 50);
+    assert_eq!(counters.duplicated, broker.deliveries.div_ceil(50));
 }
 
 #[test]
