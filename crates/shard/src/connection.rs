@@ -132,6 +132,17 @@ pub(crate) struct PendingAck {
     pub(crate) qos: QoS,
     pub(crate) reason_code: ReasonCode,
     pub(crate) waiting_for: u16,
+    /// Somebody has it, or nobody said that he had no room.
+    pub(crate) kept: bool,
+    /// Somebody wanted it and had no room.
+    pub(crate) refused: bool,
+}
+
+impl PendingAck {
+    /// One that waits for nobody.
+    pub(crate) const fn at_once(packet_id: PacketId, qos: QoS, reason_code: ReasonCode) -> Self {
+        Self { packet_id, qos, reason_code, waiting_for: 0, kept: false, refused: false }
+    }
 }
 
 impl PendingAcks {
@@ -157,9 +168,17 @@ impl PendingAcks {
         if let Some(ack) = self.line.get_mut(number.wrapping_sub(self.first) as usize) {
             debug_assert!(ack.waiting_for > 0);
             ack.waiting_for = ack.waiting_for.saturating_sub(1);
-            if refused {
-                ack.reason_code = ReasonCode::QuotaExceeded;
-            }
+            ack.refused |= refused;
+            ack.kept |= !refused;
+            // Refused by all that wanted it: one full queue of many is not the publisher's failure, and a publisher
+            // that is told so publishes again, which would reach those who have it twice.
+            ack.reason_code = match ack.reason_code {
+                ReasonCode::Success | ReasonCode::QuotaExceeded if ack.refused && !ack.kept => {
+                    ReasonCode::QuotaExceeded
+                }
+                ReasonCode::QuotaExceeded => ReasonCode::Success,
+                other => other,
+            };
         }
     }
 
@@ -267,6 +286,8 @@ mod tests {
             qos: QoS::AtLeastOnce,
             reason_code: ReasonCode::Success,
             waiting_for,
+            kept: false,
+            refused: false,
         };
         let mut acks = PendingAcks::default();
         let first = acks.push(ack(1, 2));

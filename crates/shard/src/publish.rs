@@ -104,7 +104,11 @@ impl Shard {
             if inbound.receive(packet_id) == Received::Again {
                 // [MQTT-4.3.3-10]: acknowledge again, deliver once.
                 self.counters.duplicates_received += 1;
-                self.acknowledge(id, packet_id, publish.qos, ReasonCode::Success, &[]);
+                self.acknowledge(
+                    id,
+                    PendingAck::at_once(packet_id, publish.qos, ReasonCode::Success),
+                    &[],
+                );
                 return Ok(());
             }
         }
@@ -115,17 +119,26 @@ impl Shard {
             }
             self.forget_refused(session, packet_id, publish.qos);
             // A 3.1 or 3.1.1 client can only be told "received" [MQTT-3.3.5-2 @3.1.1].
-            self.acknowledge(id, packet_id, publish.qos, reason_code, &[]);
+            self.acknowledge(id, PendingAck::at_once(packet_id, publish.qos, reason_code), &[]);
             return Ok(());
         }
         let publication = self.publication(topic, publish);
         let routed = self.route(&publication, Some(session), true);
         let reason_code = reason_of(routed, version);
-        if reason_code.is_error() {
+        let tickets = std::mem::take(&mut self.tickets);
+        // With tickets it is not known yet whether somebody else keeps it.
+        if reason_code.is_error() && tickets.is_empty() {
             self.forget_refused(session, packet_id, publish.qos);
         }
-        let tickets = std::mem::take(&mut self.tickets);
-        self.acknowledge(id, packet_id, publish.qos, reason_code, &tickets);
+        let ack = PendingAck {
+            packet_id,
+            qos: publish.qos,
+            reason_code,
+            waiting_for: u16::try_from(tickets.len()).unwrap_or(u16::MAX),
+            kept: routed.kept,
+            refused: routed.refused,
+        };
+        self.acknowledge(id, ack, &tickets);
         self.tickets = tickets;
         self.park_if_full(id);
         Ok(())
@@ -226,23 +239,14 @@ impl Shard {
 
     /// Acknowledges a PUBLISH when all shards that `tickets` name have taken it, and not before those that came
     /// earlier on this connection [MQTT-4.6.0-2].
-    fn acknowledge(
-        &mut self,
-        id: ConnectionId,
-        packet_id: PacketId,
-        qos: QoS,
-        reason_code: ReasonCode,
-        tickets: &[(ShardId, u64)],
-    ) {
+    fn acknowledge(&mut self, id: ConnectionId, ack: PendingAck, tickets: &[(ShardId, u64)]) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         let in_line = connection.extra.as_ref().is_some_and(|extra| !extra.acks.is_empty());
         if tickets.is_empty() && !in_line {
-            self.write_acknowledgement(id, packet_id, qos, reason_code);
+            self.write_acknowledgement(id, ack.packet_id, ack.qos, ack.reason_code);
             return;
         }
         let serial = connection.serial;
-        let waiting_for = u16::try_from(tickets.len()).unwrap_or(u16::MAX);
-        let ack = PendingAck { packet_id, qos, reason_code, waiting_for };
         let number = connection.extra().acks.push(ack);
         for &(target, ticket) in tickets {
             let waiting = WaitingAck { ticket, connection: id, serial, number };

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use midge_codec::{
-    Connect, Disconnect, Framed, Packet, PacketId, ProtocolVersion, Publish, QoS, Subscribe,
-    SubscribeFilter, Will, decode, frame,
+    Connect, Disconnect, Framed, Packet, PacketId, ProtocolVersion, Publish, QoS, ReasonCode,
+    Subscribe, SubscribeFilter, Will, decode, frame,
 };
 use midge_mesh::{InterestMap, ShardId};
 use midge_session::Time;
@@ -180,6 +180,38 @@ fn queued_qos_0_messages_are_not_overtaken() {
     broker.receive(0, 2, &publish("t", "new", QoS::AtMostOnce, 0));
     let payloads = broker.payloads(0, 3);
     assert_eq!(payloads, ["one".repeat(20), "two".repeat(20), "new".to_owned()]);
+}
+
+/// A QoS 2 message that one shard kept and another had no room for was refused with 0x97; the publisher sent it again, and
+/// who had it got it twice.
+#[test]
+fn a_message_that_one_shard_keeps_is_not_refused() {
+    let queue = midge_session::QueueLimits { messages_max: 0, bytes_max: 1 << 20 };
+    let limits = midge_session::Limits { in_flight_max: 1, ..Default::default() };
+    let mut broker = Broker::new(3, Settings { queue, limits, ..Settings::default() });
+    let clients: Vec<String> = (0..3).map(|shard| broker.client_of(shard)).collect();
+    for (shard, filter) in [(0, "t"), (1, "+")] {
+        broker.connect(shard, 1, &Connect::new(V311, &clients[shard]));
+        broker.receive(shard, 1, &subscribe(filter, QoS::ExactlyOnce));
+    }
+    broker.exchange();
+    let publisher = Connect::new(ProtocolVersion::V5, &clients[2]);
+    broker.connect(2, 2, &publisher);
+    // The first takes the only place of the subscriber to `+`; the second is refused there and kept by the one to `t`.
+    let mut codes = Vec::new();
+    for (topic, id) in [("other", 1), ("t", 2), ("other", 3)] {
+        let mut bytes = Vec::new();
+        let packet_id = PacketId::new(id);
+        Publish { topic, qos: QoS::ExactlyOnce, packet_id, ..Publish::default() }
+            .encode(ProtocolVersion::V5, &mut bytes);
+        broker.receive(2, 2, &bytes);
+        broker.exchange();
+        let sent = broker.sent(2, 2);
+        let Ok(Framed::Packet(raw)) = frame(&sent, u32::MAX) else { panic!("{sent:?}") };
+        let Ok(Packet::PubRec(ack)) = decode(raw, ProtocolVersion::V5) else { panic!("{sent:?}") };
+        codes.push(ack.reason_code);
+    }
+    assert_eq!(codes, [ReasonCode::Success, ReasonCode::Success, ReasonCode::QuotaExceeded]);
 }
 
 /// A retained message that did not fit into the output beside what was there already was dropped, though the output was
