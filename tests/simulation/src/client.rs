@@ -618,7 +618,8 @@ impl Client {
     pub fn ended(&mut self, net: &mut Net, oracle: &mut Oracle, link: &Link) {
         let pipe = &mut net.pipes[link.pipe];
         pipe.client_end.get_or_insert(net.now);
-        self.ended_at = net.now;
+        // A goodbye ends the session's connection when it is read, however late the socket is closed.
+        self.ended_at = if link.goodbye { link.written_at } else { net.now };
         self.requests.clear();
         self.log(net, "has no connection");
         if link.answered.is_none() {

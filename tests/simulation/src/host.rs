@@ -210,6 +210,7 @@ impl Host {
         let id = self.shard.id().get();
         net.trace.line(net.now, format_args!("s{id} notes {event:?} of pipe {pipe}"));
         net.pipes[pipe].noted = true;
+        net.know_end(pipe);
         match event {
             Event::PeerError(_) => net.hit(Situation::ProtocolError),
             Event::Refused(_) => net.hit(Situation::Refused),

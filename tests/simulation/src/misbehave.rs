@@ -151,7 +151,7 @@ impl BadClient {
             7 => bytes.extend([0x00, 0]),
             8 => bytes.extend([0xC0, 0xFF, 0xFF, 0xFF, 0xFF, 1]),
             9 => bytes.extend([0x32, 4, 0, 1, b't', 0]),
-            10 => bytes.extend([0x30, 6, 0, 1, b't', 3, 0x23, 0]),
+            10 if v5 => bytes.extend([0x30, 6, 0, 1, b't', 3, 0x23, 0]),
             11 if v5 => bytes.extend([0x30, 9, 0, 1, b't', 3, 0x23, 0xFF, 0xFF, b'x', b'y']),
             12 if v5 => bytes.extend([0x30, 6, 0, 0, 3, 0x23, 0, 1]),
             13 if v5 => bytes.extend([0x30, 6, 0, 1, b't', 2, 0x0B, 7]),

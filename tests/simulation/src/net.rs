@@ -102,7 +102,7 @@ pub struct Pipe {
     pub client_end: Option<u64>,
     /// A note of the broker about this connection: it ended it.
     pub noted: bool,
-    /// Its Keep Alive in nanoseconds; [`NEVER`] when there is none.
+    /// Its Keep Alive in nanoseconds; [`NEVER`] when there is none, zero when nobody knows.
     pub keep_alive: u64,
 }
 
@@ -131,7 +131,7 @@ impl Pipe {
             server_end: None,
             client_end: None,
             noted: false,
-            keep_alive: NEVER,
+            keep_alive: 0,
         }
     }
 

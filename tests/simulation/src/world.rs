@@ -345,6 +345,8 @@ impl World {
         for bad in &mut self.bad {
             bad.calm_down(&mut self.net);
         }
+        // Time for what a clock jump has made due.
+        self.run_for(10 * SECOND);
         self.check_half_open();
         self.rest();
         if self.net.violation.is_some() {
@@ -375,6 +377,7 @@ impl World {
                 .clients
                 .iter()
                 .filter(|client| !client.left)
+                .filter(|client| !(self.net.knobs.tight && client.connected_since().is_none()))
                 .find_map(|client| Some((client.id.clone(), client.unfinished(self.net.now)?)));
             let open = self.bad.iter().flat_map(|bad| &bad.must_close);
             let open = open.copied().find(|pipe| self.net.pipes[*pipe].server_end.is_none());
@@ -411,6 +414,7 @@ impl World {
             let due = pipe.keep_alive.saturating_mul(3) / 2;
             let late = pipe.packet_at.max(gone).saturating_add(due).saturating_add(2 * SLACK);
             if pipe.keep_alive != NEVER
+                && pipe.keep_alive != 0
                 && pipe.server_end.is_none()
                 && late < self.net.now
                 && !matches!(pipe.place, Place::Backlog)
