@@ -3,7 +3,7 @@
 use std::{
     cell::UnsafeCell,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     mem,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -62,7 +62,7 @@ impl Waker {
     /// Makes the ring report `Woken`, and ends its wait if it waits. One system call, and never blocks.
     pub fn wake(&self) {
         // Fails only when the ring is gone, or when so many wakes are pending that one more says nothing new.
-        let _ = (&*self.bell).write(&[1]);
+        let _ = sys::send_byte(&*self.bell);
     }
 }
 
@@ -113,9 +113,8 @@ pub(crate) struct WakeSource {
 
 impl WakeSource {
     pub(crate) fn new() -> io::Result<Self> {
-        // The ring's end stays blocking: a ring does not wait for a descriptor that is not.
+        // Blocking both: a ring does not wait for a descriptor that is not, and wakers ask not to wait each time.
         let (socket, bell) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
         let bytes = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
         Ok(Self { socket, bell: Arc::new(bell), bytes, armed: false, retired: false })
     }

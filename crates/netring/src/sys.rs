@@ -132,6 +132,15 @@ pub(crate) fn listen(socket: &OwnedFd, backlog: i32) -> io::Result<()> {
     checked(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
+/// Sends one byte without waiting, and without a signal if nobody is left to read it.
+pub(crate) fn send_byte(socket: &impl AsRawFd) -> io::Result<()> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let byte = [1_u8];
+    // SAFETY: the pointer and size describe `byte`, which lives through the call.
+    let sent = unsafe { libc::send(socket.as_raw_fd(), byte.as_ptr().cast(), byte.len(), flags) };
+    checked(sent as i32).map(drop)
+}
+
 /// An event counter whose reads do not block.
 pub(crate) fn event_counter() -> io::Result<File> {
     let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;

@@ -11,6 +11,7 @@ mod support;
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -35,13 +36,15 @@ impl Dice {
     }
 }
 
-/// What every connection sends, as a function of the place in its stream.
-fn byte_at(position: u64) -> u8 {
-    (position * 131 + (position >> 8) * 7) as u8
-}
-
-fn fill(from: u64, size: u64) -> Vec<u8> {
-    (from..from + size).map(byte_at).collect()
+/// What every connection sends: a pattern that repeats after `PERIOD` bytes, made once.
+fn stream(from: u64, size: u64) -> &'static [u8] {
+    const PERIOD: usize = 1 << 16;
+    static PATTERN: OnceLock<Vec<u8>> = OnceLock::new();
+    let pattern = PATTERN.get_or_init(|| {
+        (0..6 * PERIOD).map(|position| (position * 131 + (position >> 8) * 7) as u8).collect()
+    });
+    let from = from as usize % PERIOD;
+    &pattern[from..from + size as usize]
 }
 
 /// What the test knows of one slot.
@@ -108,7 +111,7 @@ impl Side {
                 let size = data.size() as u64;
                 let from = self.life(slot).received;
                 assert!(
-                    self.ring.bytes(&data) == fill(from, size),
+                    self.ring.bytes(&data) == stream(from, size),
                     "{slot:?}: wrong bytes at {from}"
                 );
                 let life = self.life(slot);
@@ -195,15 +198,12 @@ impl Side {
             0..35 if idle && life.in_flight == 0 && life.hand_over.is_none() => {
                 let mut output = Box::new(Output::new());
                 if dice.roll(10) == 0 {
-                    let head = fill(life.sent, 1 + dice.roll(9));
-                    let splice = 4096 + dice.roll(300_000);
-                    let body = fill(life.sent + head.len() as u64, splice);
-                    output.extend(&head);
-                    output.payload(&Bytes::from(body));
-                    let tail = life.sent + output.size() as u64;
-                    output.extend(&fill(tail, dice.roll(9)));
+                    let (head, splice) = (1 + dice.roll(9), 4096 + dice.roll(300_000));
+                    output.extend(stream(life.sent, head));
+                    output.payload(&Bytes::from_static(stream(life.sent + head, splice)));
+                    output.extend(stream(life.sent + head + splice, dice.roll(9)));
                 } else {
-                    output.extend(&fill(life.sent, 1 + dice.roll(3000)));
+                    output.extend(stream(life.sent, 1 + dice.roll(3000)));
                 }
                 life.in_flight = output.size() as u64;
                 self.ring.send(slot, output);
