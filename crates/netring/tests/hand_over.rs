@@ -3,13 +3,19 @@
 mod support;
 
 use std::{
+    collections::HashMap,
     io::{Read, Write},
     net::TcpStream,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
     thread,
+    time::Duration,
 };
 
-use midge_netring::{Event, NetRing, Receive, RingConfig, Slot, Wait};
+use midge_netring::{Event, NetRing, Receive, RingConfig, RingHandle, Slot, Wait};
 use support::{accepted, closed, config, listening, next, output, read_exactly, until};
 
 /// Waits for the answer to a hand-over.
@@ -110,6 +116,109 @@ fn connections_move_between_threads_with_all_their_bytes() {
     assert_eq!(ring.slots_in_use(), 0);
     assert_eq!(ring.counters().hand_overs, CONNECTIONS as u64);
     assert_eq!(ring.counters().doorbell_failures, 0);
+}
+
+/// One of two shards: echoes, and after some echoes sends the connection to the other. Ends when `left` is zero.
+fn wander(
+    mut ring: NetRing,
+    other: &RingHandle,
+    envelopes: &Receiver<(Slot, Vec<u8>)>,
+    outbox: &Sender<(Slot, Vec<u8>)>,
+    left: &AtomicUsize,
+) -> u64 {
+    let mut answers = 0_u64;
+    // Bytes that arrived for connections on their way out: the other shard answers them.
+    let mut luggage: HashMap<Slot, Vec<u8>> = HashMap::new();
+    while left.load(Ordering::Relaxed) > 0 {
+        ring.turn(Wait::For(Duration::from_millis(2))).unwrap();
+        while let Some(event) = ring.next_event() {
+            match event {
+                Event::Accepted { slot, .. } => ring.receive(slot, Receive::Once),
+                Event::Received { slot, data } => {
+                    let bytes = ring.bytes(&data).to_vec();
+                    ring.recycle(data);
+                    match luggage.get_mut(&slot) {
+                        Some(kept) => kept.extend(bytes),
+                        None => ring.send(slot, output(&bytes)),
+                    }
+                }
+                Event::Sent { slot, .. } => {
+                    answers += 1;
+                    // Also with a receive armed, that has to be taken back first.
+                    if !answers.is_multiple_of(3) {
+                        ring.receive(slot, Receive::Once);
+                    }
+                    if answers.is_multiple_of(2) {
+                        luggage.insert(slot, Vec::new());
+                        ring.hand_over(slot, other, answers);
+                    } else {
+                        ring.receive(slot, Receive::Once);
+                    }
+                }
+                Event::HandedOver { slot, target_slot, .. } => {
+                    outbox.send((target_slot, luggage.remove(&slot).unwrap())).unwrap();
+                    ring.ring_doorbell(other);
+                }
+                Event::HandOverFailed { errno, .. } => panic!("hand-over failed: {errno}"),
+                Event::PeerClosed { slot } => {
+                    left.fetch_sub(1, Ordering::Relaxed);
+                    ring.close(slot);
+                }
+                Event::Closed { .. } | Event::Doorbell => {}
+                other => panic!("unexpected: {other:?}"),
+            }
+        }
+        for (slot, bytes) in envelopes.try_iter() {
+            ring.adopt(slot);
+            if bytes.is_empty() {
+                ring.receive(slot, Receive::Once);
+            } else {
+                ring.send(slot, output(&bytes));
+            }
+        }
+    }
+    assert_eq!(ring.counters().stale_completions, 0);
+    ring.counters().hand_overs
+}
+
+#[test]
+fn connections_wander_between_two_threads() {
+    const CONNECTIONS: usize = 60;
+    const ROUNDS: usize = 60;
+    let left = Arc::new(AtomicUsize::new(CONNECTIONS));
+    let (to_first, first_inbox) = mpsc::channel();
+    let (to_second, second_inbox) = mpsc::channel();
+    let (handles, second_handle) = mpsc::channel();
+    let (first_handles, first_handle) = mpsc::channel::<RingHandle>();
+    let second_left = Arc::clone(&left);
+    let second = thread::spawn(move || {
+        let ring = NetRing::new(&config()).unwrap();
+        handles.send(ring.handle()).unwrap();
+        let other = first_handle.recv().unwrap();
+        wander(ring, &other, &second_inbox, &to_first, &second_left)
+    });
+    let (ring, address) = listening(&config());
+    first_handles.send(ring.handle()).unwrap();
+    let clients = thread::spawn(move || {
+        let mut streams: Vec<TcpStream> =
+            (0..CONNECTIONS).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for round in 0..ROUNDS {
+            let text = |index: usize| format!("{index} says {round}");
+            for (index, stream) in streams.iter_mut().enumerate() {
+                stream.write_all(text(index).as_bytes()).unwrap();
+            }
+            for (index, stream) in streams.iter_mut().enumerate() {
+                let mut back = vec![0; text(index).len()];
+                stream.read_exact(&mut back).unwrap();
+                assert_eq!(back, text(index).as_bytes());
+            }
+        }
+    });
+    let other = second_handle.recv().unwrap();
+    let there = wander(ring, &other, &first_inbox, &to_second, &left);
+    let back = second.join().unwrap();
+    clients.join().unwrap();
+    assert!(there + back > (CONNECTIONS * ROUNDS / 4) as u64, "{there} there, {back} back");
 }
 
 #[test]
