@@ -120,6 +120,10 @@ impl Shard {
                         match self.handle_publish(id, version, raw, rest) {
                             Ok(used) => {
                                 at += used;
+                                // QoS 0 has no answer.
+                                if raw.first_byte & 0b0110 != 0 {
+                                    self.choke_if_deaf(id);
+                                }
                                 continue;
                             }
                             Err(error) => Err(error),

@@ -234,3 +234,27 @@ fn a_large_retained_message_waits_for_the_output() {
     let sizes: Vec<usize> = broker.payloads(0, 2).iter().map(String::len).collect();
     assert_eq!(sizes, [300, 2000]);
 }
+
+/// A client that published with QoS 1 or 2 and never read its acknowledgements was read from all the same: they piled up
+/// without bound.
+#[test]
+fn a_publisher_that_reads_no_acknowledgements_is_not_read_from() {
+    for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+        let mut broker = Broker::new(1, Settings { output_bytes_max: 100, ..Settings::default() });
+        broker.connect(0, 1, &Connect::new(V311, "deaf"));
+        broker.actions(0);
+        let bytes: Vec<u8> = (1..=200).flat_map(|id| publish("t", "", qos, id)).collect();
+        broker.receive(0, 1, &bytes);
+        broker.shards[0].check_bounds();
+        let actions = broker.actions(0);
+        assert!(actions.iter().any(|action| matches!(action, Action::Pause(_))), "{actions:?}");
+        // Four bytes each: as soon as it reads, all of them come.
+        let mut answers = 0;
+        for _ in 0..200 {
+            answers += broker.sent(0, 1).len() / 4;
+            let now = broker.now;
+            broker.shards[0].handle_turn(now);
+        }
+        assert_eq!(answers, 200);
+    }
+}
