@@ -105,6 +105,8 @@ pub(crate) struct Extra {
     pub(crate) subacks: Vec<PendingSubAck>,
     /// Retained messages on their way to new subscriptions; the front one is served.
     pub(crate) pumps: VecDeque<RetainedPump>,
+    /// The pumps have had their part of this turn; the connection is in the shard's list of those that go on.
+    pub(crate) gave_way: bool,
 }
 
 /// A SUBACK that waits for choosers on other shards.

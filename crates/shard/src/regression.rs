@@ -258,3 +258,35 @@ fn a_publisher_that_reads_no_acknowledgements_is_not_read_from() {
         assert_eq!(answers, 200);
     }
 }
+
+/// A subscription to very many retained messages had ten thousand of them in one turn, and each was compared with every
+/// topic that had been published meanwhile: other clients waited for a third of a second.
+#[test]
+fn retained_messages_give_way_to_other_clients() {
+    let mut broker = Broker::new(1, Settings::default());
+    broker.connect(0, 1, &Connect::new(V311, "writer"));
+    let write = |broker: &mut Broker, number: usize, payload: &[u8]| {
+        let topic = format!("r/{number:04}");
+        let mut bytes = Vec::new();
+        let publish = Publish { topic: &topic, payload, retain: true, ..Publish::default() };
+        publish.encode(V311, &mut bytes);
+        broker.receive(0, 1, &bytes);
+    };
+    for number in 0..2000 {
+        write(&mut broker, number, b"old");
+    }
+    broker.connect(0, 2, &Connect::new(V311, "reader"));
+    broker.receive(0, 2, &subscribe("r/#", QoS::AtMostOnce));
+    let first = broker.payloads(0, 2).len();
+    assert!((1..=600).contains(&first), "{first} in one turn");
+    // The last one is replaced while the pump is under way: the older message must not follow the newer one.
+    write(&mut broker, 1999, b"new");
+    let mut rest = Vec::new();
+    for _ in 0..50 {
+        rest.extend(broker.payloads(0, 2));
+        let now = broker.now;
+        broker.shards[0].handle_turn(now);
+    }
+    assert_eq!(first + rest.len(), 2000);
+    assert_eq!(rest.iter().filter(|payload| *payload == "new").count(), 1);
+}

@@ -10,7 +10,7 @@
 //! the retained message of the same topic that it replaced. The pump remembers the topics of retained publications that
 //! were delivered meanwhile and leaves those out: the newer message is there already.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +28,8 @@ use crate::shard::Shard;
 const SCAN_BUDGET: usize = 512;
 /// Messages in one answer.
 const ANSWER_MAX: usize = 64;
+/// Messages that one pump moves in one turn, a tenth of a millisecond; the output's bound alone would allow ten thousand.
+const PUMPED_PER_TURN: usize = 256;
 /// Topics that a pump remembers, at most. Beyond it a retained message may follow the newer one of its topic.
 const OVERTAKEN_MAX: usize = 4096;
 
@@ -78,7 +80,7 @@ pub(crate) struct RetainedPump {
     /// A question is under way.
     asked: bool,
     ready: VecDeque<Arc<Publication>>,
-    overtaken: Vec<Box<str>>,
+    overtaken: BTreeSet<Box<str>>,
 }
 
 impl RetainedPump {
@@ -176,7 +178,7 @@ impl Shard {
             after: None,
             asked: false,
             ready: VecDeque::new(),
-            overtaken: Vec::new(),
+            overtaken: BTreeSet::new(),
         };
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         let pumps = &mut connection.extra().pumps;
@@ -188,9 +190,13 @@ impl Shard {
 
     /// Moves retained messages on, as far as the connection has room and answers are there.
     pub(crate) fn advance_pumps(&mut self, id: ConnectionId) {
+        let mut pumped = 0;
         loop {
             let Some(connection) = self.connections.get_mut(id.0) else { return };
             let Some(session) = connection.session else { return };
+            if connection.extra.as_ref().is_some_and(|extra| extra.gave_way) {
+                return;
+            }
             if connection.state != State::Connected
                 || connection.output_size() > self.settings.output_bytes_max / 2
             {
@@ -212,8 +218,13 @@ impl Shard {
             if waiting > 0 && pump.ready.front().is_some_and(|next| next.memory_size() > room) {
                 return;
             }
+            if pumped == PUMPED_PER_TURN {
+                self.give_way(id);
+                return;
+            }
             if let Some(publication) = pump.ready.pop_front() {
-                let overtaken = pump.overtaken.iter().any(|t| **t == *publication.topic());
+                pumped += 1;
+                let overtaken = pump.overtaken.contains(publication.topic());
                 if !overtaken && !publication.expired(self.now) {
                     let matched = [(SubscriberId(session.0), pump.options)];
                     self.headers.clear();
@@ -248,8 +259,8 @@ impl Shard {
                 let Some(pump) = pumps.and_then(|extra| extra.pumps.front_mut()) else { return };
                 pump.note_answer(answer);
                 if empty && more {
-                    // A whole budget without a match: let others have the rest of the turn.
-                    self.pumping.push_back(id);
+                    // A whole budget without a match.
+                    self.give_way(id);
                     return;
                 }
             } else {
@@ -259,10 +270,21 @@ impl Shard {
         }
     }
 
-    /// Goes on with pumps that gave way: at most `budget` of them.
+    /// Lets others have the rest of the turn; whatever happens to the connection meanwhile, its pumps go on in the next.
+    fn give_way(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.extra().gave_way = true;
+        self.pumping.push_back(id);
+    }
+
+    /// Goes on with pumps that gave way: at most `budget` of them, and none twice.
     pub(crate) fn run_pumps(&mut self, budget: usize) {
-        for _ in 0..budget {
+        for _ in 0..budget.min(self.pumping.len()) {
             let Some(id) = self.pumping.pop_front() else { return };
+            let connection = self.connections.get_mut(id.0);
+            if let Some(extra) = connection.and_then(|connection| connection.extra.as_mut()) {
+                extra.gave_way = false;
+            }
             self.advance_pumps(id);
         }
     }
@@ -327,7 +349,7 @@ impl Shard {
 pub(crate) fn note_overtaken(pumps: &mut VecDeque<RetainedPump>, topic: &str) {
     for pump in pumps {
         if pump.overtaken.len() < OVERTAKEN_MAX {
-            pump.overtaken.push(topic.into());
+            pump.overtaken.insert(topic.into());
         }
     }
 }
