@@ -247,6 +247,12 @@ impl Connection {
         self.output.as_ref().map_or(0, |output| output.size())
     }
 
+    /// Bytes received and not consumed.
+    #[inline]
+    pub(crate) fn input_size(&self) -> usize {
+        self.input.as_ref().map_or(0, |input| input.len())
+    }
+
     pub(crate) fn extra(&mut self) -> &mut Extra {
         self.extra.get_or_insert_default()
     }

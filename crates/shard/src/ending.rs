@@ -263,6 +263,9 @@ impl Shard {
         if matches!(connection.state, State::Closing | State::Closed) {
             return;
         }
+        if connection.state == State::Handshaking {
+            self.unproven_bytes -= connection.input_size();
+        }
         connection.input = None;
         connection.extra = None;
         let quiet = connection.output_size() == 0 && !connection.flags.has(Flags::SENDING);

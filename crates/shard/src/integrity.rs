@@ -1,6 +1,7 @@
 //! What must hold beyond [`Shard::check_integrity`]: that no queue exceeds its bound, and that nothing is left when all
 //! clients are gone. For tests and the simulator.
 
+use crate::connection::State;
 use crate::shard::Shard;
 
 impl Shard {
@@ -27,6 +28,9 @@ impl Shard {
             assert!(waiting <= settings.output_bytes_max + slack, "an output of {waiting} bytes");
         }
         self.groups.check_bounds(settings.share_backlog_messages_max);
+        let handshaking = self.connections.iter().filter(|(_, c)| c.state == State::Handshaking);
+        let unproven: usize = handshaking.map(|(_, connection)| connection.input_size()).sum();
+        assert_eq!(self.unproven_bytes, unproven, "bytes before CONNECT");
     }
 
     /// Nothing is left of any client: for the end of a run, when all are gone and time has passed.

@@ -12,6 +12,13 @@ use crate::connection::{Flags, State};
 use crate::ids::ConnectionId;
 use crate::shard::Shard;
 
+/// What a connection may have sent of its CONNECT without being counted among the unproven: most CONNECTs are shorter.
+const UNPROVEN_FREE: usize = 1024;
+
+/// Bytes of unfinished CONNECT packets that one shard keeps, at most. A CONNECT may be as large as the largest packet, and
+/// nobody has proved anything before it: beyond this bound whoever sends more than [`UNPROVEN_FREE`] is closed.
+const UNPROVEN_MAX: usize = 8 << 20;
+
 /// Every packet handler ends with this: the connection goes on, or the peer has broken a rule and is told so.
 pub(crate) type Handled = Result<(), PeerError>;
 
@@ -35,6 +42,9 @@ impl Shard {
         if matches!(connection.state, State::Closing | State::Closed) {
             return;
         }
+        if connection.state == State::Handshaking {
+            self.unproven_bytes -= connection.input_size();
+        }
         match connection.input.take() {
             None if !connection.is_held() && connection.state != State::HandingOver => {
                 let used = self.consume(id, bytes);
@@ -48,6 +58,21 @@ impl Shard {
                     self.resume_input(id);
                 }
             }
+        }
+        self.bound_unproven(id);
+    }
+
+    /// Counts what is kept of a CONNECT, and closes whoever goes beyond the bound.
+    fn bound_unproven(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get(id.0) else { return };
+        let size = connection.input_size();
+        if connection.state != State::Handshaking || size == 0 {
+            return;
+        }
+        self.unproven_bytes += size;
+        if size > UNPROVEN_FREE && self.unproven_bytes > UNPROVEN_MAX {
+            self.counters.connections_refused += 1;
+            self.close(id);
         }
     }
 
@@ -106,6 +131,14 @@ impl Shard {
             let rest = &bytes[at..];
             let raw = match frame(rest, maximum_packet_size) {
                 Ok(Framed::Packet(raw)) => raw,
+                // [MQTT-3.1.0-1]: nothing but a CONNECT is waited for.
+                Ok(Framed::Incomplete { .. })
+                    if state == State::Handshaking && rest[0] >> 4 != PacketType::Connect as u8 =>
+                {
+                    let header = RawPacket { first_byte: rest[0], body: &[], size: 1 };
+                    self.handle_first(id, header, rest);
+                    return bytes.len();
+                }
                 Ok(Framed::Incomplete { .. }) => break,
                 Err(error) => {
                     self.fail(id, error.into());

@@ -290,3 +290,42 @@ fn retained_messages_give_way_to_other_clients() {
     assert_eq!(first + rest.len(), 2000);
     assert_eq!(rest.iter().filter(|payload| *payload == "new").count(), 1);
 }
+
+/// Whatever a peer announced was kept for it before it had proved to be a client, up to the largest packet for each
+/// connection.
+#[test]
+fn peers_without_a_connect_are_kept_little_of() {
+    let mut broker = Broker::new(1, Settings::default());
+    let (peer, now) = (std::net::SocketAddr::from(([127, 0, 0, 1], 1)), broker.now);
+    let closes = |broker: &mut Broker| {
+        let actions = broker.actions(0).into_iter();
+        actions.filter(|action| matches!(action, Action::Close(_))).count()
+    };
+    // The first bytes of a PUBLISH of 1,000,000 bytes are enough.
+    broker.shards[0].handle_accepted(ConnectionId(0), peer, ListenerId(0), now);
+    broker.receive(0, 0, &[0x30, 0xc0, 0x84, 0x3d]);
+    assert_eq!(closes(&mut broker), 1);
+    // A CONNECT of that size is waited for, but not from everybody at once.
+    let mut bytes = vec![0x10, 0xc0, 0x84, 0x3d];
+    bytes.extend(b"\0\x04MQTT\x05\x02\0\0");
+    bytes.resize(900_000, b'x');
+    for id in 1..20 {
+        broker.shards[0].handle_accepted(ConnectionId(id), peer, ListenerId(0), now);
+        for part in bytes.chunks(4096) {
+            broker.receive(0, id, part);
+        }
+        broker.shards[0].check_bounds();
+    }
+    assert_eq!(closes(&mut broker), 10);
+    // Ordinary clients come in, also in pieces, and those that leave make room.
+    let mut bytes = Vec::new();
+    Connect::new(V311, "piecemeal").encode(&mut bytes);
+    broker.shards[0].handle_accepted(ConnectionId(30), peer, ListenerId(0), now);
+    bytes.iter().for_each(|byte| broker.receive(0, 30, &[*byte]));
+    assert_eq!(broker.sent(0, 30), [0x20, 2, 0, 0]);
+    for id in 1..20 {
+        broker.shards[0].handle_lost(ConnectionId(id), now);
+    }
+    broker.shards[0].check_bounds();
+    assert_eq!(broker.shards[0].unproven_bytes, 0);
+}

@@ -75,6 +75,8 @@ pub struct Shard {
     serials: u32,
     pub(crate) tokens: u64,
     pub(crate) assigned_client_ids: u64,
+    /// Kept input of connections before their CONNECT, in bytes.
+    pub(crate) unproven_bytes: usize,
     // Memory that is used again from message to message.
     pub(crate) matched: Vec<(SubscriberId, SubscriptionOptions)>,
     pub(crate) identifiers: Vec<u32>,
@@ -127,6 +129,7 @@ impl Shard {
             serials: 0,
             tokens: 0,
             assigned_client_ids: 0,
+            unproven_bytes: 0,
             matched: Vec::new(),
             identifiers: Vec::new(),
             targets: ShardSet::new(),
