@@ -329,3 +329,21 @@ fn peers_without_a_connect_are_kept_little_of() {
     broker.shards[0].check_bounds();
     assert_eq!(broker.shards[0].unproven_bytes, 0);
 }
+
+/// A connection that never said CONNECT was dropped up to 150 ms after the time allowed.
+#[test]
+fn silent_connections_are_dropped_in_time() {
+    for timeout_ms in [100, 1000, 10_000] {
+        let settings = Settings { connect_timeout_ms: timeout_ms, ..Settings::default() };
+        let mut broker = Broker::new(1, settings);
+        let (peer, start) = (std::net::SocketAddr::from(([127, 0, 0, 1], 1)), broker.now);
+        broker.shards[0].handle_accepted(ConnectionId(0), peer, ListenerId(0), start);
+        broker.shards[0].handle_turn(start.plus_millis(timeout_ms / 2));
+        let closed = |broker: &mut Broker| {
+            broker.actions(0).iter().any(|action| matches!(action, Action::Close(_)))
+        };
+        assert!(!closed(&mut broker), "{timeout_ms}: early");
+        broker.shards[0].handle_turn(start.plus_millis(timeout_ms.max(256)));
+        assert!(closed(&mut broker), "{timeout_ms}: late");
+    }
+}

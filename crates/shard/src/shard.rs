@@ -22,7 +22,7 @@ use crate::retained::{RetainedCounts, RetainedSlice};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
-use crate::wheel::{Entry, Subject, Wheel};
+use crate::wheel::{Entry, Subject, TICK_MS, Wheel};
 use crate::wire::{HeaderCache, Wire};
 
 /// Connections that go on in one turn after having been held, and retained pumps that go on.
@@ -183,7 +183,11 @@ impl Shard {
         let connection = Connection::new(peer, listener, serial, self.now);
         let earlier = self.connections.put(id.0, connection);
         assert!(earlier.is_none(), "the ring gives a slot to one connection at a time");
-        let deadline = self.now.plus_millis(self.settings.connect_timeout_ms);
+        // A timer fires up to a tick late, and closing many at a time takes another: the timeout is a promise to be rid of
+        // them by then.
+        let timeout_ms = self.settings.connect_timeout_ms;
+        let allowance_ms = (2 * TICK_MS).min(timeout_ms / 4);
+        let deadline = self.now.plus_millis(timeout_ms - allowance_ms);
         self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         true
     }
