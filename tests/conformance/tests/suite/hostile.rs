@@ -39,7 +39,7 @@ fn deep_topics() {
             willing.vanish();
             witness.ping();
         }
-        assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+        assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
     }
 }
 
@@ -187,7 +187,8 @@ fn very_many_user_properties() {
     assert!(subscriber.take().properties == users);
     publisher.deliver(Publish { properties: users, ..publish(&*topic).qos(1, 1) });
     subscriber.take();
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    // Work that grows with the square of their number would take minutes.
+    assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
 
     let connect_many =
         vec![Property::user("k", "v"); 50_000].into_iter().fold(hello(Version::V5), Connect::with);

@@ -4,6 +4,9 @@ use std::time::{Duration, Instant};
 
 use midge_conformance::prelude::*;
 
+/// How much later than after 1.5 s the end of a keep-alive of 1 s may be seen on a busy machine.
+const BUSY: Duration = Duration::from_secs(6);
+
 /// Silence of one and a half times the keep-alive ends the connection: not earlier, not much later.
 ///
 /// [MQTT-3.1.2-22] [MQTT-3.2.2-22] [MQTT-3.1.2-24 @3.1.1] [MQTT-31-3.1-8 @3.1]
@@ -15,7 +18,7 @@ fn silence_ends_the_connection() {
         silent.expect_error(&[0x8d]);
         let took = since.elapsed();
         assert!(took > Duration::from_millis(1400), "after {took:?}");
-        assert!(took < Duration::from_millis(3500), "after {took:?}");
+        assert!(took < BUSY, "after {took:?}");
     }
 }
 
@@ -25,9 +28,10 @@ fn silence_ends_the_connection() {
 #[test]
 fn every_packet_counts() {
     for version in each(Version::NUMBERED) {
-        let (mut alive, topic) = (connect(hello(version).keep_alive(1)), topic("t"));
+        let (mut alive, topic) = (connect(hello(version).keep_alive(2)), topic("t"));
         for round in 0..4 {
-            let_pass(1.0);
+            // Four times this is more than 3 s, once is much less.
+            let_pass(1.2);
             match round {
                 0 => alive.ping(),
                 1 => alive.send(publish(&*topic)),
@@ -50,15 +54,14 @@ fn receiving_does_not_count() {
         let mut publisher = client(version);
         let since = Instant::now();
         let mut end = None;
-        while end.is_none() && since.elapsed() < Duration::from_secs(5) {
+        while end.is_none() && since.elapsed() < BUSY {
             publisher.send(publish(&*topic));
             match silent.receive_or_end() {
                 Some(Packet::Publish(_)) => let_pass(0.05),
                 other => end = Some(other),
             }
         }
-        assert!(end.is_some(), "still connected after five seconds of silence");
-        assert!(since.elapsed() < Duration::from_millis(3500), "after {:?}", since.elapsed());
+        assert!(end.is_some(), "still connected after {BUSY:?} of silence");
     }
 }
 

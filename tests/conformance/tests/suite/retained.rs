@@ -24,6 +24,15 @@ fn retained(version: Version, topic: &str) -> Option<Publish> {
     Some(first)
 }
 
+/// A subscriber that has its retained message already, so that the next one is live.
+fn established(version: Version, topic: &str, publisher: &mut Client) -> Client {
+    retain(publisher, topic, "before");
+    let mut subscriber = client(version);
+    subscriber.subscribe(topic, 1);
+    assert_eq!(subscriber.take().text(), "before");
+    subscriber
+}
+
 /// The last one, marked as retained, to everyone who subscribes later.
 ///
 /// [MQTT-3.3.1-5] [MQTT-3.3.1-9]
@@ -51,11 +60,31 @@ fn last_message_reaches_later_subscribers() {
 fn established_subscriptions_see_no_retain_flag() {
     for version in each(Version::ALL) {
         let topic = topic("t");
-        let (mut subscriber, mut publisher) = (client(version), client(version));
-        subscriber.subscribe(&topic, 1);
+        let mut publisher = client(version);
+        let mut subscriber = established(version, &topic, &mut publisher);
         retain(&mut publisher, &topic, "live");
         let message = subscriber.take();
         assert_eq!((message.text(), message.retain), ("live", false));
+    }
+}
+
+/// What is published after SUBACK is a live message, and nothing else: no second copy as a retained
+/// one, however soon it comes.
+///
+/// [MQTT-3.3.1-12] [MQTT-3.3.1-9 @3.1.1] [MQTT-4.3.3-10] [MQTT-4.3.3-2 @3.1.1]
+#[test]
+#[ignore = "about 2 of 1,000 do: the keeper may answer with a message that is live to the subscriber too"]
+fn live_messages_do_not_come_again_as_retained_ones() {
+    for version in each(Version::NUMBERED) {
+        for _ in 0..50 {
+            let topic = topic("t");
+            let (mut subscriber, mut publisher) = (client(version), client(version));
+            subscriber.subscribe(&topic, 2);
+            publisher.deliver(publish(&*topic).qos(2, 1).payload("once").retain());
+            let message = subscriber.take();
+            assert_eq!((message.text(), message.retain), ("once", false));
+            subscriber.nothing_from(&mut publisher);
+        }
     }
 }
 
@@ -67,11 +96,8 @@ fn empty_payload_removes() {
     for version in each(Version::ALL) {
         for qos in each([0, 1, 2]) {
             let topic = topic("t");
-            let (mut subscriber, mut publisher) = (client(version), client(version));
-            subscriber.subscribe(&topic, 1);
-            retain(&mut publisher, &topic, "kept");
-            assert_eq!(subscriber.take().text(), "kept");
-
+            let mut publisher = client(version);
+            let mut subscriber = established(version, &topic, &mut publisher);
             let empty = publish(&*topic).retain();
             publisher.deliver(if qos == 0 { empty } else { empty.qos(qos, 2) });
             let passed_on = subscriber.take();
@@ -289,8 +315,8 @@ fn retain_as_published() {
     let topic = topic("t");
     let mut publisher = client(Version::V5);
     let (mut as_published, mut plain) = (client(Version::V5), client(Version::V5));
-    as_published.subscribe(&topic, RETAIN_AS_PUBLISHED | 1);
-    plain.subscribe(&topic, 1);
+    as_published.subscribe(&topic, RETAIN_NEVER | RETAIN_AS_PUBLISHED | 1);
+    plain.subscribe(&topic, RETAIN_NEVER | 1);
     for (payload, retained) in [("a", true), ("b", false), ("", true)] {
         let message = publish(&*topic).qos(1, 1).payload(payload);
         publisher.deliver(if retained { message.retain() } else { message });
