@@ -4,7 +4,7 @@
 //! sessions, no QoS, no limits, no wildcards but a last `+`. What a real broker costs above it on the same ring is its
 //! own logic; what the flooder drives it to is what the flooder can drive.
 //!
-//! `cargo run --release -p midge-flood --example forwarder -- PORT`
+//! `cargo run --release -p midge-flood --example forwarder -- PORT` (0: the kernel's choice) prints the address it serves.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -137,6 +137,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let port: u16 = std::env::args().nth(1).ok_or("forwarder PORT")?.parse()?;
     let mut ring = NetRing::new(&RingConfig::default())?;
     let listener = listen_tcp(SocketAddr::from(([127, 0, 0, 1], port)), &ListenOptions::default())?;
+    println!("{}", listener.local_addr()?);
     ring.listen(listener, ListenerId(0), 64)?;
     let mut forwarder = Forwarder::default();
     loop {
