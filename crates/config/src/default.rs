@@ -107,7 +107,7 @@ impl Default for Performance {
             mesh_ring_capacity: Auto::Auto,
             outbox_envelopes_max: 4096,
             outbox_bytes_max: ByteSize::from_mebibytes(1),
-            interest_buckets: 262_144,
+            interest_buckets: Auto::Auto,
             envelopes_per_turn_max: 1024,
             spin_before_park_microseconds: 0,
         }

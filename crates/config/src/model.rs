@@ -313,9 +313,10 @@ pub struct Performance {
     pub outbox_bytes_max: ByteSize,
 
     /// Buckets of the map that says which shards care about a topic: a power of two, 1,024 to
-    /// 67,108,864, default 262,144 (2 MiB for up to 64 shards). Too few: more publications are
-    /// sent to shards that have no subscriber for them.
-    pub interest_buckets: u32,
+    /// 67,108,864. Default `auto`: 16 for each connection that a shard is meant for, at least
+    /// 262,144 (2 MiB for 64 shards, less for fewer). Too few: more publications are sent to shards
+    /// that have no subscriber for them.
+    pub interest_buckets: Auto<u32>,
 
     /// Envelopes from other shards that are acted on in one loop turn: 16 to 1,048,576, default
     /// 1,024.

@@ -254,7 +254,9 @@ fn performance(performance: &Performance, problems: &mut Problems) {
     problems.range("performance.outbox_envelopes_max", outbox_envelopes_max, 16, 1 << 20);
     let (min, max) = (ByteSize::from_kibibytes(64), ByteSize::from_mebibytes(1024));
     problems.range("performance.outbox_bytes_max", outbox_bytes_max, min, max);
-    problems.power_of_two("performance.interest_buckets", interest_buckets, 1024, 1 << 26);
+    if let Auto::Value(buckets) = interest_buckets {
+        problems.power_of_two("performance.interest_buckets", buckets, 1024, 1 << 26);
+    }
     problems.range("performance.envelopes_per_turn_max", envelopes_per_turn_max, 16, 1 << 20);
     let spin = spin_before_park_microseconds;
     problems.range("performance.spin_before_park_microseconds", spin, 0, 10_000);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use midge_codec::QoS;
+use midge_config::Auto;
 use midge_netring::RingConfig;
 use midge_session::{Limits, QueueLimits};
 use midge_shard::OutboxLimits;
@@ -84,7 +85,13 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
         },
         accepts_in_flight: performance.accepts_in_flight,
         mesh_ring_capacity: wide(settings.mesh_ring_capacity),
-        interest_buckets: wide(performance.interest_buckets),
+        interest_buckets: match performance.interest_buckets {
+            Auto::Value(buckets) => wide(buckets),
+            // A subscription or two for each connection is what most deployments have.
+            Auto::Auto => midge_mesh::buckets_recommended(wide(
+                settings.connections_max.div_ceil(u32::from(settings.shards)),
+            )),
+        },
         envelopes_per_turn_max: wide(performance.envelopes_per_turn_max),
         spin: Duration::from_micros(performance.spin_before_park_microseconds.into()),
         log_lines_per_second_max: match settings.config().log.lines_per_second_max {
