@@ -36,6 +36,7 @@
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
 
+mod acknowledge;
 mod action;
 mod connect;
 mod connection;
