@@ -116,8 +116,9 @@ impl Violation {
             | Self::SubscriptionIdentifierInPublish
             | Self::AcknowledgementMismatch
             | Self::SessionExpiryRaised
-            | Self::ServerDisconnect
-            | Self::AuthenticationNotStarted => ReasonCode::ProtocolError,
+            | Self::ServerDisconnect => ReasonCode::ProtocolError,
+            // There is no method yet that a client could have started with.
+            Self::AuthenticationNotStarted => ReasonCode::BadAuthenticationMethod,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QoSNotSupported,
             Self::RetainNotSupported => ReasonCode::RetainNotSupported,
