@@ -347,3 +347,30 @@ fn silent_connections_are_dropped_in_time() {
         assert!(closed(&mut broker), "{timeout_ms}: late");
     }
 }
+
+/// Each time that a client with a session left or was taken over, a timer stayed behind until the session's expiry: an hour or
+/// a week. A client that came and went without end grew the broker without end.
+#[test]
+fn a_client_that_comes_and_goes_leaves_no_timers_behind() {
+    let mut broker = Broker::new(1, Settings::default());
+    let mut hello = Connect { clean_start: false, ..Connect::new(ProtocolVersion::V5, "again") };
+    hello.properties.session_expiry_interval_seconds = Some(3600);
+    let now = broker.now;
+    for number in 0..20_000 {
+        let (id, older) = (number % 2, (number + 1) % 2);
+        broker.connect(0, id, &hello);
+        broker.shards[0].handle_closed(ConnectionId(older), now);
+        broker.shards[0].handle_turn(now);
+        broker.actions(0);
+    }
+    let timers = broker.shards[0].wheel.len();
+    assert!(timers < 5000, "{timers} timers for one client");
+    // The one that counts is still there.
+    let last = ConnectionId(19_999 % 2);
+    broker.shards[0].handle_lost(last, now);
+    broker.shards[0].handle_closed(last, now);
+    broker.shards[0].handle_turn(now.plus_seconds(3599));
+    assert_eq!(broker.shards[0].counters().sessions_now, 1);
+    broker.shards[0].handle_turn(now.plus_seconds(3601));
+    assert_eq!(broker.shards[0].counters().sessions_now, 0);
+}

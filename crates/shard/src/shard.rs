@@ -16,7 +16,7 @@ use crate::connection::{Connection, Flags, State};
 use crate::ending::WillCase;
 use crate::envelope::{Arrival, Envelope, Luggage};
 use crate::groups::Groups;
-use crate::ids::{ConnectionId, ListenerId, PeerAddress};
+use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
 use crate::outbox::Outboxes;
 use crate::retained::{RetainedCounts, RetainedSlice};
 use crate::sessions::Sessions;
@@ -27,6 +27,9 @@ use crate::wire::{HeaderCache, Wire};
 
 /// Connections that go on in one turn after having been held, and retained pumps that go on.
 const RELEASED_PER_TURN: usize = 64;
+
+/// Timers that may be stale before anybody looks: 64 KiB of them.
+const TIMERS_FREE: usize = 4096;
 
 /// An acknowledgement that waits for another shard.
 #[derive(Debug, Clone, Copy)]
@@ -297,12 +300,11 @@ impl Shard {
         for entry in due.drain(..) {
             match entry.subject() {
                 Subject::Connection => self.connection_timer(ConnectionId(entry.index()), entry),
-                Subject::Session => {
-                    self.session_timer(crate::ids::SessionId(entry.index()), entry);
-                }
+                Subject::Session => self.session_timer(SessionId(entry.index()), entry),
             }
         }
         self.due = due;
+        self.sweep_timers();
         self.run_released(RELEASED_PER_TURN);
         self.run_pumps(RELEASED_PER_TURN);
         self.settle();
@@ -454,6 +456,21 @@ impl Shard {
         } else {
             self.outboxes.push(target, envelope);
         }
+    }
+
+    /// A connection and a session have one current timer each; what is beyond twice that is mostly stale.
+    fn sweep_timers(&mut self) {
+        let Self { wheel, connections, sessions, .. } = self;
+        let bound = 2 * (connections.len() + sessions.len()) + TIMERS_FREE;
+        wheel.sweep(bound, |entry| match entry.subject() {
+            Subject::Connection => {
+                connections.get(entry.index()).is_some_and(|c| entry.is_for(c.serial))
+            }
+            Subject::Session => sessions
+                .get(SessionId(entry.index()))
+                .and_then(|session| session.away.as_ref())
+                .is_some_and(|away| entry.is_for(away.timer_serial)),
+        });
     }
 
     /// Opens what this shard sent to itself.

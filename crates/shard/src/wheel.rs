@@ -8,7 +8,8 @@
 //! # Invariants
 //! - An entry fires not before its deadline and at most one tick ([`TICK_MS`]) after it, if [`Wheel::advance`] is called
 //!   in time.
-//! - Entries are never cancelled; the owner recognises a stale one by its serial.
+//! - Entries are not cancelled one by one; the owner recognises a stale one by its serial. [`Wheel::sweep`] takes stale
+//!   ones out a few at a time, because a session's timer may be a week away and its client may reconnect every second.
 
 use midge_session::Time;
 
@@ -19,6 +20,8 @@ const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 /// Spans of the rings at 128 ms: 8 s, 9 min, 9 h, 25 days. A later deadline waits in the last ring and is put in again.
 const RINGS: usize = 4;
+/// Entries that a sweep looks at for each insertion. Above its bound at least half of all are stale: it takes out two.
+const SWEPT_PER_INSERTION: usize = 4;
 
 /// Whose timer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +69,10 @@ pub(crate) struct Wheel {
     tick: u64,
     rings: [Vec<Vec<(u64, Entry)>>; RINGS],
     count: usize,
+    /// Insertions since the last sweep.
+    inserted: usize,
+    /// Where the next sweep goes on: ring, slot, place in the slot.
+    swept: (usize, usize, usize),
 }
 
 /// The first tick that is not before `time`.
@@ -79,12 +86,41 @@ impl Wheel {
             tick: now.as_millis() / TICK_MS,
             rings: std::array::from_fn(|_| vec![Vec::new(); SLOTS]),
             count: 0,
+            inserted: 0,
+            swept: (0, 0, 0),
         }
     }
 
     pub(crate) fn insert(&mut self, deadline: Time, entry: Entry) {
         self.count += 1;
+        self.inserted += 1;
         self.place(tick_at_or_after(deadline), entry);
+    }
+
+    /// Takes out stale entries, once there are more entries than `bound`. Looks at a few for each one that was inserted since
+    /// the last call, so that it keeps up without ever taking long.
+    pub(crate) fn sweep(&mut self, bound: usize, is_current: impl Fn(Entry) -> bool) {
+        let inserted = std::mem::take(&mut self.inserted);
+        if self.count <= bound {
+            return;
+        }
+        let (mut ring, mut slot, mut place) = self.swept;
+        for _ in 0..inserted * SWEPT_PER_INSERTION + SLOTS {
+            let entries = &mut self.rings[ring][slot];
+            match entries.get(place) {
+                Some((_, entry)) if is_current(*entry) => place += 1,
+                Some(_) => {
+                    entries.swap_remove(place);
+                    self.count -= 1;
+                }
+                None => {
+                    place = 0;
+                    slot = (slot + 1) % SLOTS;
+                    ring = (ring + usize::from(slot == 0)) % RINGS;
+                }
+            }
+        }
+        self.swept = (ring, slot, place);
     }
 
     fn place(&mut self, due: u64, entry: Entry) {
@@ -149,7 +185,7 @@ impl Wheel {
     }
 
     #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.count
     }
 }
@@ -209,6 +245,31 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Ten owners that set a far timer again and again: stale entries go, current ones stay and fire.
+    #[test]
+    fn a_sweep_takes_out_what_is_stale() {
+        const BOUND: usize = 1000;
+        let mut wheel = Wheel::new(Time::ZERO);
+        let mut serials = [0; 10];
+        for serial in 1..100_000u32 {
+            let index = serial % 10;
+            serials[index as usize] = serial;
+            let far = Time::from_seconds(u64::from(serial % 7) * 90_000 + 10_000);
+            wheel.insert(far, Entry::new(Subject::Session, index, serial));
+            wheel.sweep(BOUND, |entry| entry.is_for(serials[entry.index() as usize]));
+            assert!(wheel.len() <= 2 * BOUND, "{}", wheel.len());
+        }
+        let mut fired = Vec::new();
+        wheel.advance(Time::from_seconds(700_000), |entry| {
+            if entry.is_for(serials[entry.index() as usize]) {
+                fired.push(entry.index());
+            }
+        });
+        fired.sort_unstable();
+        assert_eq!(fired, (0..10).collect::<Vec<_>>());
+        assert_eq!(wheel.len(), 0);
     }
 
     #[test]
