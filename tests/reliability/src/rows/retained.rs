@@ -29,6 +29,12 @@ pub(super) fn run(shards: u16, size: Size) -> Vec<Figure> {
     let at_most_once = subscribe_all(&broker, "all-0", count, QoS::AtMostOnce);
     let seconds = since.elapsed().as_secs_f64();
     let at_least_once = subscribe_all(&broker, "all-1", count, QoS::AtLeastOnce);
+    // More of both, for a percentile worth the name.
+    for round in 0..size.pick(0, 5) {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            subscribe_all(&broker, &format!("more-{round}-{}", qos as u8), count, qos);
+        }
+    }
     let quiet = probe.stop();
 
     // The same while every retained message is replaced, again and again.

@@ -1,5 +1,6 @@
 //! Row 8: readers that stop reading, and publishers that do not read their acknowledgements, cost nothing.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -48,18 +49,20 @@ pub(super) fn run(shards: u16, size: Size) -> Vec<Figure> {
             (outcome, reader)
         });
         let payload = vec![b'x'; payload_size];
-        publish_paced(&mut publisher, &payload, count, &read);
+        publish_paced(&mut publisher, &payload, 0..count, &read);
         let ((came, in_order), _reader) = reading.join().expect("the reader reads");
         lost += count - came;
         disordered += usize::from(!in_order);
         growth = growth.max(broker.memory_peak() - before);
 
         // They read again: what was kept comes in order, and then what is published now.
-        for client in &mut stopped {
+        for (number, client) in (count..).zip(&mut stopped) {
             let (last, in_order) = read_until_quiet(client);
-            disordered += usize::from(!in_order);
-            publish_paced(&mut publisher, b"now", 1, &AtomicUsize::new(usize::MAX / 2));
-            revived &= last.is_some() && read_until_quiet(client).0 == Some(0);
+            let unpaced = AtomicUsize::new(usize::MAX / 2);
+            publish_paced(&mut publisher, b"now", number..number + 1, &unpaced);
+            let (newest, newest_in_order) = read_until_quiet(client);
+            disordered += usize::from(!in_order || !newest_in_order || newest <= last);
+            revived &= last.is_some() && newest == Some(number as u64);
         }
     }
     let latencies = probe.stop();
@@ -117,15 +120,20 @@ pub(super) fn run_deaf_publisher(shards: u16, _: Size) -> Vec<Figure> {
     ]
 }
 
-/// Publishes `count` numbered messages with QoS 1, never far ahead of what `read` says.
-fn publish_paced(publisher: &mut Client, payload: &[u8], count: usize, read: &AtomicUsize) {
+/// Publishes messages of these numbers with QoS 1, never far ahead of what `read` says.
+fn publish_paced(
+    publisher: &mut Client,
+    payload: &[u8],
+    numbers: Range<usize>,
+    read: &AtomicUsize,
+) {
     let mut message = payload.to_vec();
     message.resize(payload.len().max(8), 0);
-    let (mut sent, mut acknowledged) = (0, 0);
+    let (mut sent, mut acknowledged) = (numbers.start, numbers.start);
     let mut bytes = Vec::new();
-    while acknowledged < count {
+    while acknowledged < numbers.end {
         bytes.clear();
-        while sent < count
+        while sent < numbers.end
             && sent - acknowledged < AHEAD_MAX
             && sent.saturating_sub(read.load(Ordering::Acquire)) < AHEAD_MAX
             && bytes.len() < 65_536
