@@ -54,8 +54,8 @@ pub struct Subscription {
     pub ending: Option<u64>,
     /// That was answered.
     pub ended: Option<u64>,
-    /// Since when there was one for this filter without a gap, and the lowest QoS on the way.
-    pub chain: Option<(u64, QoS)>,
+    /// Since when there was one for this filter without a gap, the lowest QoS on the way, and whether one was No Local.
+    pub chain: Option<(u64, QoS, bool)>,
 }
 
 /// What a request was, until it is answered.
@@ -258,14 +258,16 @@ impl Client {
     /// The QoS at which this session certainly wants a publication; `None` when that is not certain.
     #[must_use]
     pub fn certain(&self, publication: &Pub) -> Option<QoS> {
-        let wanted = self.subscriptions.iter().filter(|subscription| {
-            subscription.ending.is_none()
+        let wanted = self.subscriptions.iter().filter_map(|subscription| {
+            let (since, qos, no_local) = subscription.chain?;
+            let certain = subscription.ending.is_none()
                 && subscription.active.is_some()
-                && !(subscription.no_local && publication.publisher == self.index)
-                && subscription.chain.is_some_and(|(since, _)| since < publication.first_sent)
-                && covers(&subscription.filter, &publication.topic)
+                && !(no_local && publication.publisher == self.index)
+                && since < publication.first_sent
+                && covers(&subscription.filter, &publication.topic);
+            certain.then_some(qos)
         });
-        wanted.filter_map(|subscription| subscription.chain).map(|(_, qos)| qos).max()
+        wanted.max()
     }
 
     /// Since when it is connected without a break.

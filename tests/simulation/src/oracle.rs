@@ -251,10 +251,9 @@ impl Oracle {
         clients: &[Client],
         counters: &Counters,
     ) -> Result<(), String> {
-        let mut missing = 0;
+        let (mut missing, mut expired) = (0, 0);
         let mut first: Option<String> = None;
-        let excused =
-            counters.dropped_queue_full + counters.dropped_expired + counters.dropped_output_full;
+        let excused = counters.dropped_queue_full + counters.dropped_output_full;
         for client in clients.iter().filter(|c| c.kind == Kind::Plain || c.kind == Kind::Watcher) {
             for (id, publication) in self.pubs.iter().enumerate() {
                 if publication.empty || publication.will || publication.sends == 0 {
@@ -276,6 +275,10 @@ impl Oracle {
                 if client.too_large(publication) {
                     continue;
                 }
+                if publication.expiry.is_some() {
+                    expired += 1;
+                    continue;
+                }
                 missing += 1;
                 first.get_or_insert_with(|| {
                     format!(
@@ -293,6 +296,12 @@ impl Oracle {
         if missing > excused {
             let text = first.unwrap_or_default();
             return Err(format!("{text}; {missing} are missing, counted as dropped: {excused}"));
+        }
+        if expired > counters.dropped_expired + excused {
+            let counted = counters.dropped_expired;
+            return Err(format!(
+                "{expired} are missing that had an expiry, {counted} have expired"
+            ));
         }
         Ok(())
     }

@@ -266,8 +266,8 @@ impl Client {
             let one = &mut self.subscriptions[place];
             one.active = Some(net.now);
             one.chain = Some(match chain {
-                Some((since, qos)) => (since, qos.min(granted)),
-                None => (net.now, granted),
+                Some((since, qos, no_local)) => (since, qos.min(granted), no_local || one.no_local),
+                None => (net.now, granted, one.no_local),
             });
             if self.kind == Kind::Sharer {
                 let filter = one.filter.clone();
@@ -566,7 +566,7 @@ impl Client {
         }
         self.count_copy(net, oracle, id, copy, &possible)?;
         if copy == Copy::Live && self.kind != Kind::Sharer {
-            self.check_order(id, &publication, publish.qos)?;
+            self.check_order(id, &publication, publish.qos, net.knobs.tight)?;
         }
         Ok(())
     }
@@ -687,13 +687,21 @@ impl Client {
     }
 
     /// [MQTT-4.6.0-5] [MQTT-4.6.0-6]: per publisher, topic and QoS, what comes for the first time comes in order.
-    fn check_order(&mut self, id: PubId, publication: &crate::oracle::Pub, qos: QoS) -> Checked {
+    fn check_order(
+        &mut self,
+        id: PubId,
+        publication: &crate::oracle::Pub,
+        qos: QoS,
+        tight: bool,
+    ) -> Checked {
         if publication.will || self.received_count(id) > 1 {
             return Ok(());
         }
-        // The first arrival of what was sent twice may have been before the subscription,
-        // or it expired on the way.
-        let may_have_gone = self.certain(publication).is_none() || publication.expiry.is_some();
+        // The first arrival of what was sent twice may have been before the subscription, or the first copy was dropped.
+        let may_have_gone = self.certain(publication).is_none()
+            || publication.expiry.is_some()
+            || qos == QoS::AtMostOnce
+            || tight;
         if publication.sends > 1 && may_have_gone {
             return Ok(());
         }
