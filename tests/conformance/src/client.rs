@@ -127,7 +127,10 @@ impl Client {
     /// The next packet.
     #[track_caller]
     pub fn receive(&mut self) -> Packet {
-        self.receive_or_end().unwrap_or_else(|| panic!("the broker closed the connection"))
+        let Some(packet) = self.receive_or_end() else {
+            panic!("the broker closed the connection")
+        };
+        packet
     }
 
     /// The next packet, or `None` once the broker has closed the connection.

@@ -62,7 +62,7 @@ fn filters_built_to_explode() {
     publisher.deliver(publish(format!("{base}/a/a/a/a/a/a/a/a/a/a")));
     subscriber.take();
     publisher.ping();
-    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
 }
 
 /// Lengths of five bytes and more, before and after CONNECT, and lengths that are never filled.
@@ -247,13 +247,13 @@ fn half_open_connections() {
     // A byte every 200 ms, as long as the broker takes it.
     for byte in &whole {
         let_pass(0.2);
-        if stream.write_all(&[*byte]).is_err() || since.elapsed() > Duration::from_secs(5) {
+        if stream.write_all(&[*byte]).is_err() || since.elapsed() > Duration::from_secs(8) {
             break;
         }
     }
     slow.expect_closed();
     silent.iter_mut().for_each(Client::expect_closed);
-    assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
+    assert!(since.elapsed() < Duration::from_secs(12), "{:?}", since.elapsed());
     Client::connect(broker.address(), hello(Version::V5)).ping();
 }
 

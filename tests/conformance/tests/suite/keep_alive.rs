@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use midge_conformance::prelude::*;
 
 /// How much later than after 1.5 s the end of a keep-alive of 1 s may be seen on a busy machine.
-const BUSY: Duration = Duration::from_secs(6);
+const BUSY: Duration = Duration::from_secs(10);
 
 /// Silence of one and a half times the keep-alive ends the connection: not earlier, not much later.
 ///
@@ -13,8 +13,8 @@ const BUSY: Duration = Duration::from_secs(6);
 #[test]
 fn silence_ends_the_connection() {
     for version in each(Version::ALL) {
-        let mut silent = connect(hello(version).keep_alive(1));
         let since = Instant::now();
+        let mut silent = connect(hello(version).keep_alive(1));
         silent.expect_error(&[0x8d]);
         let took = since.elapsed();
         assert!(took > Duration::from_millis(1400), "after {took:?}");
@@ -27,20 +27,21 @@ fn silence_ends_the_connection() {
 /// [MQTT-3.1.2-22] [MQTT-3.1.2-24 @3.1.1] [MQTT-3.12.4-1] [MQTT-3.12.4-1 @3.1.1]
 #[test]
 fn every_packet_counts() {
-    for version in each(Version::NUMBERED) {
-        let (mut alive, topic) = (connect(hello(version).keep_alive(2)), topic("t"));
-        for round in 0..4 {
-            // Four times this is more than 3 s, once is much less.
-            let_pass(1.2);
+    let mut clients =
+        Version::NUMBERED.map(|version| (connect(hello(version).keep_alive(4)), topic("t")));
+    for round in 0..4 {
+        // Four times this is more than 6 s; once leaves a busy machine time to spare.
+        let_pass(1.7);
+        for (alive, topic) in &mut clients {
             match round {
                 0 => alive.ping(),
-                1 => alive.send(publish(&*topic)),
-                2 => alive.subscribe(&topic, 0),
+                1 => alive.send(publish(&**topic)),
+                2 => alive.subscribe(topic, 0),
                 _ => alive.deliver(publish(format!("{topic}/1")).qos(1, 1)),
             }
         }
-        alive.ping();
     }
+    clients.iter_mut().for_each(|(alive, _)| alive.ping());
 }
 
 /// Receiving is not speaking.
@@ -97,9 +98,9 @@ fn each_ping_is_answered() {
 fn server_keep_alive() {
     let Some(broker) = Broker::start("limits: { keep_alive_seconds_max: 1 }") else { return };
     for asked in each([60, 0]) {
+        let since = Instant::now();
         let mut silent = Client::connect(broker.address(), hello(Version::V5).keep_alive(asked));
         assert_eq!(property!(silent.connack().properties, ServerKeepAlive), Some(1));
-        let since = Instant::now();
         silent.expect_error(&[0x8d]);
         assert!(since.elapsed() > Duration::from_millis(1400), "after {:?}", since.elapsed());
     }

@@ -154,17 +154,17 @@ fn session_without_expiry_ends_at_once() {
 fn session_expires() {
     let (hello, topic) = (hello(Version::V5).clean(false), topic("t"));
     let with = |seconds| hello.clone().with(Property::SessionExpiry(seconds));
-    let mut first = connect(with(1));
+    let mut first = connect(with(3));
     first.subscribe(&topic, 1);
     first.vanish();
-    let second = connect(with(1));
+    let second = connect(with(3));
     assert!(session_present(&second), "before the interval has passed");
-    let_pass(1.5);
+    let_pass(3.5);
     second.vanish();
-    let third = connect(with(1));
+    let third = connect(with(3));
     assert!(session_present(&third), "the interval counts from the end of the connection");
     third.vanish();
-    let_pass(2.5);
+    let_pass(4.5);
     let mut fourth = connect(with(u32::MAX));
     assert!(!session_present(&fourth), "after the interval has passed");
 
