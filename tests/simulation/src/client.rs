@@ -196,6 +196,8 @@ pub struct Client {
     /// Left nothing behind.
     pub left: bool,
     act_us: u64,
+    /// A CONNECT that was not answered may have begun a new session in place of one that had expired: begin anew.
+    pub must_clean: bool,
 }
 
 impl Client {
@@ -239,6 +241,7 @@ impl Client {
             leaving: false,
             left: false,
             act_us,
+            must_clean: false,
         }
     }
 
@@ -453,6 +456,7 @@ impl Client {
         let clean_start = match (self.leaving, self.persistent, v5) {
             (true, ..) => true,
             (_, false, _) => true,
+            _ if self.must_clean => true,
             // A 3.1 client is not told whether there was a session, so it never asks for another kind.
             (_, true, _) if self.version == ProtocolVersion::V31 || self.calm => false,
             (_, true, _) => self.prng.permille(60) && self.kind == Kind::Plain,
@@ -620,6 +624,7 @@ impl Client {
     pub fn ended(&mut self, net: &mut Net, oracle: &mut Oracle, link: &Link) {
         let pipe = &mut net.pipes[link.pipe];
         pipe.client_end.get_or_insert(net.now);
+        let earlier_end = self.ended_at;
         // A goodbye ends the session's connection when it is read, however late the socket is closed.
         self.ended_at = if link.goodbye { link.written_at } else { net.now };
         self.requests.clear();
@@ -627,8 +632,17 @@ impl Client {
         if link.answered.is_none() {
             // CONNECT may have been accepted, or not.
             if let Some(earlier) = self.last_pipe {
-                oracle.judge_will(net, earlier, link.since, NEVER, false);
+                oracle.judge_will(net, earlier, link.since, NEVER, link.clean_start);
             }
+            let expired = match self.belief {
+                Belief::None => false,
+                Belief::Maybe => true,
+                Belief::Exists(expiry) => {
+                    expiry != EXPIRY_NEVER
+                        && link.since >= earlier_end.saturating_add(u64::from(expiry) * SECOND)
+                }
+            };
+            self.must_clean |= expired && self.version != ProtocolVersion::V31;
             self.belief = match self.belief {
                 Belief::None if link.expiry == 0 => Belief::None,
                 Belief::None | Belief::Maybe | Belief::Exists(_) => Belief::Maybe,

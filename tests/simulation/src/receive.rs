@@ -170,6 +170,7 @@ impl Client {
             link.keep_alive = u64::from(seconds);
         }
         let (since, clean_start) = (link.since, link.clean_start);
+        self.must_clean = false;
         if let Some(earlier) = self.last_pipe {
             oracle.judge_will(net, earlier, since, net.now, clean_start);
         }
@@ -265,7 +266,9 @@ impl Client {
             }
             let one = &mut self.subscriptions[place];
             one.active = Some(net.now);
-            one.chain = Some(match chain {
+            // A refusal reads like a granted QoS 0 to MQTT 3.1.
+            let uncertain = self.version == ProtocolVersion::V31 && net.knobs.tight;
+            one.chain = (!uncertain).then_some(match chain {
                 Some((since, qos, no_local)) => (since, qos.min(granted), no_local || one.no_local),
                 None => (net.now, granted, one.no_local),
             });
