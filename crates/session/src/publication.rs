@@ -10,6 +10,9 @@ use midge_codec::QoS;
 
 use crate::time::Time;
 
+/// How far two shards' readings of the clock may lie apart, in milliseconds: a turn of more is a stall.
+const CLOCK_SLACK_MS: u64 = 250;
+
 /// A message on its way to whoever wants it. Immutable; share it in an `Arc`.
 #[derive(Debug)]
 pub struct Publication {
@@ -110,10 +113,14 @@ impl Publication {
         self.expires_at.is_some_and(|at| at <= now)
     }
 
-    /// The Message Expiry Interval to send now: what was received minus the time spent here [MQTT-3.3.2-6].
+    /// The Message Expiry Interval to send now: what was received minus the time spent here [MQTT-3.3.2-6], at least one.
+    ///
+    /// Never more than was received: shards read the clock once per turn, so the one that sends it may think it is a little
+    /// earlier than the one that received it thought ([`CLOCK_SLACK_MS`]).
     #[must_use]
     pub fn expiry_interval_seconds(&self, now: Time) -> Option<u32> {
-        self.expires_at.map(|at| u32::try_from(now.seconds_until(at)).unwrap_or(u32::MAX))
+        let later = now.plus_millis(CLOCK_SLACK_MS);
+        self.expires_at.map(|at| u32::try_from(later.seconds_until(at).max(1)).unwrap_or(u32::MAX))
     }
 
     /// Bytes that it occupies, for the bounds of queues: the block, this record and the counts of the two allocations.
@@ -162,6 +169,11 @@ mod tests {
             Some(received.plus_seconds(10)),
         );
         assert_eq!(publication.expiry_interval_seconds(received), Some(10));
+        // Another shard whose turn began a little earlier.
+        let earlier = Time::from_nanos(received.as_nanos() - 100_000_000);
+        assert_eq!(publication.expiry_interval_seconds(earlier), Some(10));
+        let last_moment = received.plus_millis(9_900);
+        assert_eq!(publication.expiry_interval_seconds(last_moment), Some(1));
         assert_eq!(publication.expiry_interval_seconds(received.plus_seconds(4)), Some(6));
         assert!(!publication.expired(received.plus_millis(9_999)));
         assert!(publication.expired(received.plus_seconds(10)));

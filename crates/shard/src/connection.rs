@@ -10,7 +10,7 @@ use midge_session::Time;
 use midge_session::alias::{InboundAliases, OutboundAliases};
 
 use crate::ids::{ListenerId, PeerAddress, SessionId};
-use crate::retained::RetainedPump;
+use crate::retained::{RetainedPump, YoungSent};
 
 /// Where a connection is in its life. It only moves down the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,8 @@ pub(crate) struct Extra {
     pub(crate) subacks: Vec<PendingSubAck>,
     /// Retained messages on their way to new subscriptions; the front one is served.
     pub(crate) pumps: VecDeque<RetainedPump>,
+    /// Young retained messages that were sent: they may also come directly.
+    pub(crate) young_sent: Vec<YoungSent>,
     /// The pumps have had their part of this turn; the connection is in the shard's list of those that go on.
     pub(crate) gave_way: bool,
 }

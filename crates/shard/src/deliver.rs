@@ -10,7 +10,7 @@ use midge_topic::SubscriberId;
 use crate::connection::State;
 use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
 use crate::ids::SessionId;
-use crate::retained::note_overtaken;
+use crate::retained::{note_overtaken, was_sent_as_retained};
 use crate::shard::Shard;
 use crate::wire::{Appended, Shape, append_publish};
 
@@ -72,6 +72,9 @@ impl Shard {
             (&mut connection, occasion, publication.retain())
             && let Some(extra) = connection.extra.as_mut()
         {
+            if was_sent_as_retained(&extra.young_sent, matched, publication) {
+                return Delivered::Sent;
+            }
             note_overtaken(&mut extra.pumps, publication.topic());
         }
 

@@ -165,7 +165,7 @@ pub struct RetainedQuery {
 pub struct RetainedAnswer {
     pub(crate) connection: ConnectionId,
     pub(crate) token: u64,
-    pub(crate) publications: Vec<Arc<Publication>>,
+    pub(crate) publications: Vec<crate::retained::Found>,
     /// Where to resume; `None` when this shard has no more.
     pub(crate) resume_after: Option<Box<str>>,
 }

@@ -106,6 +106,14 @@ impl Broker {
         }
     }
 
+    /// Moves what one shard has for another.
+    fn pass(&mut self, source: usize, target: usize) {
+        while let Some(envelope) = self.shards[source].poll_envelope(ShardId::new(target as u16)) {
+            let from = ShardId::new(source as u16);
+            self.shards[target].handle_envelope(from, envelope, self.now);
+        }
+    }
+
     fn actions(&mut self, shard: usize) -> Vec<Action> {
         std::iter::from_fn(|| self.shards[shard].poll_action()).collect()
     }
@@ -373,4 +381,40 @@ fn a_client_that_comes_and_goes_leaves_no_timers_behind() {
     assert_eq!(broker.shards[0].counters().sessions_now, 1);
     broker.shards[0].handle_turn(now.plus_seconds(3601));
     assert_eq!(broker.shards[0].counters().sessions_now, 0);
+}
+
+/// A message published right after the subscription came twice: as retained, and then directly from its publisher's shard.
+#[test]
+fn a_young_retained_message_does_not_come_again_directly() {
+    for (filter, copies) in [("#", 1), ("+", 1)] {
+        let mut broker = Broker::new(3, Settings::default());
+        let topics = (0..).map(|n| format!("t{n}"));
+        let mut kept = topics.filter(|topic| crate::ids::keeper_shard(topic, 3).get() == 1);
+        let (older, topic) = (kept.next().expect("one of many"), kept.next().expect("another"));
+        let (reader, writer) = (broker.client_of(0), broker.client_of(2));
+        broker.connect(0, 1, &Connect::new(V311, &reader));
+        broker.connect(2, 2, &Connect::new(V311, &writer));
+        let retained = |topic: &str, id| {
+            let mut bytes = publish(topic, "kept", QoS::ExactlyOnce, id);
+            bytes[0] |= 1;
+            bytes
+        };
+        // Something to ask the keeper for.
+        broker.receive(2, 2, &retained(&older, 1));
+        broker.exchange();
+        broker.receive(0, 1, &subscribe(filter, QoS::ExactlyOnce));
+        broker.receive(2, 2, &retained(&topic, 2));
+        // The keeper has it before it is asked; the subscriber's shard gets it last.
+        broker.pass(2, 1);
+        broker.pass(0, 1);
+        broker.pass(1, 0);
+        let as_retained = broker.payloads(0, 1).len();
+        broker.pass(2, 0);
+        let directly = broker.payloads(0, 1).len();
+        assert_eq!((as_retained, directly), (1 + copies, 0), "{filter}");
+        // Published again, it is another message.
+        broker.receive(2, 2, &retained(&topic, 3));
+        broker.pass(2, 0);
+        assert_eq!(broker.payloads(0, 1).len(), 1, "{filter}");
+    }
 }

@@ -5,6 +5,11 @@
 //! a time and asks again when those have left, so that a hundred thousand retained messages neither fill an output nor
 //! hold up a shard.
 //!
+//! # Neither twice
+//! A message that is published right after the subscription may be retained before the keeper is asked, and reach the subscriber
+//! directly as well. Both are the same [`Publication`] in memory; a connection remembers the young ones that it was
+//! sent as retained, and leaves out the one that comes directly.
+//!
 //! # Order
 //! A message that is published while a pump is under way reaches the subscriber directly, and may overtake
 //! the retained message of the same topic that it replaced. The pump remembers the topics of retained publications that
@@ -15,7 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use midge_mesh::ShardId;
-use midge_session::{Publication, SubscriptionOptions};
+use midge_session::{Publication, SubscriptionOptions, Time};
 use midge_topic::{RetainedIndex, Scan, SubscriberId, Topic, TopicFilter};
 
 use crate::connection::State;
@@ -33,14 +38,38 @@ const PUMPED_PER_TURN: usize = 256;
 /// Topics that a pump remembers, at most. Beyond it a retained message may follow the newer one of its topic.
 const OVERTAKEN_MAX: usize = 4096;
 
+/// A retained message is young for this long, in nanoseconds: whoever published it may still be sending it to shards that
+/// subscribed just before. A hop takes less than a thousandth of it.
+const YOUNG_NS: u64 = 2_000_000_000;
+/// Young retained messages that a connection remembers, at most. Beyond it one may come twice.
+const YOUNG_MAX: usize = 1024;
+
 /// A publication in the index, found by its topic.
 #[derive(Debug)]
-pub(crate) struct RetainedMessage(pub(crate) Arc<Publication>);
+pub(crate) struct RetainedMessage {
+    publication: Arc<Publication>,
+    stored_at: Time,
+}
 
 impl Topic for RetainedMessage {
     fn topic(&self) -> &str {
-        self.0.topic()
+        self.publication.topic()
     }
+}
+
+/// A retained message in an answer.
+#[derive(Debug)]
+pub(crate) struct Found {
+    publication: Arc<Publication>,
+    /// It may reach the subscriber directly, too.
+    young: bool,
+}
+
+/// A young retained message that was sent, for the subscription with these options.
+#[derive(Debug)]
+pub(crate) struct YoungSent {
+    publication: Arc<Publication>,
+    options: SubscriptionOptions,
 }
 
 /// How many retained messages each shard keeps, for all to read: a subscription does not ask a shard that has none.
@@ -79,7 +108,7 @@ pub(crate) struct RetainedPump {
     after: Option<Box<str>>,
     /// A question is under way.
     asked: bool,
-    ready: VecDeque<Arc<Publication>>,
+    ready: VecDeque<Found>,
     overtaken: BTreeSet<Box<str>>,
 }
 
@@ -126,12 +155,13 @@ impl Shard {
         // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
         if publication.payload().is_empty() {
             if let Some(old) = slice.index.remove(publication.topic()) {
-                slice.bytes -= old.0.memory_size();
+                slice.bytes -= old.publication.memory_size();
                 self.retained_counts.set(self.id, slice.index.len());
             }
             return true;
         }
-        let replaced = slice.index.find(publication.topic()).map_or(0, |old| old.0.memory_size());
+        let replaced =
+            slice.index.find(publication.topic()).map_or(0, |old| old.publication.memory_size());
         let new = usize::from(replaced == 0);
         let bytes = slice.bytes - replaced + publication.memory_size();
         if slice.index.len() + new > self.settings.retained_messages_max
@@ -141,7 +171,9 @@ impl Shard {
             return false;
         }
         // [MQTT-3.3.1-5]
-        slice.index.insert(RetainedMessage(Arc::clone(publication)));
+        slice
+            .index
+            .insert(RetainedMessage { publication: Arc::clone(publication), stored_at: self.now });
         slice.bytes = bytes;
         self.retained_counts.set(self.id, slice.index.len());
         true
@@ -215,17 +247,28 @@ impl Shard {
             // A QoS 0 message that does not fit would be dropped, and here nothing is lost by waiting.
             let waiting = connection.output.as_ref().map_or(0, |output| output.size());
             let room = self.settings.output_bytes_max.saturating_sub(waiting);
-            if waiting > 0 && pump.ready.front().is_some_and(|next| next.memory_size() > room) {
+            if waiting > 0
+                && pump.ready.front().is_some_and(|next| next.publication.memory_size() > room)
+            {
                 return;
             }
             if pumped == PUMPED_PER_TURN {
                 self.give_way(id);
                 return;
             }
-            if let Some(publication) = pump.ready.pop_front() {
+            if let Some(Found { publication, young }) = pump.ready.pop_front() {
                 pumped += 1;
                 let overtaken = pump.overtaken.contains(publication.topic());
                 if !overtaken && !publication.expired(self.now) {
+                    if young && extra.young_sent.len() < YOUNG_MAX {
+                        if extra.young_sent.is_empty() {
+                            self.forgetting.push_back((self.now, id, connection.serial));
+                        }
+                        let sent = Arc::clone(&publication);
+                        let options = pump.options;
+                        extra.young_sent.push(YoungSent { publication: sent, options });
+                    }
+                    let Some(pump) = extra.pumps.front() else { return };
                     let matched = [(SubscriberId(session.0), pump.options)];
                     self.headers.clear();
                     self.deliver(session, &matched, &publication, Occasion::Retained);
@@ -323,10 +366,12 @@ impl Shard {
             query.after.as_deref(),
             SCAN_BUDGET.min(ANSWER_MAX * 8),
             &mut |message| {
-                if message.0.expired(now) {
-                    expired.push(message.0.topic().into());
+                if message.publication.expired(now) {
+                    expired.push(message.topic().into());
                 } else {
-                    answer.publications.push(Arc::clone(&message.0));
+                    let publication = Arc::clone(&message.publication);
+                    let young = now.since(message.stored_at) < YOUNG_NS;
+                    answer.publications.push(Found { publication, young });
                 }
             },
         );
@@ -336,13 +381,49 @@ impl Shard {
         // [MQTT-3.3.2-5]: what has expired is not kept.
         for topic in expired {
             if let Some(old) = self.retained.index.remove(&topic) {
-                self.retained.bytes -= old.0.memory_size();
+                self.retained.bytes -= old.publication.memory_size();
                 self.counters.dropped_expired += 1;
             }
         }
         self.retained_counts.set(self.id, self.retained.index.len());
         answer
     }
+}
+
+impl Shard {
+    /// Forgets the young messages of connections that have had time enough to receive them directly.
+    pub(crate) fn forget_young(&mut self) {
+        while let Some((since, id, serial)) = self.forgetting.front().copied() {
+            if self.now.since(since) < YOUNG_NS {
+                return;
+            }
+            self.forgetting.pop_front();
+            if let Some(connection) = self.connections.get_mut(id.0)
+                && connection.serial == serial
+                && let Some(extra) = connection.extra.as_mut()
+            {
+                extra.young_sent = Vec::new();
+            }
+        }
+    }
+
+    /// When [`Shard::forget_young`] has something to do.
+    pub(crate) fn next_forgetting(&self) -> Option<Time> {
+        self.forgetting.front().map(|(since, ..)| since.plus_millis(YOUNG_NS / 1_000_000))
+    }
+}
+
+/// Whether a publication that comes directly was sent already, as the retained message of the same subscription.
+pub(crate) fn was_sent_as_retained(
+    young_sent: &[YoungSent],
+    matched: &[(SubscriberId, SubscriptionOptions)],
+    publication: &Arc<Publication>,
+) -> bool {
+    // A client with two matching subscriptions wants it for the other one.
+    let [(_, options)] = matched else { return false };
+    young_sent
+        .iter()
+        .any(|sent| Arc::ptr_eq(&sent.publication, publication) && sent.options == *options)
 }
 
 /// Notes that a retained publication was delivered directly while pumps of the connection were under way.
