@@ -316,7 +316,8 @@ impl NetRing {
     fn arm_accepts(&mut self) {
         let mut in_flight: usize = self.listeners.iter().map(Listener::in_flight).sum();
         let free = self.slots.free() as usize;
-        self.accepts_held = false;
+        // A listener may be paused by a slot that a hand-over took from under its accept, with slots free as far as we knew.
+        self.accepts_held = self.listeners.iter().any(|listener| listener.paused);
         self.listener_turn = self.listener_turn.wrapping_add(1);
         for offset in 0..self.listeners.len() {
             let index = self.listener_turn.wrapping_add(offset) % self.listeners.len();

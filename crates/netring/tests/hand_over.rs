@@ -384,3 +384,34 @@ fn closing_during_a_hand_over_answers_it_first() {
     closed(&mut ring, slot);
     assert_eq!((ring.slots_in_use(), target.slots_in_use()), (0, 0));
 }
+
+/// Found with a full broker of three shards: hand-overs took the slots that accepts in flight counted on. The listener was
+/// paused, and nobody remembered to resume it when slots were freed.
+#[test]
+fn a_listener_whose_slots_were_taken_by_hand_overs_accepts_again() {
+    let (mut ring, address) = listening(&config());
+    let (mut target, target_address) = listening(&RingConfig { slots: 4, ..config() });
+    target.turn(Wait::No).unwrap();
+    let handle = target.handle();
+    let mut clients = Vec::new();
+    let mut adopted = Vec::new();
+    for token in 0..4 {
+        clients.push(TcpStream::connect(address).unwrap());
+        let slot = accepted(&mut ring);
+        ring.hand_over(slot, &handle, token);
+        let (_, _, target_slot) = handed_over(&mut ring);
+        closed(&mut ring, slot);
+        target.adopt(target_slot);
+        adopted.push(target_slot);
+    }
+    // Four accepts are in flight there, and no slot is left for them: the kernel cuts these four off.
+    let mut cut_off = [(); 4].map(|()| TcpStream::connect(target_address).unwrap());
+    until(&mut target, |event| matches!(event, Event::AcceptPaused { .. }).then_some(()));
+    target.turn(Wait::No).unwrap();
+    assert!(cut_off.iter_mut().all(|client| !matches!(client.read(&mut [0]), Ok(1..))));
+    let _waiting = TcpStream::connect(target_address).unwrap();
+    target.close(adopted[0]);
+    closed(&mut target, adopted[0]);
+    accepted(&mut target);
+    assert_eq!(target.slots_in_use(), 4);
+}
