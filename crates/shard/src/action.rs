@@ -116,9 +116,9 @@ impl Violation {
             | Self::SubscriptionIdentifierInPublish
             | Self::AcknowledgementMismatch
             | Self::SessionExpiryRaised
-            | Self::ServerDisconnect => ReasonCode::ProtocolError,
-            // There is no method yet that a client could have started with.
-            Self::AuthenticationNotStarted => ReasonCode::BadAuthenticationMethod,
+            | Self::ServerDisconnect
+            // "Bad authentication method" is for CONNACK; DISCONNECT has no such code (5.0 §3.14.2.1).
+            | Self::AuthenticationNotStarted => ReasonCode::ProtocolError,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QoSNotSupported,
             Self::RetainNotSupported => ReasonCode::RetainNotSupported,
