@@ -237,6 +237,14 @@ impl Shard {
         if let Some(member) = group.member(from, back.member.session) {
             member.room = false;
         }
+        if back.publication.qos() == QoS::AtMostOnce {
+            // Never kept: somebody takes it now, or nobody.
+            match group.next(QoS::AtMostOnce) {
+                Some(member) => self.give(member, back.member.group, back.publication),
+                None => self.counters.dropped_no_member += 1,
+            }
+            return;
+        }
         // It was chosen before anything that waits in the backlog came, so it goes first.
         if group.backlog.len() < self.settings.share_backlog_messages_max {
             group.backlog.push_front(back.publication);
@@ -249,10 +257,13 @@ impl Shard {
     /// The chooser has chosen a session of this shard.
     pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) {
         let ShareDeliver { member, options, publication } = deliver;
-        if self.sessions.current(member.session).is_none() {
-            if publication.qos() > QoS::AtMostOnce {
-                self.return_shared(member, publication);
-            }
+        // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2].
+        let is_member = self.sessions.current(member.session).is_some_and(|entry| {
+            let shares = entry.shares.as_ref();
+            shares.is_some_and(|shares| shares.list.iter().any(|one| one.0 == member.group))
+        });
+        if !is_member {
+            self.return_shared(member, publication);
             return;
         }
         self.headers.clear();
