@@ -222,10 +222,18 @@ impl Shard {
             ) {
                 Appended::Yes => self.counters.publishes_sent += 1,
                 Appended::TooLarge => {
-                    if let Some(packet_id) = packet_id {
+                    self.counters.dropped_too_large += 1;
+                    let Some(packet_id) = packet_id else { continue };
+                    if shape.qos == QoS::ExactlyOnce && duplicate {
+                        // The client, whose limit was larger before, may have it and hold the id: release it first.
+                        outbound.pubrec(packet_id, false);
+                        let version = connection.version;
+                        let output = self.wire.output(id, connection);
+                        PubRel::new(packet_id, ReasonCode::Success)
+                            .encode(version, output.buffer());
+                    } else {
                         outbound.discard(packet_id);
                     }
-                    self.counters.dropped_too_large += 1;
                 }
             }
         }
