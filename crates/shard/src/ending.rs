@@ -234,8 +234,9 @@ impl Shard {
                 let Some(deadline) = connection.keep_alive_deadline(now) else { return };
                 if deadline > now {
                     self.wheel.insert(deadline, entry);
-                } else if connection.is_held() {
-                    // We do not read from it, so its silence is ours.
+                } else if connection.flags.has(Flags::PARKED) {
+                    // We do not read from it, so its silence is ours. (Not so when it is choked: then it does not read
+                    // from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);
                     let deadline = connection.keep_alive_deadline(now).unwrap_or(now);
                     self.wheel.insert(deadline, entry);

@@ -418,3 +418,75 @@ fn a_young_retained_message_does_not_come_again_directly() {
         assert_eq!(broker.payloads(0, 1).len(), 1, "{filter}");
     }
 }
+
+/// A member that had left, with its UNSUBACK, still got messages that the chooser had given it before it knew.
+#[test]
+fn a_member_that_left_gets_nothing_more() {
+    let mut broker = Broker::new(2, Settings::default());
+    let homes = [broker.client_of(0), broker.client_of(1)];
+    // The group's chooser is shard 0, its member's home shard 1.
+    let group = (0..).map(|n| format!("$share/g{n}/s")).find(|g| home_shard(g, 2).index() == 0);
+    let group = group.expect("one of many");
+    broker.connect(1, 1, &Connect::new(V311, &homes[1]));
+    broker.receive(1, 1, &subscribe(&group, QoS::AtLeastOnce));
+    broker.exchange();
+    broker.sent(1, 1);
+    let mut bytes = Vec::new();
+    midge_codec::Unsubscribe::new(PacketId::MIN, &[&group]).encode(V311, &mut bytes);
+    broker.receive(1, 1, &bytes);
+    assert_eq!(broker.sent(1, 1), [0xB0, 2, 0, 1]);
+    broker.connect(0, 2, &Connect::new(V311, &homes[0]));
+    broker.receive(0, 2, &publish("s", "zero", QoS::AtMostOnce, 0));
+    broker.receive(0, 2, &publish("s", "one", QoS::AtLeastOnce, 1));
+    broker.exchange();
+    assert_eq!(broker.payloads(1, 1), Vec::<String>::new());
+}
+
+/// A client came back with a smaller Maximum Packet Size: a QoS 2 message that it had received, and not released, was
+/// dropped and its packet id given to another message while the client still held it.
+#[test]
+fn a_message_that_became_too_large_is_released() {
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+    let mut broker = Broker::new(1, Settings::default());
+    let properties = midge_codec::ConnectProperties {
+        session_expiry_interval_seconds: Some(100),
+        ..Default::default()
+    };
+    let mut connect = Connect { properties, clean_start: false, ..Connect::new(V5, "reader") };
+    broker.connect(0, 1, &connect);
+    let mut bytes = Vec::new();
+    let filter = SubscribeFilter { filter: "t", qos: QoS::ExactlyOnce, ..Default::default() };
+    Subscribe::new(PacketId::MIN, &[filter]).encode(V5, &mut bytes);
+    broker.receive(0, 1, &bytes);
+    broker.connect(0, 2, &Connect::new(V311, "writer"));
+    broker.receive(0, 2, &publish("t", &"x".repeat(300), QoS::ExactlyOnce, 1));
+    broker.sent(0, 1);
+    let now = broker.now;
+    broker.shards[0].handle_lost(ConnectionId(1), now);
+    connect.properties.maximum_packet_size = std::num::NonZeroU32::new(100);
+    let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    broker.shards[0].handle_accepted(ConnectionId(3), peer, ListenerId(0), now);
+    let mut bytes = Vec::new();
+    connect.encode(&mut bytes);
+    broker.receive(0, 3, &bytes);
+    let sent = broker.sent(0, 3);
+    assert!(sent.ends_with(&[0x62, 2, 0, 1]), "PUBREL: {sent:02x?}");
+}
+
+/// A client that vanished while its output was full was never closed: its silence was taken for ours.
+#[test]
+fn a_choked_client_that_takes_nothing_is_closed() {
+    let settings = Settings { output_bytes_max: 100, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    broker.connect(0, 1, &Connect { keep_alive_seconds: 10, ..Connect::new(V311, "deaf") });
+    // Answers pile up behind a send that never ends.
+    broker.receive(0, 1, &[0xC0, 0]);
+    let stuck = broker.shards[0].next_flush();
+    broker.receive(0, 1, &[0xC0, 0].repeat(60));
+    assert!(broker.actions(0).iter().any(|action| matches!(action, Action::Pause(_))));
+    broker.now = broker.now.plus_seconds(16);
+    let now = broker.now;
+    broker.shards[0].handle_turn(now);
+    assert_eq!(broker.shards[0].counters().keep_alive_timeouts, 1);
+    drop(stuck);
+}

@@ -236,6 +236,9 @@ impl Shard {
             State::Connected => {
                 let has_pumps =
                     connection.extra.as_ref().is_some_and(|extra| !extra.pumps.is_empty());
+                if connection.flags.has(Flags::CHOKED) {
+                    connection.hear(now);
+                }
                 if connection.flags.has(Flags::CHOKED)
                     && waiting <= self.settings.output_bytes_max / 2
                 {
