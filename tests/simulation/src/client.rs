@@ -602,7 +602,8 @@ impl Client {
 
     /// Writes bytes on the present connection.
     pub fn write(&mut self, net: &mut Net, bytes: Vec<u8>) {
-        if let Some(link) = self.link.as_mut() {
+        // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
+        if let Some(link) = self.link.as_mut().filter(|link| !link.goodbye) {
             link.written_at = net.now;
             net.write(link.pipe, bytes);
         }
@@ -737,9 +738,11 @@ impl Client {
         {
             will.goodbye = Some(net.pipes[pipe].written + bytes.len() as u64);
         }
-        link.goodbye = true;
         net.trace.line(net.now, format_args!("{} says goodbye {disconnect:?}", self.id));
         self.write(net, bytes);
+        if let Some(link) = self.link.as_mut() {
+            link.goodbye = true;
+        }
         // Most close at once, some wait for the broker to do it.
         if self.prng.permille(600) || changed {
             self.drop_link(net, oracle, Some(End::Fin));

@@ -640,7 +640,8 @@ impl Client {
         };
         let left_ns = u64::from(left) * SECOND;
         let passed = net.now - publication.first_sent;
-        let too_little = !publication.will && left_ns + passed < expiry_ns;
+        // The broker takes up to a second from it, for clocks that are read once per turn.
+        let too_little = !publication.will && left_ns + passed + SECOND < expiry_ns;
         let too_much = left > expiry
             || latest.is_some_and(|latest| left_ns > latest.saturating_sub(link.since) + SECOND);
         if too_little || too_much || (left == 0 && !publish.dup) {
@@ -701,7 +702,8 @@ impl Client {
             return Ok(());
         }
         // The first arrival of what was sent twice may have been before the subscription, or the first copy was dropped.
-        let may_have_gone = self.certain(publication).is_none()
+        let certain = self.certain(publication);
+        let may_have_gone = certain.is_none_or(|qos| qos == QoS::AtMostOnce)
             || publication.expiry.is_some()
             || qos == QoS::AtMostOnce
             || tight;
