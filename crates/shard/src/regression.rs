@@ -114,6 +114,11 @@ impl Broker {
         }
     }
 
+    fn later(&mut self, milliseconds: u64, shard: usize) {
+        self.now = self.now.plus_millis(milliseconds);
+        self.shards[shard].handle_turn(self.now);
+    }
+
     fn actions(&mut self, shard: usize) -> Vec<Action> {
         std::iter::from_fn(|| self.shards[shard].poll_action()).collect()
     }
@@ -394,26 +399,22 @@ fn a_young_retained_message_does_not_come_again_directly() {
         let (reader, writer) = (broker.client_of(0), broker.client_of(2));
         broker.connect(0, 1, &Connect::new(V311, &reader));
         broker.connect(2, 2, &Connect::new(V311, &writer));
-        let retained = |topic: &str, id| {
-            let mut bytes = publish(topic, "kept", QoS::ExactlyOnce, id);
-            bytes[0] |= 1;
-            bytes
-        };
         // Something to ask the keeper for.
-        broker.receive(2, 2, &retained(&older, 1));
+        broker.receive(2, 2, &publish_retained(&older, 1));
         broker.exchange();
         broker.receive(0, 1, &subscribe(filter, QoS::ExactlyOnce));
-        broker.receive(2, 2, &retained(&topic, 2));
+        broker.receive(2, 2, &publish_retained(&topic, 2));
         // The keeper has it before it is asked; the subscriber's shard gets it last.
         broker.pass(2, 1);
         broker.pass(0, 1);
         broker.pass(1, 0);
+        broker.later(11, 0);
         let as_retained = broker.payloads(0, 1).len();
         broker.pass(2, 0);
         let directly = broker.payloads(0, 1).len();
         assert_eq!((as_retained, directly), (1 + copies, 0), "{filter}");
         // Published again, it is another message.
-        broker.receive(2, 2, &retained(&topic, 3));
+        broker.receive(2, 2, &publish_retained(&topic, 3));
         broker.pass(2, 0);
         assert_eq!(broker.payloads(0, 1).len(), 1, "{filter}");
     }
@@ -489,4 +490,36 @@ fn a_choked_client_that_takes_nothing_is_closed() {
     broker.shards[0].handle_turn(now);
     assert_eq!(broker.shards[0].counters().keep_alive_timeouts, 1);
     drop(stuck);
+}
+
+/// A message published right after the SUBACK came with RETAIN set, from its keeper, when that was faster than its
+/// publisher's shard.
+#[test]
+fn a_fresh_retained_message_waits_for_the_one_that_comes_directly() {
+    let mut broker = Broker::new(3, Settings::default());
+    let topics = (0..).map(|n| format!("t{n}"));
+    let mut kept = topics.filter(|topic| crate::ids::keeper_shard(topic, 3).get() == 1);
+    let (older, topic) = (kept.next().expect("one of many"), kept.next().expect("another"));
+    let (reader, writer) = (broker.client_of(0), broker.client_of(2));
+    broker.connect(0, 1, &Connect::new(V311, &reader));
+    broker.connect(2, 2, &Connect::new(V311, &writer));
+    broker.receive(2, 2, &publish_retained(&older, 1));
+    broker.exchange();
+    broker.receive(0, 1, &subscribe(&topic, QoS::ExactlyOnce));
+    broker.sent(0, 1);
+    broker.receive(2, 2, &publish_retained(&topic, 2));
+    broker.pass(2, 1);
+    broker.pass(0, 1);
+    broker.pass(1, 0);
+    broker.pass(2, 0);
+    let direct = broker.sent(0, 1);
+    assert_eq!(direct.first().map(|byte| byte & 0xF1), Some(0x30), "a PUBLISH without RETAIN");
+    broker.later(20, 0);
+    assert!(broker.sent(0, 1).is_empty());
+}
+
+fn publish_retained(topic: &str, id: u16) -> Vec<u8> {
+    let mut bytes = publish(topic, "kept", QoS::ExactlyOnce, id);
+    bytes[0] |= 1;
+    bytes
 }

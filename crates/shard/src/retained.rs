@@ -8,7 +8,8 @@
 //! # Neither twice
 //! A message that is published right after the subscription may be retained before the keeper is asked, and reach the subscriber
 //! directly as well. Both are the same [`Publication`] in memory; a connection remembers the young ones that it was
-//! sent as retained, and leaves out the one that comes directly.
+//! sent as retained, and leaves out the one that comes directly. So that it comes directly, as it should, the freshest ones
+//! are held back for a moment.
 //!
 //! # Order
 //! A message that is published while a pump is under way reaches the subscriber directly, and may overtake
@@ -41,6 +42,11 @@ const OVERTAKEN_MAX: usize = 4096;
 /// A retained message is young for this long, in nanoseconds: whoever published it may still be sending it to shards that
 /// subscribed just before. A hop takes less than a thousandth of it.
 const YOUNG_NS: u64 = 2_000_000_000;
+/// A younger one than this, in nanoseconds, is held back for [`HOLD_MS`]: it is most likely on its way directly, and then it
+/// must not have the RETAIN flag [MQTT-3.3.1-12].
+const FRESH_NS: u64 = 100_000_000;
+/// How long, in milliseconds: many hops, and no time that a subscriber notices.
+const HOLD_MS: u64 = 10;
 /// Young retained messages that a connection remembers, at most. Beyond it one may come twice.
 const YOUNG_MAX: usize = 1024;
 
@@ -63,6 +69,8 @@ pub(crate) struct Found {
     publication: Arc<Publication>,
     /// It may reach the subscriber directly, too.
     young: bool,
+    /// It probably does.
+    fresh: bool,
 }
 
 /// A young retained message that was sent, for the subscription with these options.
@@ -109,6 +117,10 @@ pub(crate) struct RetainedPump {
     /// A question is under way.
     asked: bool,
     ready: VecDeque<Found>,
+    /// Fresh messages in `ready` wait until then.
+    hold_until: Time,
+    /// The connection is in the list of those that hold.
+    holding: bool,
     overtaken: BTreeSet<Box<str>>,
 }
 
@@ -210,6 +222,8 @@ impl Shard {
             after: None,
             asked: false,
             ready: VecDeque::new(),
+            hold_until: Time::ZERO,
+            holding: false,
             overtaken: BTreeSet::new(),
         };
         let Some(connection) = self.connections.get_mut(id.0) else { return };
@@ -256,7 +270,14 @@ impl Shard {
                 self.give_way(id);
                 return;
             }
-            if let Some(Found { publication, young }) = pump.ready.pop_front() {
+            if pump.ready.front().is_some_and(|next| next.fresh) && self.now < pump.hold_until {
+                if !pump.holding {
+                    pump.holding = true;
+                    self.holding.push_back((pump.hold_until, id, connection.serial));
+                }
+                return;
+            }
+            if let Some(Found { publication, young, .. }) = pump.ready.pop_front() {
                 pumped += 1;
                 let overtaken = pump.overtaken.contains(publication.topic());
                 if !overtaken && !publication.expired(self.now) {
@@ -295,7 +316,11 @@ impl Shard {
             };
             pump.asked = true;
             if target == self.id {
-                let answer = self.scan_retained(&query);
+                let mut answer = self.scan_retained(&query);
+                for found in &mut answer.publications {
+                    // What this shard keeps it has also delivered directly, in the same moment.
+                    (found.young, found.fresh) = (false, false);
+                }
                 let empty = answer.publications.is_empty();
                 let more = answer.resume_after.is_some();
                 let pumps = self.connections.get_mut(id.0).and_then(|c| c.extra.as_mut());
@@ -345,7 +370,22 @@ impl Shard {
             return;
         };
         pump.note_answer(answer);
+        pump.hold_until = self.now.plus_millis(HOLD_MS);
+        pump.holding = false;
         self.advance_pumps(id);
+    }
+
+    /// Goes on with pumps that have held fresh messages long enough.
+    pub(crate) fn end_holding(&mut self) {
+        while let Some((until, id, serial)) = self.holding.front().copied() {
+            if self.now < until {
+                return;
+            }
+            self.holding.pop_front();
+            if self.connections.get(id.0).is_some_and(|connection| connection.serial == serial) {
+                self.advance_pumps(id);
+            }
+        }
     }
 
     /// Some of this shard's retained messages that match.
@@ -370,8 +410,9 @@ impl Shard {
                     expired.push(message.topic().into());
                 } else {
                     let publication = Arc::clone(&message.publication);
-                    let young = now.since(message.stored_at) < YOUNG_NS;
-                    answer.publications.push(Found { publication, young });
+                    let age_ns = now.since(message.stored_at);
+                    let (young, fresh) = (age_ns < YOUNG_NS, age_ns < FRESH_NS);
+                    answer.publications.push(Found { publication, young, fresh });
                 }
             },
         );
@@ -407,9 +448,12 @@ impl Shard {
         }
     }
 
-    /// When [`Shard::forget_young`] has something to do.
-    pub(crate) fn next_forgetting(&self) -> Option<Time> {
-        self.forgetting.front().map(|(since, ..)| since.plus_millis(YOUNG_NS / 1_000_000))
+    /// When [`Shard::end_holding`] or [`Shard::forget_young`] has something to do.
+    pub(crate) fn next_retained_deadline(&self) -> Option<Time> {
+        let forget = self.forgetting.front();
+        let forget = forget.map(|(since, ..)| since.plus_millis(YOUNG_NS / 1_000_000));
+        let hold = self.holding.front().map(|(until, ..)| *until);
+        [forget, hold].into_iter().flatten().min()
     }
 }
 

@@ -74,6 +74,8 @@ pub struct Shard {
     pub(crate) wire: Wire,
     pub(crate) runnable: VecDeque<(ConnectionId, u32)>,
     pub(crate) pumping: VecDeque<ConnectionId>,
+    /// Connections that hold fresh retained messages, and until when.
+    pub(crate) holding: VecDeque<(Time, ConnectionId, u32)>,
     /// Connections that remember young retained messages, and since when.
     pub(crate) forgetting: VecDeque<(Time, ConnectionId, u32)>,
     pub(crate) counters: Counters,
@@ -131,6 +133,7 @@ impl Shard {
             runnable: VecDeque::new(),
             pumping: VecDeque::new(),
             forgetting: VecDeque::new(),
+            holding: VecDeque::new(),
             counters: Counters::default(),
             serials: 0,
             tokens: 0,
@@ -313,6 +316,7 @@ impl Shard {
         self.sweep_timers();
         self.run_released(RELEASED_PER_TURN);
         self.run_pumps(RELEASED_PER_TURN);
+        self.end_holding();
         self.forget_young();
         self.settle();
         !self.runnable.is_empty() || !self.pumping.is_empty()
@@ -398,7 +402,7 @@ impl Shard {
     /// When [`Shard::handle_turn`] is needed next, if nothing else happens.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.wheel.next_deadline(), self.next_forgetting()].into_iter().flatten().min()
+        [self.wheel.next_deadline(), self.next_retained_deadline()].into_iter().flatten().min()
     }
 
     /// Whether nothing waits to leave: no envelope, no output. For the end of a shutdown.
