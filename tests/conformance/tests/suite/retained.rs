@@ -73,7 +73,6 @@ fn established_subscriptions_see_no_retain_flag() {
 ///
 /// [MQTT-3.3.1-12] [MQTT-3.3.1-9 @3.1.1] [MQTT-4.3.3-10] [MQTT-4.3.3-2 @3.1.1]
 #[test]
-#[ignore = "about 2 of 1,000 do: the keeper may answer with a message that is live to the subscriber too"]
 fn live_messages_do_not_come_again_as_retained_ones() {
     for version in each(Version::NUMBERED) {
         for _ in 0..50 {
