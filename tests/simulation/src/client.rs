@@ -538,6 +538,7 @@ impl Client {
                 pipe,
                 registered: false,
                 goodbye: None,
+                left_at: None,
                 delay: delay.min(u64::from(effective)),
                 verdict: crate::oracle::Verdict::Open,
             });
@@ -733,6 +734,9 @@ impl Client {
         let mut bytes = Vec::new();
         disconnect.encode(self.version, &mut bytes);
         let pipe = link.pipe;
+        if let Some(will) = oracle.will_of(pipe) {
+            will.left_at = Some(net.now);
+        }
         if disconnect.reason_code == ReasonCode::Success
             && let Some(will) = oracle.will_of(pipe)
         {

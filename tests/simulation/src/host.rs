@@ -219,7 +219,8 @@ impl Host {
             Event::KeepAliveTimeout => {
                 net.hit(Situation::KeepAliveTimeout);
                 let silent = net.now - net.pipes[pipe].packet_at;
-                if silent < net.pipes[pipe].keep_alive / 2 * 3 {
+                // A client that takes nothing is not read from, and its packets do not count.
+                if silent < net.pipes[pipe].keep_alive / 2 * 3 && !net.is_sending(pipe) {
                     net.fail(format!(
                         "[MQTT-3.1.2-22] pipe {pipe} was closed for silence after {} ms",
                         silent / MS

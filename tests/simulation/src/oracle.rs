@@ -82,6 +82,8 @@ pub struct WillLog {
     pub registered: bool,
     /// DISCONNECT without will was written, ending at this byte.
     pub goodbye: Option<u64>,
+    /// When any DISCONNECT was written: the broker may know the end from then on.
+    pub left_at: Option<u64>,
     /// Effective delay: the smaller of Will Delay and Session Expiry, seconds.
     pub delay: u64,
     /// What must become of it.
@@ -210,7 +212,11 @@ impl Oracle {
         if clean_start {
             return Verdict::Must;
         }
-        let earliest = pipe.client_end.unwrap_or(answered).min(ended.unwrap_or(NEVER));
+        let earliest = pipe
+            .client_end
+            .unwrap_or(answered)
+            .min(ended.unwrap_or(NEVER))
+            .min(will.left_at.unwrap_or(NEVER));
         if answered < earliest + delay {
             Verdict::MustNot
         } else if ended.is_some_and(|end| sent > end + delay + SLACK) {

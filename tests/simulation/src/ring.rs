@@ -221,6 +221,14 @@ impl Net {
         self.turn(shard, ready_at);
     }
 
+    /// Whether an output of a pipe waits for its reader.
+    #[must_use]
+    pub fn is_sending(&self, pipe: PipeId) -> bool {
+        let Place::At(shard, slot) = self.pipes[pipe].place else { return false };
+        let slot = self.rings[usize::from(shard)].slots[slot as usize].as_ref();
+        slot.is_some_and(|slot| slot.sending.is_some())
+    }
+
     /// Slots of a shard where something could happen now.
     pub fn ready(&self, shard: u16) -> Vec<u32> {
         let slots = &self.rings[usize::from(shard)].slots;
