@@ -286,7 +286,7 @@ impl Net {
         }
         // What is written in one go often travels together.
         if let Some((_, last)) = state.up_flight.back_mut()
-            && end % 3 != 0
+            && !end.is_multiple_of(3)
         {
             last.extend_from_slice(&bytes);
             return;
@@ -440,7 +440,7 @@ impl Net {
         state.server_end.get_or_insert(now);
         // Closing with unread bytes resets the connection, and what was on its way may be lost.
         let how = if state.up.is_empty() { End::Fin } else { End::Reset };
-        if how == End::Reset && cut % 2 == 0 {
+        if how == End::Reset && cut.is_multiple_of(2) {
             state.down_flight.clear();
         }
         if state.down_end.is_none() && !state.black_hole {
