@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_line_says_promise_and_measurement() {
-        let figure = Figure::at_most(8, Kind::Memory, "growth", 3.14159, 16.0, "MiB");
-        assert_eq!(figure.to_string(), "| 8 | growth | <= 16 MiB | 3.14 MiB | held |");
+        let figure = Figure::at_most(8, Kind::Memory, "growth", 3.24159, 16.0, "MiB");
+        assert_eq!(figure.to_string(), "| 8 | growth | <= 16 MiB | 3.24 MiB | held |");
     }
 }
