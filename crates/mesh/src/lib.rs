@@ -45,6 +45,9 @@
 //! prefixes that filters use. `benches/mesh.rs` measures them.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod mutant;
+
 mod bell;
 mod door;
 mod inboxes;

@@ -71,6 +71,9 @@ impl OutboundAliases {
             return OutboundAlias::None;
         }
         self.aliases.insert(topic.into(), taken + 1);
+        if mutant!("alias-not-announced") {
+            return OutboundAlias::Known(taken + 1);
+        }
         OutboundAlias::Announce(taken + 1)
     }
 }

@@ -26,6 +26,7 @@ impl Inbound {
     /// Notes a QoS 2 PUBLISH.
     pub fn receive(&mut self, packet_id: PacketId) -> Received {
         match self.unreleased.binary_search(&packet_id) {
+            Ok(_) if mutant!("qos2-not-remembered") => Received::New,
             Ok(_) => Received::Again,
             Err(index) => {
                 self.unreleased.insert(index, packet_id);
@@ -37,6 +38,7 @@ impl Inbound {
     /// Notes a PUBREL. `false`: the id is not known (answer 0x92).
     pub fn release(&mut self, packet_id: PacketId) -> bool {
         match self.unreleased.binary_search(&packet_id) {
+            Ok(_) if mutant!("pubrel-keeps-id") => true,
             Ok(index) => {
                 self.unreleased.remove(index);
                 true

@@ -26,6 +26,9 @@
 //! - Every queue has a bound in messages and in bytes, and says so when it is full.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod mutant;
+
 pub mod alias;
 pub mod handshake;
 pub mod inbound;

@@ -152,7 +152,7 @@ impl Outbound {
         debug_assert!(delivery.qos != QoS::AtMostOnce);
         if self.queue.is_empty()
             && self.sent == self.in_flight.len()
-            && self.sent < usize::from(window)
+            && self.sent < usize::from(window) + usize::from(mutant!("window-off-by-one"))
             && let Some(packet_id) = self.assign_packet_id()
         {
             self.push_in_flight(packet_id, delivery);
@@ -176,6 +176,10 @@ impl Outbound {
         }
         self.queue_bytes += size;
         self.queued_once += usize::from(delivery.qos == QoS::AtMostOnce);
+        if mutant!("queue-backwards") {
+            self.queue.push_front(delivery);
+            return Offer::Queued;
+        }
         self.queue.push_back(delivery);
         Offer::Queued
     }
@@ -191,13 +195,14 @@ impl Outbound {
             self.sent += 1;
             return match &entry.delivery {
                 Some(delivery) if entry.stage != Stage::PubComp => {
-                    Some(Resend::Publish(entry.packet_id, delivery, entry.sent_before))
+                    let again = entry.sent_before && !mutant!("dup-not-set");
+                    Some(Resend::Publish(entry.packet_id, delivery, again))
                 }
                 _ => Some(Resend::Release(entry.packet_id)),
             };
         }
         while let Some(front) = self.queue.front() {
-            if front.publication.expired(now) {
+            if front.publication.expired(now) && !mutant!("expired-delivered") {
                 self.pop_queue();
                 *expired += 1;
                 continue;
@@ -386,7 +391,9 @@ impl Outbound {
                 }
             }
         }
-        self.next_packet_id = successor(candidate);
+        if !mutant!("packet-id-twice") {
+            self.next_packet_id = successor(candidate);
+        }
         Some(candidate)
     }
 }

@@ -54,7 +54,9 @@ impl Shard {
             Acknowledged::Unknown if ack.reason_code.is_error() => None,
             Acknowledged::Unknown => Some(ReasonCode::PacketIdentifierNotFound),
         };
-        if let Some(reason_code) = reason_code {
+        if let Some(reason_code) = reason_code
+            && !mutant!("drop-pubrel")
+        {
             let release = PubRel::new(ack.packet_id, reason_code);
             self.wire.answer(id, connection, |version, out| release.encode(version, out));
         }

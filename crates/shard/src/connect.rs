@@ -49,7 +49,14 @@ impl Shard {
         let luggage = Box::new(Luggage {
             peer: connection.peer,
             listener: connection.listener,
-            received: received.to_vec(),
+            received: if mutant!("luggage-lost") {
+                match midge_codec::frame(received, u32::MAX) {
+                    Ok(midge_codec::Framed::Packet(raw)) => received[..raw.size].to_vec(),
+                    _ => Vec::new(),
+                }
+            } else {
+                received.to_vec()
+            },
         });
         self.counters.connections_handed_over += 1;
         self.actions.push_back(Action::HandOver { connection: id, target: home, luggage });
@@ -129,7 +136,9 @@ impl Shard {
             connection.extra().outbound_aliases = Some(aliases);
         }
         connection.hear(self.now);
-        if let Some(deadline) = connection.keep_alive_deadline(self.now) {
+        if let Some(deadline) = connection.keep_alive_deadline(self.now)
+            && !mutant!("silence-allowed")
+        {
             self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         }
         self.counters.connects_accepted += 1;
@@ -137,14 +146,17 @@ impl Shard {
         self.write_connack(id, connect.version, terms, client_id, session_present, assigned);
         if session_present {
             self.tell_choosers(session);
-            self.pump(session);
+            if !mutant!("resume-sends-nothing") {
+                self.pump(session);
+            }
         }
     }
 
     /// What becomes of a session that this client id already has; the session to go on with, if there is one.
     fn settle_earlier_session(&mut self, client_id: &str, clean_start: bool) -> Option<SessionId> {
         let earlier = self.sessions.find(client_id)?;
-        if let Some(old) = self.sessions.get(earlier).and_then(|entry| entry.connection) {
+        let serving = self.sessions.get(earlier).and_then(|entry| entry.connection);
+        if let Some(old) = serving.filter(|_| !mutant!("old-connection-stays")) {
             // [MQTT-3.1.4-3]: the older connection is told, then closed.
             self.counters.take_overs += 1;
             self.note(old, Event::TakenOver);
@@ -156,7 +168,7 @@ impl Shard {
         }
         let entry = self.sessions.get_mut(earlier)?;
         debug_assert!(entry.connection.is_none());
-        if clean_start {
+        if clean_start && !mutant!("clean-start-resumes") {
             // [MQTT-3.1.2-4]; a will that still waits for its delay goes out with the session [MQTT-3.1.3-9].
             self.end_session(earlier);
             return None;
@@ -177,7 +189,8 @@ impl Shard {
     ) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         // MQTT 3.1 has no session-present flag: the byte is reserved.
-        let session_present = session_present && version != ProtocolVersion::V31;
+        let session_present =
+            session_present && version != ProtocolVersion::V31 && !mutant!("session-not-told");
         let mut connack = ConnAck::new(session_present, ReasonCode::Success);
         if version.is_v5() {
             let limits = &self.settings.limits;

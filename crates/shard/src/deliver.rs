@@ -55,11 +55,19 @@ impl Shard {
         }
         self.identifiers.clear();
         self.identifiers.extend(matched.iter().filter_map(|one| one.1.identifier()));
-        let qos = publication.qos().min(options.qos());
+        let qos = if mutant!("qos-raised") {
+            options.qos()
+        } else {
+            publication.qos().min(options.qos())
+        };
+        if mutant!("identifier-lost") {
+            self.identifiers.clear();
+        }
         // [MQTT-3.3.1-12] [MQTT-3.3.1-13], and for retained messages [MQTT-3.3.1-8]
         let retain = match occasion {
             Occasion::Live | Occasion::Shared(_) => {
-                publication.retain() && options.retain_as_published()
+                publication.retain()
+                    && (options.retain_as_published() || mutant!("retain-flag-kept"))
             }
             Occasion::Retained => true,
         };

@@ -82,11 +82,12 @@ impl Shard {
             }
         }
         // [MQTT-3.14.4-3]: only a normal disconnection takes the will back.
-        let case = if disconnect.reason_code == ReasonCode::Success {
-            WillCase::Discarded
-        } else {
-            WillCase::Published
-        };
+        let case =
+            if disconnect.reason_code == ReasonCode::Success && !mutant!("goodbye-keeps-will") {
+                WillCase::Discarded
+            } else {
+                WillCase::Published
+            };
         self.detach(id, case);
         self.linger(id);
         Ok(())
@@ -130,7 +131,9 @@ impl Shard {
         entry.session.release_idle();
         let expiry = entry.session.expiry_interval_seconds;
         let delay = entry.session.will_delay_seconds().unwrap_or(0);
+        let delay = if mutant!("will-at-once") { 0 } else { delay };
         match case {
+            WillCase::Published if mutant!("will-forgotten") => entry.session.will = None,
             WillCase::Discarded => entry.session.will = None,
             WillCase::ConnectionResumed if delay > 0 => entry.session.will = None,
             WillCase::Published if delay > 0 => {}
@@ -150,7 +153,9 @@ impl Shard {
             will_at: entry.session.will.is_some().then(|| now.plus_seconds(delay.into())),
         };
         entry.away = Some(Box::new(away));
-        if let Some(deadline) = away.next() {
+        if let Some(deadline) = away.next()
+            && !mutant!("sessions-stay")
+        {
             self.wheel.insert(deadline, Entry::new(Subject::Session, id.0, timer_serial));
         }
         self.tell_choosers(id);
@@ -160,6 +165,9 @@ impl Shard {
     pub(crate) fn publish_will(&mut self, id: SessionId) {
         let Some(entry) = self.sessions.get_mut(id) else { return };
         let Some(will) = entry.session.will.take() else { return };
+        if mutant!("will-twice") {
+            entry.session.will = Some(will.clone());
+        }
         let publication = Arc::new(will.publication(self.now));
         self.counters.wills_published += 1;
         // The will's own session may be subscribed to it: no-local counts for it as for any publication of the client.
@@ -178,6 +186,9 @@ impl Shard {
         }
         let back = entry.session.outbound.map(|outbound| outbound.into_undelivered());
         for delivery in back.into_iter().flatten() {
+            if mutant!("share-not-returned") {
+                continue;
+            }
             if let Some(group) = delivery.share
                 && delivery.qos > QoS::AtMostOnce
             {
@@ -187,6 +198,9 @@ impl Shard {
         }
         for (group, _) in entry.shares.into_iter().flat_map(|shares| shares.list) {
             let target = chooser(&group, self.shards);
+            if mutant!("share-leave-lost") {
+                continue;
+            }
             let member = ShareMember { group, session: reference };
             self.send(target, Envelope::ShareLeave(Box::new(member)));
         }

@@ -129,6 +129,11 @@ impl Shard {
             return keep;
         };
         let text = Arc::clone(&entry.text);
+        if mutant!("share-two-members")
+            && let Some(second) = entry.next(publication.qos())
+        {
+            self.give(second, Arc::clone(&text), Arc::clone(publication));
+        }
         self.give(member, text, Arc::clone(publication));
         true
     }
@@ -221,7 +226,9 @@ impl Shard {
 
     pub(crate) fn handle_share_state(&mut self, from: ShardId, state: &ShareState) {
         let Some((index, group)) = self.groups.find(&state.member.group) else { return };
-        if let Some(member) = group.member(from, state.member.session) {
+        if let Some(member) = group.member(from, state.member.session)
+            && !mutant!("share-state-lost")
+        {
             member.online = state.online;
             member.room = state.room;
             self.give_backlog(index);

@@ -36,6 +36,9 @@
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod mutant;
+
 mod acknowledge;
 mod action;
 mod connect;

@@ -138,6 +138,9 @@ impl Outboxes {
         let size = if let Envelope::Publications(batch) = &envelope { batch.size } else { 0 };
         let outbox = self.note(target);
         outbox.bytes += size;
+        if mutant!("order-on-ring-full") {
+            return outbox.line.push_back(envelope);
+        }
         outbox.line.push_front(envelope);
     }
 
@@ -149,6 +152,7 @@ impl Outboxes {
     ) {
         let outbox = &mut self.boxes[target.index()];
         if !outbox.parked.is_empty()
+            && !mutant!("parked-for-ever")
             && outbox.bytes <= self.limits.bytes_max / 2
             && outbox.line.len() <= self.limits.envelopes_max / 2
         {

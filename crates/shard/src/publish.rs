@@ -242,6 +242,8 @@ impl Shard {
     fn acknowledge(&mut self, id: ConnectionId, ack: PendingAck, tickets: &[(ShardId, u64)]) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         let in_line = connection.extra.as_ref().is_some_and(|extra| !extra.acks.is_empty());
+        let in_line = in_line && !mutant!("ack-out-of-order");
+        let tickets = if mutant!("ack-early") { &[] } else { tickets };
         if tickets.is_empty() && !in_line {
             self.write_acknowledgement(id, ack.packet_id, ack.qos, ack.reason_code);
             return;

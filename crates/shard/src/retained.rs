@@ -165,6 +165,9 @@ impl Shard {
     pub(crate) fn retain(&mut self, publication: &Arc<Publication>) -> bool {
         let slice = &mut self.retained;
         // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
+        if publication.payload().is_empty() && mutant!("clear-keeps-retained") {
+            return true;
+        }
         if publication.payload().is_empty() {
             if let Some(old) = slice.index.remove(publication.topic()) {
                 slice.bytes -= old.publication.memory_size();
@@ -181,6 +184,9 @@ impl Shard {
         {
             self.counters.retained_refused += 1;
             return false;
+        }
+        if replaced > 0 && mutant!("first-retained-stays") {
+            return true;
         }
         // [MQTT-3.3.1-5]
         slice

@@ -99,7 +99,7 @@ impl Shard {
             let session = SessionId(subscriber.0);
             let wanted = |one: &&(SubscriberId, midge_session::SubscriptionOptions)| {
                 // [MQTT-3.8.3-3]
-                !(one.1.no_local() && publisher == Some(session))
+                mutant!("no-local-ignored") || !(one.1.no_local() && publisher == Some(session))
             };
             let delivered = if same.iter().all(|one| wanted(&one)) {
                 self.deliver(session, same, publication, Occasion::Live)
@@ -187,14 +187,15 @@ impl Shard {
                 self.run_singly(same, run, publisher);
                 continue;
             }
-            let frames = if connection.version.is_v5() == run.place.v5 {
-                run.frames
-            } else {
-                if translated.is_empty() {
-                    translate(run, &mut translated);
-                }
-                &translated
-            };
+            let frames =
+                if connection.version.is_v5() == run.place.v5 || mutant!("translation-wrong") {
+                    run.frames
+                } else {
+                    if translated.is_empty() {
+                        translate(run, &mut translated);
+                    }
+                    &translated
+                };
             let room = self.settings.output_bytes_max.saturating_sub(connection.output_size());
             if frames.len() <= room {
                 self.wire.output(id, connection).extend(frames);

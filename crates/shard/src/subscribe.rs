@@ -116,7 +116,9 @@ impl Shard {
         }
         // [MQTT-3.8.4-3]: an identical filter replaces the subscription.
         let subscribed = self.table.subscribe(filter, SubscriberId(session.0), options);
-        if let Some(interest) = self.interest.as_mut().filter(|_| subscribed.first) {
+        if let Some(interest) = self.interest.as_mut().filter(|_| subscribed.first)
+            && !mutant!("forget-interest")
+        {
             // Before the SUBACK leaves: from then on every shard that publishes sees the bit.
             interest.add(filter.as_str());
         }
@@ -244,6 +246,9 @@ impl Shard {
 
     fn unsubscribe(&mut self, session: SessionId, filter: &str) -> bool {
         let Some(filter) = self.table.find(filter) else { return false };
+        if mutant!("unsubscribe-keeps") {
+            return self.table.value(filter, SubscriberId(session.0)).is_some();
+        }
         let gone = self.unsubscribe_table(filter, SubscriberId(session.0));
         if gone && let Some(entry) = self.sessions.get_mut(session) {
             entry.subscriptions.remove(filter);
@@ -255,7 +260,9 @@ impl Shard {
     pub(crate) fn unsubscribe_table(&mut self, filter: FilterId, subscriber: SubscriberId) -> bool {
         let text = self.interest.is_some().then(|| self.table.filter(filter).to_owned());
         let Some(unsubscribed) = self.table.unsubscribe(filter, subscriber) else { return false };
-        if let (true, Some(text), Some(interest)) = (unsubscribed.last, text, &mut self.interest) {
+        if let (true, Some(text), Some(interest)) = (unsubscribed.last, text, &mut self.interest)
+            && !mutant!("keep-interest")
+        {
             interest.remove(&text);
         }
         true

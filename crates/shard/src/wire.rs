@@ -141,6 +141,7 @@ pub(crate) fn append_publish(
     // The size without an alias is the larger one or three bytes smaller than the larger one; a client that sets its
     // maximum within three bytes of our packet gets it without an alias.
     if connection.maximum_packet_size != u32::MAX
+        && !mutant!("too-large-sent")
         && outgoing.size(version) > connection.maximum_packet_size as usize
     {
         return Appended::TooLarge;

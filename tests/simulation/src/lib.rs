@@ -12,7 +12,9 @@
 //! | [`misbehave`] | clients that do not |
 //! | [`oracle`] | what everybody was promised |
 //! | [`knobs`], [`coverage`] | what a run looks like, and what it really met |
-//! | [`prng`], [`trace`] | chance, and what happened |
+//! | [`prng`], [`trace`], [`panics`] | chance, what happened, and what fell over |
+//! | [`mutation`] | deliberate bugs, to see that they are found |
+//! | [`runner`] | many seeds at once, and a failing one made smaller |
 //!
 //! `docs/simulator.md` says how to add a fault, an invariant or a behaviour.
 //!
@@ -25,10 +27,13 @@ pub mod coverage;
 pub mod host;
 pub mod knobs;
 pub mod misbehave;
+pub mod mutation;
 pub mod net;
 pub mod oracle;
+pub mod panics;
 pub mod prng;
 pub mod receive;
 pub mod ring;
+pub mod runner;
 pub mod trace;
 pub mod world;

@@ -1,32 +1,284 @@
-//! `midge-sim`: runs seeds, replays one, shrinks what fails.
+//! `midge-sim`: runs seeds, replays one, makes a failing one smaller, and checks that deliberate bugs are found.
+//!
+//! The last line of `run` is `N seeds passed, N failed`. Exit code 0 only when everything held, 1 when something did not,
+//! 2 for a wrong command line.
 #![forbid(unsafe_code)]
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
-use midge_simulation::world::{Plan, run};
+use midge_simulation::knobs::SCENARIOS;
+use midge_simulation::mutation::{self, MUTANTS};
+use midge_simulation::runner::{Batch, Summary, command, coverage_table, run_batch, shrink};
+use midge_simulation::world::{Outcome, Plan, run};
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let seed = arguments.get(1).and_then(|text| text.parse().ok()).unwrap_or(1);
-    let count: u64 = arguments.get(2).and_then(|text| text.parse().ok()).unwrap_or(1);
-    let scenario = arguments.first().map_or("standard", String::as_str);
-    let mut failed = 0;
-    let (mut messages, mut steps) = (0, 0);
-    for seed in seed..seed + count {
-        let mut plan = Plan::new(scenario, seed);
-        plan.echo = std::env::var_os("ECHO").is_some();
-        let outcome = run(&plan);
-        messages += outcome.messages;
-        steps += outcome.steps;
-        if let Some(violation) = outcome.violation {
-            failed += 1;
-            if count == 1 {
-                println!("{}", outcome.last.join("\n"));
+const HELP: &str = "\
+Runs the whole broker in one thread from one seed, and checks what every client was promised.
+
+Usage:
+  midge-sim run [--seeds N] [--from SEED] [--scenario NAME] [--hours H] [--threads N] [--fast]
+  midge-sim replay SEED [--scenario NAME] [--without CLIENT,...] [--until MS] [--quiet] [--shrink]
+  midge-sim mutants [--seeds N]
+  midge-sim scenarios
+
+run      Runs N seeds (default 100) from SEED (default: fresh ones, from the clock) on all cores. With --hours it
+         runs for that long and fails if a situation was never met. --fast checks a shard's integrity every 64th turn.
+replay   Runs one seed again and prints what happened, line by line. --without leaves out clients, --until ends the busy
+         phase at that millisecond, --shrink looks for the fewest clients and the shortest time that still fail.
+mutants  Switches on each deliberate bug in turn and looks for a seed that finds it, among N (default 200) seeds of
+         each scenario. Needs a build with the feature `mutants`.
+
+The last line of `run` is `N seeds passed, N failed`; the exit code is 0 only when all held.
+";
+
+/// The command line, taken apart.
+struct Arguments {
+    command: String,
+    operand: Option<String>,
+    options: Vec<(String, String)>,
+}
+
+const FLAGS: &[&str] = &["--quiet", "--shrink", "--fast"];
+const OPTIONS: &[&str] = &[
+    "--seeds",
+    "--from",
+    "--scenario",
+    "--hours",
+    "--threads",
+    "--without",
+    "--until",
+    "--mutant",
+];
+
+impl Arguments {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let command = arguments.next().ok_or("a command is missing")?;
+        let mut parsed = Self { command, operand: None, options: Vec::new() };
+        while let Some(argument) = arguments.next() {
+            if FLAGS.contains(&argument.as_str()) {
+                parsed.options.push((argument, String::new()));
+            } else if OPTIONS.contains(&argument.as_str()) {
+                let value = arguments.next().ok_or(format!("{argument} wants a value"))?;
+                parsed.options.push((argument, value));
+            } else if !argument.starts_with('-') && parsed.operand.is_none() {
+                parsed.operand = Some(argument);
+            } else {
+                return Err(format!("unknown argument {argument}"));
             }
-            println!("seed {seed} step {}: {violation}", outcome.steps);
+        }
+        Ok(parsed)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.options.iter().find(|option| option.0 == name).map(|option| option.1.as_str())
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.text(name).is_some()
+    }
+
+    fn number(&self, name: &str, default: u64) -> Result<u64, String> {
+        match self.text(name) {
+            None => Ok(default),
+            Some(text) => text.parse().map_err(|_| format!("{name}: {text} is no number")),
         }
     }
-    println!("{messages} messages, {steps} steps");
-    println!("{} seeds passed, {failed} failed", count - failed);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+
+    fn scenario(&self) -> Result<String, String> {
+        let name = self.text("--scenario").unwrap_or("standard");
+        if SCENARIOS.iter().all(|scenario| scenario.0 != name) {
+            return Err(format!("there is no scenario {name}; see midge-sim scenarios"));
+        }
+        Ok(name.to_owned())
+    }
+
+    fn mutant(&self) -> Result<Option<&'static str>, String> {
+        let Some(name) = self.text("--mutant") else { return Ok(None) };
+        let found = MUTANTS.iter().find(|mutant| mutant.0 == name);
+        found.map(|mutant| Some(mutant.0)).ok_or(format!("there is no deliberate bug {name}"))
+    }
+}
+
+fn main() -> ExitCode {
+    let first = std::env::args().nth(1).unwrap_or_default();
+    if matches!(first.as_str(), "-h" | "--help" | "help") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    let done = Arguments::parse(std::env::args().skip(1)).and_then(|arguments| {
+        match arguments.command.as_str() {
+            "run" => run_seeds(&arguments),
+            "replay" => replay(&arguments),
+            "mutants" => hunt(&arguments),
+            "hunt-one" => hunt_one(&arguments),
+            "scenarios" => {
+                for (name, line) in SCENARIOS {
+                    println!("{name:10} {line}");
+                }
+                Ok(true)
+            }
+            other => Err(format!("there is no command {other}")),
+        }
+    });
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(wrong) => {
+            eprintln!("midge-sim: {wrong} (see midge-sim --help)");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A seed that was not run before.
+fn fresh_seed() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(1, |since| since.as_secs() * 100_000)
+}
+
+fn describe(plan: &Plan, outcome: &Outcome) {
+    println!("\nseed {} failed at step {}, after:", plan.seed, outcome.steps);
+    for line in &outcome.last[outcome.last.len().saturating_sub(20)..] {
+        println!("  {line}");
+    }
+    println!("  broken promise: {}", outcome.violation.as_deref().unwrap_or_default());
+    println!("  run it again: {}", command(plan));
+}
+
+fn run_seeds(arguments: &Arguments) -> Result<bool, String> {
+    let hours = match arguments.text("--hours") {
+        None => None,
+        Some(text) => Some(text.parse::<f64>().map_err(|_| format!("--hours: {text}"))?),
+    };
+    let batch = Batch {
+        scenario: arguments.scenario()?,
+        from: arguments.number("--from", fresh_seed())?,
+        seeds: arguments.number("--seeds", 100)?,
+        time: hours.map(|hours| Duration::from_secs_f64(hours * 3600.0)),
+        check_every: if arguments.flag("--fast") { 64 } else { 1 },
+        stop_at_failure: false,
+        threads: arguments.number("--threads", threads() as u64)? as usize,
+    };
+    mutation::activate(arguments.mutant()?);
+    let begun = Instant::now();
+    let summary = run_batch(&batch, &describe);
+    let (table, never) = coverage_table(&summary.coverage);
+    println!("\nsituations met:\n{table}");
+    tell_speed(&batch, &summary, begun.elapsed());
+    let failed = summary.failed.len();
+    if hours.is_some() && never > 0 {
+        println!("{never} situations were never met");
+    }
+    println!("{} seeds passed, {failed} failed", summary.passed);
+    Ok(failed == 0 && (hours.is_none() || never == 0))
+}
+
+fn tell_speed(batch: &Batch, summary: &Summary, elapsed: Duration) {
+    let seconds = elapsed.as_secs_f64();
+    let seeds = summary.passed + summary.failed.len() as u64;
+    println!(
+        "scenario {}, seeds {} to {}: {} messages in {} steps and {} virtual seconds, in {seconds:.1} s on {} threads: \
+         {:.0} messages/s, {:.1} seeds/s",
+        batch.scenario,
+        batch.from,
+        batch.from + seeds.saturating_sub(1),
+        summary.messages,
+        summary.steps,
+        summary.seconds,
+        batch.threads,
+        summary.messages as f64 / seconds,
+        seeds as f64 / seconds,
+    );
+}
+
+fn replay(arguments: &Arguments) -> Result<bool, String> {
+    let seed = arguments.operand.as_deref().ok_or("replay wants a seed")?;
+    let seed = seed.parse().map_err(|_| format!("{seed} is no seed"))?;
+    let mut plan = Plan::new(&arguments.scenario()?, seed);
+    plan.busy_ms_max = arguments.number("--until", u64::MAX)?;
+    for client in arguments.text("--without").unwrap_or_default().split(',') {
+        if !client.is_empty() {
+            plan.without.push(client.parse().map_err(|_| format!("--without: {client}"))?);
+        }
+    }
+    mutation::activate(arguments.mutant()?);
+    if arguments.flag("--shrink") {
+        let outcome = run(&plan);
+        if outcome.violation.is_none() {
+            println!("seed {seed} does not fail");
+            return Ok(true);
+        }
+        let (smaller, outcome) = shrink(&plan, &outcome);
+        describe(&smaller, &outcome);
+        return Ok(false);
+    }
+    plan.echo = !arguments.flag("--quiet");
+    let outcome = run(&plan);
+    println!("trace {:016x}, {} steps, {} messages", outcome.hash, outcome.steps, outcome.messages);
+    match &outcome.violation {
+        None => println!("all promises held"),
+        Some(violation) => println!("broken promise: {violation}"),
+    }
+    Ok(outcome.violation.is_none())
+}
+
+/// Each deliberate bug in a process of its own: it may hang, or take the process along.
+fn hunt(arguments: &Arguments) -> Result<bool, String> {
+    if MUTANTS.is_empty() {
+        return Err("this build has no deliberate bugs; build with --features mutants".to_owned());
+    }
+    let seeds = arguments.number("--seeds", 200)?;
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut missed = 0;
+    println!("| deliberate bug | found by | steps | as |\n|---|---|---|---|");
+    for (name, line) in MUTANTS {
+        let mut found = None;
+        for scenario in ["standard", "shares", "tight", "storm", "calm"] {
+            let output = Command::new(&program)
+                .args(["hunt-one", name, "--scenario", scenario, "--seeds", &seeds.to_string()])
+                .output()
+                .map_err(|error| error.to_string())?;
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            if let Some(report) = text.lines().find(|line| line.starts_with("found ")) {
+                let report = report.trim_start_matches("found ").replace('|', "/");
+                found = Some(format!("{scenario} {}", report.replacen('\t', " | ", 2)));
+                break;
+            }
+            if !output.status.success() {
+                let last = text.lines().last().unwrap_or_default().replace('|', "/");
+                found = Some(format!("{scenario} | — | the process died: {last}"));
+                break;
+            }
+        }
+        missed += u64::from(found.is_none());
+        println!("| {line} (`{name}`) | {} |", found.unwrap_or_else(|| "NOT FOUND | |".to_owned()));
+    }
+    println!("{} deliberate bugs found, {missed} missed", MUTANTS.len() as u64 - missed);
+    Ok(missed == 0)
+}
+
+/// One deliberate bug in this process: the first seed that finds it.
+fn hunt_one(arguments: &Arguments) -> Result<bool, String> {
+    let name = arguments.operand.as_deref().ok_or("hunt-one wants a deliberate bug")?;
+    let mutant = MUTANTS.iter().find(|mutant| mutant.0 == name);
+    mutation::activate(Some(mutant.ok_or(format!("there is no deliberate bug {name}"))?.0));
+    let batch = Batch {
+        scenario: arguments.scenario()?,
+        from: 1,
+        seeds: arguments.number("--seeds", 200)?,
+        time: None,
+        check_every: 1,
+        stop_at_failure: true,
+        threads: threads(),
+    };
+    let summary = run_batch(&batch, &|_, _| {});
+    if let Some((seed, outcome)) = summary.failed.first() {
+        let violation = outcome.violation.as_deref().unwrap_or_default();
+        println!("found {seed}\t{}\t{violation}", outcome.steps);
+    }
+    Ok(true)
 }

@@ -25,6 +25,7 @@ use crate::knobs::Knobs;
 use crate::misbehave::BadClient;
 use crate::net::{End, Event, MS, NEVER, Net, Place, SECOND, START};
 use crate::oracle::{Oracle, PubId, SLACK};
+use crate::panics;
 
 /// Events between a run's begin and the assumption that it never ends.
 const EVENTS_MAX: u64 = 5_000_000;
@@ -81,6 +82,10 @@ pub struct Outcome {
     pub coverage: Coverage,
     /// The last lines.
     pub last: Vec<String>,
+    /// How many clients there were, the misbehaving included.
+    pub clients: usize,
+    /// When the busy phase ended, in milliseconds.
+    pub busy_ms: u64,
 }
 
 /// The whole world.
@@ -102,14 +107,9 @@ pub struct World {
 pub fn run(plan: &Plan) -> Outcome {
     let knobs = Knobs::new(&plan.scenario, plan.seed).expect("the scenario exists");
     let mut world = World::new(plan, knobs);
-    let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live()));
-    if let Err(panic) = ended {
-        let text = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-            .unwrap_or_default();
-        world.net.fail(format!("the broker panicked: {text}"));
+    panics::quiet();
+    if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.live())).is_err() {
+        world.net.fail(format!("the broker panicked: {}", panics::last()));
     }
     world.outcome()
 }
@@ -206,6 +206,8 @@ impl World {
             seconds: (self.net.now - START) / SECOND,
             coverage: self.net.coverage.clone(),
             last: self.net.trace.last(60).map(str::to_owned).collect(),
+            clients: self.clients.len() + self.bad.len(),
+            busy_ms: self.net.knobs.busy_ms,
         }
     }
 
@@ -479,8 +481,9 @@ impl World {
         }
         let kept = auditor
             .receipts
-            .keys()
-            .map(|id| (self.oracle.pubs[*id as usize].topic.clone(), *id))
+            .iter()
+            .filter(|(_, receipt)| receipt.retained > 0)
+            .map(|(id, _)| (self.oracle.pubs[*id as usize].topic.clone(), *id))
             .collect();
         auditor.drop_link(&mut self.net, &mut self.oracle, Some(End::Fin));
         auditor.left = true;
