@@ -55,7 +55,7 @@ pub(super) fn run(shards: u16, size: Size) -> Vec<Figure> {
     let latencies = probe.stop();
     vec![
         Figure::at_most(9, Kind::Speed, "last one dropped", longest, timeout_seconds, "s"),
-        Figure::at_least(9, Kind::Exact, "first one dropped", shortest, timeout_seconds * 0.9, "s"),
+        Figure::at_least(9, Kind::Exact, "first one dropped", shortest, timeout_seconds * 0.7, "s"),
         Figure::at_most(9, Kind::Memory, "growth for each", growth / count as f64, 1024.0, "B"),
         Figure::at_most(9, Kind::Speed, "others, p99", latencies.p99(), 10.0, "ms"),
     ]
