@@ -13,7 +13,7 @@ use midge_codec::{
     PubAck, PubComp, PubRec, PubRel, Publish, PublishProperties, QoS, ReasonCode, Subscribe,
     SubscribeFilter, Unsubscribe, decode, frame,
 };
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 /// How long one expected packet may take before the row fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -272,6 +272,17 @@ impl Client {
         }
     }
 
+    /// Waits until the broker has said something, or closed; what it said is passed over.
+    ///
+    /// # Panics
+    /// When nothing comes in time.
+    pub fn wait_for_bytes(&mut self) {
+        self.set_timeout(PATIENCE, PATIENCE);
+        let answer = self.stream.read(&mut self.chunk);
+        let late = answer.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        assert!(!late, "the broker neither answers nor closes");
+    }
+
     /// The next packet; a panic when none comes.
     ///
     /// # Panics
@@ -394,6 +405,11 @@ impl Client {
         self.send(&bytes);
         let _ = self.stream.shutdown(Shutdown::Write);
         while !matches!(self.next(PATIENCE), Some(Incoming::End) | None) {}
+    }
+
+    /// Ends the connection with a reset: nothing of it stays in TIME-WAIT, so that any number may follow.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("always possible");
     }
 
     /// Ends the connection at once, with a reset where something was not read.

@@ -38,11 +38,19 @@ macro_rules! rows {
 }
 
 rows! {
+    hostile: "hostile",
+    leaks: "leaks",
+    exactly_once: "exactly-once",
     slow_reader: "slow-reader",
     deaf_publisher: "deaf-publisher",
     half_open: "half-open",
     unproven: "unproven",
+    keep_alive: "keep-alive",
     retained: "retained",
+    filters: "filters",
+    sessions: "sessions",
+    matching: "matching",
     table_full: "table-full",
+    order: "order",
     take_over: "take-over",
 }

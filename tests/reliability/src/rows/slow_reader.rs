@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use midge_codec::QoS;
 
@@ -83,11 +83,12 @@ pub(super) fn run(shards: u16, size: Size) -> Vec<Figure> {
 }
 
 /// A publisher that is refused each time and never reads why: the broker stops reading from it.
-pub(super) fn run_deaf_publisher(shards: u16, _: Size) -> Vec<Figure> {
+pub(super) fn run_deaf_publisher(shards: u16, size: Size) -> Vec<Figure> {
     let broker = Broker::start(shards, "");
     let probe = Probe::start(broker.address(), 2);
     let mut growth: f64 = 0.0;
     let mut read_on = 0;
+    let mut share: f64 = 0.0;
     for (name, topic, qos) in
         [("deaf-1", "$SYS/none", QoS::AtLeastOnce), ("deaf-2", "$SYS/none", QoS::ExactlyOnce)]
     {
@@ -103,6 +104,11 @@ pub(super) fn run_deaf_publisher(shards: u16, _: Size) -> Vec<Figure> {
         let all = (0..200).all(|_| deaf.send_within(&bytes, Duration::from_secs(1)));
         read_on += usize::from(all);
         growth = growth.max(broker.memory_peak() - before);
+        // A full socket is waited for, not asked again and again.
+        let (before, since) = (broker.processor_seconds(), Instant::now());
+        thread::sleep(size.pick(Duration::from_millis(200), Duration::from_secs(2)));
+        let seconds = broker.processor_seconds() - before;
+        share = share.max(seconds / since.elapsed().as_secs_f64());
         deaf.cut();
     }
     let latencies = probe.stop();
@@ -115,6 +121,15 @@ pub(super) fn run_deaf_publisher(shards: u16, _: Size) -> Vec<Figure> {
             growth / MIB,
             16.0,
             "MiB",
+        ),
+        // The probes alone take about two of these.
+        Figure::at_most(
+            8,
+            Kind::Speed,
+            "processor while it reads nothing",
+            share * 100.0,
+            10.0,
+            "%",
         ),
         Figure::at_most(8, Kind::Speed, "others meanwhile, p99", latencies.p99(), 10.0, "ms"),
     ]
