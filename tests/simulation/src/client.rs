@@ -261,16 +261,29 @@ impl Client {
     /// The QoS at which this session certainly wants a publication; `None` when that is not certain.
     #[must_use]
     pub fn certain(&self, publication: &Pub) -> Option<QoS> {
-        let wanted = self.subscriptions.iter().filter_map(|subscription| {
-            let (since, qos, no_local) = subscription.chain?;
-            let certain = subscription.ending.is_none()
-                && subscription.active.is_some()
-                && !(no_local && publication.publisher == self.index)
-                && since < publication.first_sent
-                && covers(&subscription.filter, &publication.topic);
-            certain.then_some(qos)
+        Self::certain_among(&self.chains(&publication.topic), self.index, publication)
+    }
+
+    /// Subscriptions to a topic that stand: since when, the lowest QoS since, and whether one was No Local.
+    #[must_use]
+    pub fn chains(&self, topic: &str) -> Vec<(u64, QoS, bool)> {
+        let standing = self.subscriptions.iter().filter(|one| {
+            one.ending.is_none() && one.active.is_some() && covers(&one.filter, topic)
         });
-        wanted.max()
+        standing.filter_map(|one| one.chain).collect()
+    }
+
+    /// As [`Client::certain`], for many publications to one topic.
+    #[must_use]
+    pub fn certain_among(
+        chains: &[(u64, QoS, bool)],
+        client: usize,
+        publication: &Pub,
+    ) -> Option<QoS> {
+        let wanted = chains.iter().filter(|(since, _, no_local)| {
+            *since < publication.first_sent && !(*no_local && publication.publisher == client)
+        });
+        wanted.map(|(_, qos, _)| *qos).max()
     }
 
     /// Since when it is connected without a break.

@@ -121,6 +121,8 @@ pub struct Oracle {
     pub pubs: Vec<Pub>,
     /// All wills.
     pub wills: Vec<WillLog>,
+    /// Retained publications by topic.
+    pub retained: BTreeMap<String, Vec<PubId>>,
     /// All groups, by filter.
     pub groups: BTreeMap<String, GroupLog>,
     /// Messages that clients received.
@@ -143,8 +145,12 @@ pub fn covers(filter: &str, topic: &str) -> bool {
 impl Oracle {
     /// A new publication's number.
     pub fn publish(&mut self, publication: Pub) -> PubId {
+        let id = self.pubs.len() as u64;
+        if publication.retain {
+            self.retained.entry(publication.topic.clone()).or_default().push(id);
+        }
         self.pubs.push(publication);
-        self.pubs.len() as u64 - 1
+        id
     }
 
     /// The present connection's will, if it has one.
@@ -156,14 +162,14 @@ impl Oracle {
     #[must_use]
     pub fn may_be_retained(&self, id: PubId, at: u64) -> bool {
         let publication = &self.pubs[id as usize];
-        let later = self.pubs.iter().filter(|later| {
-            later.retain
-                && later.topic == publication.topic
-                && later.publisher == publication.publisher
+        let of_topic = self.retained.get(&publication.topic);
+        let of_topic = of_topic.into_iter().flatten().map(|id| &self.pubs[*id as usize]);
+        let mut later = of_topic.filter(|later| {
+            later.publisher == publication.publisher
                 && later.first_sent > publication.last_sent
                 && later.accepted.is_some_and(|accepted| accepted < at)
         });
-        let replaced = later.count() > 0;
+        let replaced = later.next().is_some();
         let expired = publication.expiry.is_some_and(|seconds| {
             publication
                 .accepted
@@ -261,6 +267,7 @@ impl Oracle {
         let mut first: Option<String> = None;
         let excused = counters.dropped_queue_full + counters.dropped_output_full;
         for client in clients.iter().filter(|c| c.kind == Kind::Plain || c.kind == Kind::Watcher) {
+            let mut chains: BTreeMap<&str, Vec<(u64, QoS, bool)>> = BTreeMap::new();
             for (id, publication) in self.pubs.iter().enumerate() {
                 if publication.empty || publication.will || publication.sends == 0 {
                     continue;
@@ -269,10 +276,25 @@ impl Oracle {
                     QoS::AtMostOnce => publication.processed,
                     QoS::AtLeastOnce | QoS::ExactlyOnce => publication.accepted.is_some(),
                 };
-                if !settled || client.received_count(id as u64) > 0 {
+                if !settled {
                     continue;
                 }
-                let Some(granted) = client.certain(publication) else { continue };
+                let chains = chains
+                    .entry(&publication.topic)
+                    .or_insert_with(|| client.chains(&publication.topic));
+                let Some(granted) = Client::certain_among(chains, client.index, publication) else {
+                    continue;
+                };
+                // [MQTT-3.4.2-1]: 0x10 says that nobody wanted it.
+                if publication.unmatched {
+                    return Err(format!(
+                        "{} wanted {id}, and its publisher was told 0x10",
+                        client.id
+                    ));
+                }
+                if client.received_count(id as u64) > 0 {
+                    continue;
+                }
                 if publication.qos.min(granted) == QoS::AtMostOnce
                     && client.connected_since().is_none_or(|since| since >= publication.first_sent)
                 {

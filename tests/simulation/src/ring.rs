@@ -179,7 +179,8 @@ impl Net {
         if state.closing.is_some() || state.failed {
             return;
         }
-        let bytes: Vec<u8> = output.segments().flatten().copied().collect();
+        let mut bytes = Vec::with_capacity(output.size());
+        output.segments().for_each(|segment| bytes.extend_from_slice(segment));
         let size = bytes.len();
         state.sending = Some(Sending { output, bytes, at: 0 });
         let pipe = state.pipe;
