@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,11 +28,13 @@ impl Probe {
     /// Starts probing with `clients` clients in turn, so that their homes are likely on different shards.
     #[must_use]
     pub fn start(address: SocketAddr, clients: usize) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let probe = STARTED.fetch_add(1, Ordering::Relaxed);
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let mut clients: Vec<_> = (0..clients)
             .map(|number| {
-                let name = format!("probe-{number}");
+                let name = format!("probe-{probe}-{number}");
                 let mut client = Client::connect(address, &Hello::new(&*name));
                 client.subscribe(&name, QoS::AtLeastOnce);
                 (client, name)

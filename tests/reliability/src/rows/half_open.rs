@@ -105,9 +105,11 @@ pub(super) fn run_unproven(shards: u16, size: Size) -> Vec<Figure> {
     // A remaining length of 1,000,000, and all but a little of it.
     let mut packet = vec![0x30, 0xc0, 0x84, 0x3d];
     packet.resize(900_000, b'x');
-    let mut growth = [0.0; 2];
+    let mut growth = [0.0_f64; 2];
     let mut unclosed = 0;
-    for (first_byte, growth) in [0x30, 0x10].into_iter().zip(&mut growth) {
+    // Several rounds, for a percentile worth the name.
+    for round in 0..size.pick(2, 20) {
+        let first_byte = [0x30, 0x10][round % 2];
         packet[0] = first_byte;
         if first_byte == 0x10 {
             packet[4..14].copy_from_slice(b"\0\x04MQTT\x05\x02\0\0");
@@ -127,7 +129,8 @@ pub(super) fn run_unproven(shards: u16, size: Size) -> Vec<Figure> {
                 unclosed += usize::from(!ended);
             }
         }
-        *growth = (broker.memory_peak() - before) / MIB;
+        let most = &mut growth[round % 2];
+        *most = f64::max(*most, (broker.memory_peak() - before) / MIB);
     }
     let latencies = probe.stop();
     Client::connect(broker.address(), &Hello::new("afterwards")).ping();
