@@ -523,3 +523,34 @@ fn publish_retained(topic: &str, id: u16) -> Vec<u8> {
     bytes[0] |= 1;
     bytes
 }
+
+/// A Topic Alias was chosen for a packet that the announcement made too large, so it was sent without; the next packet to
+/// that topic had the alias, which the client had never seen, and no topic.
+#[test]
+fn an_alias_that_does_not_fit_is_not_chosen() {
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+    let mut broker = Broker::new(1, Settings::default());
+    broker.connect(0, 2, &Connect::new(V311, "writer"));
+    // Around the maximum, every size of the first packet; the second is small.
+    for size in 0..40 {
+        let mut connect = Connect::new(V5, "reader");
+        connect.properties.topic_alias_maximum = Some(5);
+        connect.properties.maximum_packet_size = std::num::NonZeroU32::new(30);
+        let id = 100 + size;
+        broker.connect(0, id, &connect);
+        let mut bytes = Vec::new();
+        let filter = SubscribeFilter { filter: "topic", ..Default::default() };
+        Subscribe::new(PacketId::MIN, &[filter]).encode(V5, &mut bytes);
+        broker.receive(0, id, &bytes);
+        broker.sent(0, id);
+        let mut known = false;
+        for payload in ["x".repeat(size as usize), String::new()] {
+            broker.receive(0, 2, &publish("topic", &payload, QoS::AtMostOnce, 0));
+            let sent = broker.sent(0, id);
+            let Ok(Framed::Packet(raw)) = frame(&sent, 30) else { continue };
+            let Ok(Packet::Publish(publish)) = decode(raw, V5) else { panic!("{sent:?}") };
+            assert!(known || !publish.topic.is_empty(), "{size}: an alias without a topic");
+            known |= publish.properties.topic_alias.is_some();
+        }
+    }
+}

@@ -138,17 +138,19 @@ pub(crate) fn append_publish(
         subscription_identifiers: shape.identifiers,
         payload_size: publication.payload().len(),
     };
-    // The size without an alias is the larger one or three bytes smaller than the larger one; a client that sets its
-    // maximum within three bytes of our packet gets it without an alias.
     if connection.maximum_packet_size != u32::MAX
         && !mutant!("too-large-sent")
         && outgoing.size(version) > connection.maximum_packet_size as usize
     {
         return Appended::TooLarge;
     }
+    // An alias that was chosen has to be announced, so none is chosen where the announcement (three bytes, and one for each
+    // of the two lengths that it may push up) could exceed the client's maximum.
     let aliases = connection.extra.as_mut().and_then(|extra| extra.outbound_aliases.as_mut());
     let aliased = aliases.is_some();
-    if let Some(aliases) = aliases {
+    let room = connection.maximum_packet_size == u32::MAX
+        || outgoing.size(version) + 5 <= connection.maximum_packet_size as usize;
+    if let Some(aliases) = aliases.filter(|_| room) {
         match aliases.choose(publication.topic()) {
             OutboundAlias::None => {}
             OutboundAlias::Announce(alias) => outgoing.topic_alias = Some(alias),
@@ -156,12 +158,6 @@ pub(crate) fn append_publish(
                 outgoing.topic_alias = Some(alias);
                 outgoing.topic = "";
             }
-        }
-        if connection.maximum_packet_size != u32::MAX
-            && outgoing.size(version) > connection.maximum_packet_size as usize
-        {
-            outgoing.topic_alias = None;
-            outgoing.topic = publication.topic();
         }
     }
     let output = wire.output(id, connection);
