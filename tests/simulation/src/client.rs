@@ -19,6 +19,9 @@ use crate::net::{End, Event, MS, NEVER, Net, PipeId, SECOND};
 use crate::oracle::{Oracle, Pub, PubId, WillLog, covers};
 use crate::prng::Prng;
 
+/// Members of these groups never ask for QoS 0, so that nothing may get lost there.
+pub const RELIABLE_GROUP: &str = "$share/g0/";
+
 /// Session Expiry Interval: never.
 const EXPIRY_NEVER: u32 = u32::MAX;
 
@@ -297,12 +300,6 @@ impl Client {
     pub fn too_large(&self, publication: &Pub) -> bool {
         // Once any connection of the session had a limit, a large message may be gone.
         self.version.is_v5() && publication.size > 100
-    }
-
-    /// Whether its share of messages cannot get lost: no limit on size.
-    #[must_use]
-    pub fn shares_reliably(&self) -> bool {
-        !self.version.is_v5()
     }
 
     /// Whether nothing of it is under way.
@@ -654,7 +651,7 @@ impl Client {
                 Belief::Maybe => true,
                 Belief::Exists(expiry) => {
                     expiry != EXPIRY_NEVER
-                        && link.since >= earlier_end.saturating_add(u64::from(expiry) * SECOND)
+                        && net.now >= earlier_end.saturating_add(u64::from(expiry) * SECOND)
                 }
             };
             self.must_clean |= expired && self.version != ProtocolVersion::V31;
@@ -853,8 +850,12 @@ impl Client {
         let filters: Vec<SubscribeFilter<'_>> = texts
             .iter()
             .map(|filter| {
-                let qos = self.prng.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
+                let mut qos =
+                    self.prng.pick(&[QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce]);
                 let shared = filter.starts_with("$share/");
+                if filter.starts_with(RELIABLE_GROUP) {
+                    qos = qos.max(QoS::AtLeastOnce);
+                }
                 SubscribeFilter {
                     filter,
                     qos,

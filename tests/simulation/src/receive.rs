@@ -159,7 +159,9 @@ impl Client {
                 return Err(format!("it was refused: {:?}", connack.reason_code));
             }
             self.drop_link(net, oracle, Some(End::Fin));
-            // A refused CONNECT has changed nothing, except that a clean start ended the old session.
+            // Refused because there is no room for one session more: so there was none.
+            self.belief = Belief::None;
+            self.forget_session(net, oracle, None);
             return Ok(());
         }
         let properties = &connack.properties;
@@ -705,6 +707,7 @@ impl Client {
         let certain = self.certain(publication);
         let may_have_gone = certain.is_none_or(|qos| qos == QoS::AtMostOnce)
             || publication.expiry.is_some()
+            || self.too_large(publication)
             || qos == QoS::AtMostOnce
             || tight;
         if publication.sends > 1 && may_have_gone {
