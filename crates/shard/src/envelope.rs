@@ -138,7 +138,6 @@ pub struct ShareState {
 #[derive(Debug)]
 pub struct ShareDeliver {
     pub(crate) member: ShareMember,
-    pub(crate) options: SubscriptionOptions,
     pub(crate) publication: Arc<Publication>,
 }
 

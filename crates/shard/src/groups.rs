@@ -57,7 +57,6 @@ struct Group {
 struct Member {
     shard: ShardId,
     session: SessionRef,
-    options: SubscriptionOptions,
     persistent: bool,
     online: bool,
     room: bool,
@@ -139,11 +138,8 @@ impl Shard {
     }
 
     fn give(&mut self, member: Member, group: Arc<str>, publication: Arc<Publication>) {
-        let deliver = ShareDeliver {
-            member: ShareMember { group, session: member.session },
-            options: member.options,
-            publication,
-        };
+        let deliver =
+            ShareDeliver { member: ShareMember { group, session: member.session }, publication };
         self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
     }
 
@@ -176,7 +172,6 @@ impl Shard {
             let member = Member {
                 shard: from,
                 session: join.member.session,
-                options: join.options,
                 persistent: join.persistent,
                 online: true,
                 room: true,
@@ -263,16 +258,15 @@ impl Shard {
 
     /// The chooser has chosen a session of this shard.
     pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) {
-        let ShareDeliver { member, options, publication } = deliver;
-        // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2].
-        let is_member = self.sessions.current(member.session).is_some_and(|entry| {
-            let shares = entry.shares.as_ref();
-            shares.is_some_and(|shares| shares.list.iter().any(|one| one.0 == member.group))
-        });
-        if !is_member {
+        let ShareDeliver { member, publication } = deliver;
+        // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2]. Or it may have left and
+        // joined again: what it wants now is what counts.
+        let shares = self.sessions.current(member.session).and_then(|entry| entry.shares.as_ref());
+        let share = shares.and_then(|shares| shares.list.iter().find(|one| one.0 == member.group));
+        let Some(&(_, options)) = share else {
             self.return_shared(member, publication);
             return;
-        }
+        };
         self.headers.clear();
         let matched = [(SubscriberId(member.session.id.0), options)];
         let occasion = Occasion::Shared(&member.group);

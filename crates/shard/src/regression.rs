@@ -554,3 +554,27 @@ fn an_alias_that_does_not_fit_is_not_chosen() {
         }
     }
 }
+
+/// A member that had left and joined again with another QoS got a message at the QoS of its earlier membership.
+#[test]
+fn a_member_that_joined_again_gets_what_it_wants_now() {
+    let mut broker = Broker::new(2, Settings::default());
+    let homes = [broker.client_of(0), broker.client_of(1)];
+    let group = (0..).map(|n| format!("$share/g{n}/s")).find(|g| home_shard(g, 2).index() == 0);
+    let group = group.expect("one of many");
+    broker.connect(1, 1, &Connect::new(V311, &homes[1]));
+    broker.receive(1, 1, &subscribe(&group, QoS::AtLeastOnce));
+    broker.exchange();
+    broker.sent(1, 1);
+    let mut bytes = Vec::new();
+    midge_codec::Unsubscribe::new(PacketId::MIN, &[&group]).encode(V311, &mut bytes);
+    bytes.extend(subscribe(&group, QoS::AtMostOnce));
+    broker.receive(1, 1, &bytes);
+    broker.sent(1, 1);
+    // The chooser does not know of either yet.
+    broker.connect(0, 2, &Connect::new(V311, &homes[0]));
+    broker.receive(0, 2, &publish("s", "one", QoS::AtLeastOnce, 1));
+    broker.exchange();
+    let sent = broker.sent(1, 1);
+    assert!(sent.windows(6).any(|packet| packet == [0x30, 6, 0, 1, b's', b'o']), "{sent:02x?}");
+}
