@@ -259,8 +259,7 @@ impl Shard {
         let online = entry.connection.is_some();
         let Some(shares) = entry.shares.as_mut() else { return };
         shares.told_full = false;
-        let groups: Vec<Arc<str>> =
-            shares.list.iter().map(|(group, _)| Arc::clone(group)).collect();
+        let groups: Vec<Arc<str>> = shares.groups.keys().map(Arc::clone).collect();
         for group in groups {
             let target = chooser(&group, self.shards);
             let member = ShareMember { group, session: reference };

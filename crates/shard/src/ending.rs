@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use midge_codec::{Disconnect, ErrorKind, QoS, ReasonCode};
 use midge_session::session::NEVER;
-use midge_topic::SubscriberId;
 
 use crate::action::{Action, Event, PeerError, Violation};
 use crate::connection::{Flags, State};
-use crate::envelope::{Envelope, ShareMember, chooser};
+use crate::envelope::ShareMember;
 use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
@@ -179,12 +178,9 @@ impl Shard {
         // A will that waits is published when the session ends [MQTT-3.1.2-8].
         self.publish_will(id);
         let Some(reference) = self.sessions.reference(id) else { return };
-        let Some(entry) = self.sessions.remove(id) else { return };
+        let Some(mut entry) = self.sessions.retire(id) else { return };
         debug_assert!(entry.connection.is_none());
-        for filter in entry.subscriptions.to_vec() {
-            self.unsubscribe_table(filter, SubscriberId(id.0));
-        }
-        let back = entry.session.outbound.map(|outbound| outbound.into_undelivered());
+        let back = entry.session.outbound.take().map(|outbound| outbound.into_undelivered());
         for delivery in back.into_iter().flatten() {
             if mutant!("share-not-returned") {
                 continue;
@@ -196,14 +192,7 @@ impl Shard {
                 self.return_shared(member, delivery.publication);
             }
         }
-        for (group, _) in entry.shares.into_iter().flat_map(|shares| shares.list) {
-            let target = chooser(&group, self.shards);
-            if mutant!("share-leave-lost") {
-                continue;
-            }
-            let member = ShareMember { group, session: reference };
-            self.send(target, Envelope::ShareLeave(Box::new(member)));
-        }
+        self.leave_subscriptions(reference, &entry);
     }
 
     /// A session's timer has fired.

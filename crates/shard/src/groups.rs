@@ -262,8 +262,8 @@ impl Shard {
         // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2]. Or it may have left and
         // joined again: what it wants now is what counts.
         let shares = self.sessions.current(member.session).and_then(|entry| entry.shares.as_ref());
-        let share = shares.and_then(|shares| shares.list.iter().find(|one| one.0 == member.group));
-        let Some(&(_, options)) = share else {
+        let share = shares.and_then(|shares| shares.groups.get(&member.group));
+        let Some(&options) = share else {
             self.return_shared(member, publication);
             return;
         };

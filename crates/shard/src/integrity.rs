@@ -40,6 +40,7 @@ impl Shard {
     pub fn check_empty(&self) {
         assert_eq!(self.connections.len(), 0, "connections");
         assert_eq!(self.sessions.len(), 0, "sessions");
+        assert!(self.leaving.is_empty(), "sessions that leave");
         assert_eq!(self.table.subscription_count(), 0, "subscriptions");
         assert_eq!(self.table.filter_count(), 0, "filters");
         assert_eq!(self.groups.len(), 0, "groups");

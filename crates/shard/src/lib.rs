@@ -33,6 +33,7 @@
 //! | a session's queue | delivery | acknowledgements | `queue` | dropped and counted; 0x97 to the publisher when nobody keeps the message |
 //! | an outbox per shard | routing | the mesh | `outbox` | publishers are parked |
 //! | a group's backlog | the chooser | members with room | `share_backlog_messages_max` | dropped and counted |
+//! | sessions that leave | ends of sessions | each turn | what clients subscribe to in a few turns | — |
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
 
@@ -50,6 +51,7 @@ mod explain;
 mod groups;
 mod ids;
 mod integrity;
+mod leaving;
 mod outbox;
 mod publish;
 mod receive;

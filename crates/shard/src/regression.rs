@@ -578,3 +578,58 @@ fn a_member_that_joined_again_gets_what_it_wants_now() {
     let sent = broker.sent(1, 1);
     assert!(sent.windows(6).any(|packet| packet == [0x30, 6, 0, 1, b's', b'o']), "{sent:02x?}");
 }
+
+/// The end of a session with very many subscriptions held up everybody else for tens of milliseconds.
+#[test]
+fn a_session_with_many_subscriptions_leaves_in_slices() {
+    const FILTERS: u64 = 20_000;
+    let mut broker = Broker::new(2, Settings::default());
+    let (many, other) = (broker.client_of(0), broker.client_of(1));
+    broker.connect(0, 1, &Connect::new(V311, &many));
+    broker.connect(1, 2, &Connect::new(ProtocolVersion::V5, &other));
+    for number in 0..FILTERS {
+        let filter =
+            if number % 2 == 0 { format!("{number}/#") } else { format!("$share/g/{number}") };
+        broker.receive(0, 1, &subscribe(&filter, QoS::AtLeastOnce));
+    }
+    broker.exchange();
+    broker.sent(0, 1);
+    let count =
+        |broker: &Broker| broker.shards.iter().map(|s| s.counters().subscriptions_now).sum();
+    assert_eq!(FILTERS, count(&broker));
+
+    // The client comes back at once: its new session has nothing of the old one.
+    broker.shards[0].handle_lost(ConnectionId(1), broker.now);
+    broker.shards[0].handle_closed(ConnectionId(1), broker.now);
+    broker.connect(0, 1, &Connect::new(V311, &many));
+    broker.exchange();
+    assert_eq!(FILTERS, count(&broker), "none of them in the turn in which it ended");
+    let mut turns = 0;
+    loop {
+        broker.shards[0].check_integrity();
+        broker.receive(0, 1, &publish_once("9998"));
+        broker.receive(0, 1, &publish_once("9999"));
+        broker.exchange();
+        assert!(broker.payloads(0, 1).is_empty(), "a subscription of the session before");
+        let before: u64 = count(&broker);
+        let more = broker.shards[0].handle_turn(broker.now);
+        broker.exchange();
+        if !more {
+            break;
+        }
+        assert!(before - count(&broker) <= 1024, "{before} and then {}", count(&broker));
+        turns += 1;
+    }
+    assert!(turns >= FILTERS / 1024);
+    assert_eq!(0, count(&broker));
+    for (shard, id) in [(0, 1), (1, 2)] {
+        broker.shards[shard].handle_lost(ConnectionId(id), broker.now);
+        broker.shards[shard].handle_closed(ConnectionId(id), broker.now);
+        broker.actions(shard);
+    }
+    broker.shards.iter().for_each(Shard::check_empty);
+}
+
+fn publish_once(topic: &str) -> Vec<u8> {
+    publish(topic, "x", QoS::AtMostOnce, 0)
+}

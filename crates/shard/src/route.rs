@@ -91,12 +91,14 @@ impl Shard {
         self.headers.clear();
         for same in matched.chunk_by(|a, b| a.0 == b.0) {
             let subscriber = same[0].0;
-            routed.wanted = true;
             if let Some(group) = groups::group_of(subscriber) {
+                routed.wanted = true;
                 routed.kept |= self.choose(group, publication);
                 continue;
             }
             let session = SessionId(subscriber.0);
+            // What a session that has ended has not taken back yet wants nothing.
+            routed.wanted |= self.leaving.is_empty() || self.sessions.get(session).is_some();
             let wanted = |one: &&(SubscriberId, midge_session::SubscriptionOptions)| {
                 // [MQTT-3.8.3-3]
                 mutant!("no-local-ignored") || !(one.1.no_local() && publisher == Some(session))

@@ -1,6 +1,6 @@
 //! The sessions of one shard and the index of their client ids.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -48,11 +48,17 @@ impl Away {
 }
 
 /// The shared subscriptions of one session.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shares {
-    pub(crate) list: Vec<(Arc<str>, SubscriptionOptions)>,
+    pub(crate) groups: HashMap<Arc<str>, SubscriptionOptions, RandomState>,
     /// The choosers were told that this session is full.
     pub(crate) told_full: bool,
+}
+
+impl Shares {
+    pub(crate) fn new(hasher: &RandomState) -> Self {
+        Self { groups: HashMap::with_hasher(hasher.clone()), told_full: false }
+    }
 }
 
 /// The filters of one session: most have one or two.
@@ -162,13 +168,19 @@ impl Sessions {
         SessionId(index)
     }
 
-    pub(crate) fn remove(&mut self, id: SessionId) -> Option<SessionEntry> {
-        let entry = self.slab.remove(id.0)?;
+    /// Takes a session out. Its client id is free; its number is when [`Sessions::free`] says so.
+    pub(crate) fn retire(&mut self, id: SessionId) -> Option<SessionEntry> {
+        let entry = self.slab.clear(id.0)?;
         let hash = self.hasher.hash_one(&*entry.session.client_id);
         if let Ok(found) = self.by_client.find_entry(hash, |index| *index == id.0) {
             found.remove();
         }
         Some(entry)
+    }
+
+    /// Lets the number of a retired session be used again.
+    pub(crate) fn free(&mut self, id: SessionId) {
+        self.slab.free(id.0);
     }
 
     #[inline]
@@ -223,8 +235,10 @@ mod tests {
             assert_eq!(sessions.find(&format!("c{n}")), Some(*id));
         }
         let gone = sessions.reference(ids[7]).unwrap();
-        sessions.remove(ids[7]).unwrap();
+        sessions.retire(ids[7]).unwrap();
         assert_eq!(sessions.find("c7"), None);
+        assert_ne!(sessions.insert(Session::new("meanwhile", 0), 4999), ids[7]);
+        sessions.free(ids[7]);
         assert_eq!(sessions.insert(Session::new("again", 0), 5000), ids[7]);
         assert!(sessions.current(gone).is_none(), "an old reference does not name the new session");
     }

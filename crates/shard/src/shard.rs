@@ -17,6 +17,7 @@ use crate::ending::WillCase;
 use crate::envelope::{Arrival, Envelope, Luggage};
 use crate::groups::Groups;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
+use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
 use crate::retained::{RetainedCounts, RetainedSlice};
 use crate::sessions::Sessions;
@@ -59,6 +60,7 @@ pub struct Shard {
     pub(crate) now: Time,
     pub(crate) connections: Slab<Connection>,
     pub(crate) sessions: Sessions,
+    pub(crate) leaving: Leaving,
     pub(crate) table: SubscriptionTable<SubscriptionOptions>,
     pub(crate) interest: Option<InterestWriter>,
     pub(crate) retained: RetainedSlice,
@@ -119,6 +121,7 @@ impl Shard {
             now,
             connections: Slab::new(),
             sessions: Sessions::new(hasher.clone()),
+            leaving: Leaving::default(),
             table: SubscriptionTable::with_seed(a ^ d),
             interest: shared.interest.map(|map| InterestWriter::new(map, id)),
             retained: RetainedSlice::new(b ^ c),
@@ -318,8 +321,9 @@ impl Shard {
         self.run_pumps(RELEASED_PER_TURN);
         self.end_holding();
         self.forget_young();
+        self.run_leaving();
         self.settle();
-        !self.runnable.is_empty() || !self.pumping.is_empty()
+        !self.runnable.is_empty() || !self.pumping.is_empty() || !self.leaving.is_empty()
     }
 
     /// The broker shuts down, first step: wills of connections that will be closed are published
@@ -447,7 +451,10 @@ impl Shard {
                 assert_eq!(entry.connection, Some(ConnectionId(index)));
             }
         }
-        if self.sessions.len() == 0 && self.shards == 1 {
+        for session in self.leaving.sessions() {
+            assert!(self.sessions.get(session.id).is_none(), "the number of one that leaves");
+        }
+        if self.sessions.len() == 0 && self.leaving.is_empty() && self.shards == 1 {
             assert_eq!(self.table.subscription_count(), 0);
             assert_eq!(self.groups.len(), 0);
         }

@@ -70,7 +70,14 @@ impl<T> Slab<T> {
         Some(record)
     }
 
-    /// Takes a record out of a slab that is used with [`Slab::put`].
+    /// Lets [`Slab::insert`] give a number again whose record was taken out with [`Slab::clear`].
+    pub(crate) fn free(&mut self, index: u32) {
+        debug_assert!(self.get(index).is_none(), "a number is freed with its record");
+        self.free.push(index);
+    }
+
+    /// Takes a record out of a slab that is used with [`Slab::put`], or whose number must not be used again before
+    /// [`Slab::free`].
     pub(crate) fn clear(&mut self, index: u32) -> Option<T> {
         let (page, at) = place(index);
         let record = self.pages.get_mut(page)?[at].take()?;

@@ -170,25 +170,17 @@ impl Shard {
             return Granted::Now(ReasonCode::UnspecifiedError);
         };
         let maximum = self.settings.subscriptions_per_client_max;
+        let hasher = self.sessions.hasher().clone();
         let Some(entry) = self.sessions.get_mut(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);
         };
-        let shares: &mut Shares = entry.shares.get_or_insert_default();
-        let count = entry.subscriptions.len() + shares.list.len();
-        let group: Arc<str> = match shares.list.iter_mut().find(|one| &*one.0 == asked.filter) {
-            Some(known) => {
-                known.1 = options;
-                Arc::clone(&known.0)
-            }
-            None if count >= maximum => {
-                return Granted::Now(ReasonCode::QuotaExceeded);
-            }
-            None => {
-                let group: Arc<str> = asked.filter.into();
-                shares.list.push((Arc::clone(&group), options));
-                group
-            }
-        };
+        let shares = entry.shares.get_or_insert_with(|| Box::new(Shares::new(&hasher)));
+        let known = shares.groups.get_key_value(asked.filter).map(|(group, _)| Arc::clone(group));
+        if known.is_none() && entry.subscriptions.len() + shares.groups.len() >= maximum {
+            return Granted::Now(ReasonCode::QuotaExceeded);
+        }
+        let group = known.unwrap_or_else(|| asked.filter.into());
+        shares.groups.insert(Arc::clone(&group), options);
         let persistent = entry.session.expiry_interval_seconds > 0;
         let target = chooser(&group, self.shards);
         let member = ShareMember { group, session: reference };
@@ -272,9 +264,8 @@ impl Shard {
         let Some(reference) = self.sessions.reference(session) else { return false };
         let Some(entry) = self.sessions.get_mut(session) else { return false };
         let Some(shares) = entry.shares.as_mut() else { return false };
-        let Some(at) = shares.list.iter().position(|one| &*one.0 == text) else { return false };
-        let (group, _) = shares.list.swap_remove(at);
-        if shares.list.is_empty() {
+        let Some((group, _)) = shares.groups.remove_entry(text) else { return false };
+        if shares.groups.is_empty() {
             entry.shares = None;
         }
         let target = chooser(&group, self.shards);
