@@ -28,6 +28,7 @@ use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
 use midge_session::Time;
 use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
 
+use crate::accepting::Accepting;
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::start::Command;
@@ -66,6 +67,7 @@ pub(crate) struct Hands {
     pub(crate) commands: Receiver<Command>,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
+    pub(crate) accepting: Accepting,
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
@@ -107,6 +109,9 @@ impl Hands {
                 trimmed_at = now;
                 self.ring.trim();
             }
+            if self.accepting.is_due(now) {
+                self.ring.resume_accepts();
+            }
 
             phase = self.step(phase, now);
             if let Phase::Draining { told: true, end_at, .. } = phase
@@ -146,12 +151,13 @@ impl Hands {
     fn wait(&self, phase: Phase) -> Wait {
         let now = self.clock.now();
         let timer = self.shard.next_timeout();
+        let accept = self.accepting.next();
         let end = match phase {
             Phase::Serving => None,
             Phase::Draining { tell_at, told: false, .. } => Some(tell_at),
             Phase::Draining { end_at, .. } => Some(end_at),
         };
-        let next = [timer, end].into_iter().flatten().min();
+        let next = [timer, accept, end].into_iter().flatten().min();
         match next {
             None => Wait::For(SLEEP_MAX),
             Some(at) => Wait::For(Duration::from_nanos(at.since(now)).min(SLEEP_MAX)),
@@ -184,6 +190,10 @@ impl Hands {
                     let shard = self.shard.id().get();
                     tracing::warn!(shard, errno, "a connection could not move to its home shard");
                     self.handed_over(token, slot, None, now);
+                }
+                Event::AcceptPaused { errno, .. } if !self.accepting.paused(now) => {
+                    let shard = self.shard.id().get();
+                    tracing::debug!(shard, errno, "still cannot accept more connections");
                 }
                 Event::AcceptPaused { listener, errno } => {
                     let shard = self.shard.id().get();

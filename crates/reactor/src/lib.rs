@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`start`](mod@start) | threads, the exchange of ring handles, stop and join |
 //! | `hands` | the loop of one shard |
+//! | `accepting` | when to accept again after a listener was paused |
 //! | `journal` | rate-limited log lines about connections |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
@@ -17,6 +18,7 @@
 //! - A shard that fails takes the process down: half a broker is worse than none.
 #![forbid(unsafe_code)]
 
+mod accepting;
 mod clock;
 mod hands;
 mod journal;

@@ -12,6 +12,7 @@ use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
 use midge_session::Time;
 use midge_shard::{Envelope, RetainedCounts, Shard, Shared};
 
+use crate::accepting::Accepting;
 use crate::clock::Clock;
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
@@ -284,6 +285,7 @@ async fn take_seat(seat: Seat) {
         commands,
         clock,
         journal: Journal::new(shard, settings.log_lines_per_second_max),
+        accepting: Accepting::default(),
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         spin: settings.spin,
         travelling: Travelling::default(),
