@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::{
     model::{
         Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol,
-        Shutdown,
+        Runtime, Shutdown,
     },
     units::{Auto, ByteSize, Expiry, Period},
 };
@@ -19,6 +19,7 @@ impl Default for Config {
             pin_cores: PinCores::Auto,
             limits: Limits::default(),
             performance: Performance::default(),
+            runtime: Runtime::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }

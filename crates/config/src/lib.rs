@@ -33,7 +33,8 @@ mod tests;
 pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
-    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol, Shutdown,
+    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol, Runtime,
+    Shutdown,
 };
 pub use positions::Origin;
 pub use units::{Auto, ByteSize, Expiry, Period, UnitError};

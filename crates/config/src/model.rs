@@ -6,7 +6,7 @@
 //! Limits in bytes are [`ByteSize`] (`1MiB`, `512KiB`, `2MB` or a number of bytes), times are
 //! [`Period`] (`10s`, `5m`, `2h`, `7d` or a number of seconds).
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
 use serde::{
     Deserialize, Deserializer,
@@ -36,6 +36,9 @@ pub struct Config {
 
     /// Sizes of rings and buffers and the budgets of one loop turn.
     pub performance: Performance,
+
+    /// Where a running broker can be found by the commands that look at it.
+    pub runtime: Runtime,
 
     /// What is written to standard error, and how.
     pub log: Log,
@@ -325,6 +328,19 @@ pub struct Performance {
     /// How long an idle shard spins before it sleeps, in microseconds: 0 (default) to 10,000.
     /// Spinning wins some latency and burns the core.
     pub spin_before_park_microseconds: u32,
+}
+
+/// Where a running broker can be found by the commands that look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Runtime {
+    /// The directory in which this broker makes one of its own, named by its process id, for its
+    /// control socket and its statistics: at most 80 bytes, since the address of a Unix socket
+    /// holds little more. Default `null`: `$RUNTIME_DIRECTORY` where systemd sets it, else
+    /// `/run/midge` for root, else `$XDG_RUNTIME_DIR/midge`, else `/tmp/midge-UID`. Where it cannot
+    /// be made, the broker serves all the same and says that statistics and control are off.
+    pub directory: Option<PathBuf>,
 }
 
 /// What is written to standard error, and how.

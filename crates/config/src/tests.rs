@@ -124,7 +124,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             performance, log, shutdown",
+             performance, runtime, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
@@ -142,7 +142,7 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, performance, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, performance, runtime, log, shutdown",
         ),
         // A wrong type at each depth and for each type of value.
         ("- 1", "m.yaml:1:1: expected keys with values (`key: value`)"),
@@ -316,6 +316,10 @@ fn settings_that_are_refused() {
                 "m.yaml:3:3: performance.completion_entries: 64 are fewer than \
                  performance.ring_entries (1000); set at least as many",
             ],
+        ),
+        (
+            "runtime: {directory: ''}",
+            &["m.yaml:1:11: runtime.directory: a path of 0 bytes; choose one of 1 to 80"],
         ),
         (
             "shutdown:\n  drain_timeout: 2h",

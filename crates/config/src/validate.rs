@@ -20,6 +20,9 @@ const LISTENERS_MAX: usize = 64;
 /// The largest MQTT Control Packet: 1 byte of type, 4 of Remaining Length, 268,435,455 of body.
 const PACKET_SIZE_MAX: ByteSize = ByteSize::new(268_435_460);
 
+/// The address of a Unix socket holds 107 bytes; a process id and the socket's name take up to 21.
+const RUNTIME_DIRECTORY_SIZE_MAX: usize = 80;
+
 /// The kernel's bound of one ring's registered files.
 const CONNECTIONS_PER_SHARD_MAX: u32 = 1 << 20;
 
@@ -51,6 +54,13 @@ impl Config {
         }
         limits(self, &mut problems);
         performance(&self.performance, &mut problems);
+        if let Some(directory) = &self.runtime.directory {
+            let size = directory.as_os_str().len();
+            if !(1..=RUNTIME_DIRECTORY_SIZE_MAX).contains(&size) {
+                let message = format!("a path of {size} bytes; choose one of 1 to 80");
+                problems.add("runtime.directory", message);
+            }
+        }
         let lines = self.log.lines_per_second_max;
         problems.range("log.lines_per_second_max", lines, 0, 1_000_000);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));

@@ -51,6 +51,10 @@ pub(crate) struct ServeArguments {
     /// Keep everything in memory: nothing outlives the process.
     #[arg(long)]
     pub(crate) ephemeral: bool,
+
+    /// Directory in which `midge clients` and the like find this broker.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) runtime_dir: Option<PathBuf>,
 }
 
 /// Options of `midge check`.
@@ -114,12 +118,14 @@ mod tests {
             ("serve --listen [::1]:1883", listen("[::1]:1883")),
             ("--listen 127.0.0.1:0", listen("127.0.0.1:0")),
             (
-                "serve --config a.yaml --listen 127.0.0.1:1 --listen 127.0.0.1:2 --shards 8",
+                "serve --config a.yaml --listen 127.0.0.1:1 --listen 127.0.0.1:2 --shards 8 \
+                 --runtime-dir /run/a",
                 ServeArguments {
                     config: Some("a.yaml".into()),
                     listen: ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()).into(),
                     shards: Some(ShardCount(Auto::Value(8))),
                     ephemeral: false,
+                    runtime_dir: Some("/run/a".into()),
                 },
             ),
             (

@@ -17,6 +17,8 @@ mod broker;
 mod check;
 mod failure;
 mod host;
+#[allow(dead_code, reason = "the commands that find a running broker come next")]
+mod instance;
 mod listen;
 mod logging;
 mod serve;

@@ -1,7 +1,8 @@
 //! `midge serve`: the order of start and end.
 //!
-//! Start: settings → signals held → log → sockets → shards → start-up line. Each step can only
-//! fail before the next has begun, and dropping what the earlier ones made undoes them.
+//! Start: settings → signals held → log → sockets → runtime directory → shards → start-up line. Each
+//! step can only fail before the next has begun, and dropping what the earlier ones made undoes
+//! them. The runtime directory alone may fail without an end: clients matter more.
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
 //! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
 
@@ -12,6 +13,7 @@ use crate::{
     broker::{Broker, StartError},
     failure::Failure,
     host::Host,
+    instance::{self, OwnInstance},
     listen,
     logging::Logging,
     settings::Settings,
@@ -39,6 +41,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     for listener in &listening {
         tracing::debug!(listener = listener.label, address = %listener.address, "listening");
     }
+    let instance =
+        OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let broker = Broker::start(&settings, listening)
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
@@ -60,7 +64,11 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Other(format!("cannot start the signal thread: {error}")))?;
 
     tracing::info!("{}", start_up_line(&settings, &addresses));
+    if let Err(reason) = &instance {
+        tracing::warn!("statistics and control are off: {reason}; set another with --runtime-dir");
+    }
     broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
+    drop(instance);
     tracing::info!("stopped");
     Ok(())
 }

@@ -51,6 +51,10 @@ impl Settings {
             loaded.config.shards = shards.0;
             loaded.set_by_flag("shards", "--shards");
         }
+        if let Some(directory) = &arguments.runtime_dir {
+            loaded.config.runtime.directory = Some(directory.clone());
+            loaded.set_by_flag("runtime.directory", "--runtime-dir");
+        }
         let problems = loaded.problems();
         if !problems.is_empty() {
             return Err(Failure::Configuration(problems));

@@ -252,3 +252,25 @@ fn machines_read_the_log_as_json() {
     let message = line["message"].as_str().expect("a text");
     assert!(message.contains(" serves mqtt on 127.0.0.1:"), "{message}");
 }
+
+/// Each broker has a directory of its own while it runs, and none where it cannot have one.
+#[test]
+fn a_running_broker_has_a_directory() {
+    let directory = Directory::new("runtime");
+    let base = directory.0.join("midge").display().to_string();
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--runtime-dir"];
+    let serving = Serving::start(&[&serve[..], &[&base]].concat());
+    let own = Path::new(&base).join(serving.child.id().to_string());
+    assert!(own.is_dir(), "{}", own.display());
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
+    assert!(!own.exists(), "{}", own.display());
+
+    let file = directory.file("file", "");
+    let serving = Serving::start(&[&serve[..], &[&file]].concat());
+    TcpStream::connect(serving.address()).expect("it serves all the same");
+    serving.signal(Signal::TERM);
+    let (code, rest) = serving.end();
+    let expected = format!("statistics and control are off: cannot make {file}: ");
+    assert_eq!((code, rest.matches(&expected).count()), (Some(0), 1), "{rest}");
+}
