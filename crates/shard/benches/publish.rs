@@ -89,13 +89,13 @@ fn run(scenario: &Scenario) {
     drain(&mut shard, scenario);
     let received: Vec<Vec<u8>> =
         (0..PUBLISHERS).map(|publisher| packets(scenario, publisher % scenario.topics)).collect();
-    let before = shard.counters().publishes_sent;
+    let before = shard.counters().publishes_sent.iter().sum::<u64>();
     let rounds = (2_000_000 / (u64::from(scenario.messages) * u64::from(scenario.subscribers)))
         .clamp(1000, 100_000);
     let started = Instant::now();
     measured(&mut shard, scenario, &received, rounds);
     let elapsed = started.elapsed();
-    let delivered = shard.counters().publishes_sent - before;
+    let delivered = shard.counters().publishes_sent.iter().sum::<u64>() - before;
     println!(
         "{:14} {:>10} messages, {:6.1} ns each",
         scenario.name,

@@ -6,6 +6,7 @@ use midge_codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, ProtocolVersion, QoS,
     RawPacket, ReasonCode,
 };
+use midge_metrics::ConnectRefusal;
 use midge_session::alias::OutboundAliases;
 use midge_session::{Refusal, Session, Terms, Will};
 
@@ -221,7 +222,7 @@ impl Shard {
 
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
     fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
-        self.counters.connects_refused += 1;
+        self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
         self.note(id, Event::Refused(refusal));
         self.write_refusal(id, version, refusal.reason_code, refusal.reason);
         self.close(id);
@@ -288,5 +289,20 @@ impl Shard {
         // [MQTT-3.14.2-3]: what explains is left out when it does not fit.
         disconnect.reason_string = None;
         self.wire.answer(id, connection, |version, out| disconnect.encode(version, out));
+    }
+}
+
+/// Under which reason a refusal is counted.
+fn refusal_of(reason_code: ReasonCode) -> ConnectRefusal {
+    match reason_code {
+        ReasonCode::UnsupportedProtocolVersion => ConnectRefusal::ProtocolVersion,
+        ReasonCode::ClientIdentifierNotValid => ConnectRefusal::ClientId,
+        ReasonCode::BadUserNameOrPassword | ReasonCode::BadAuthenticationMethod => {
+            ConnectRefusal::Credentials
+        }
+        ReasonCode::NotAuthorized | ReasonCode::Banned => ConnectRefusal::NotAuthorized,
+        ReasonCode::QuotaExceeded | ReasonCode::ConnectionRateExceeded => ConnectRefusal::Quota,
+        ReasonCode::ServerUnavailable | ReasonCode::ServerBusy => ConnectRefusal::Unavailable,
+        _ => ConnectRefusal::Other,
     }
 }

@@ -126,7 +126,7 @@ impl Shard {
                 self.now,
             ) {
                 Appended::Yes => {
-                    self.counters.publishes_sent += 1;
+                    self.counters.publishes_sent[qos as usize] += 1;
                     Delivered::Sent
                 }
                 Appended::TooLarge => {
@@ -174,7 +174,7 @@ impl Shard {
                     self.now,
                 ) {
                     Appended::Yes => {
-                        self.counters.publishes_sent += 1;
+                        self.counters.publishes_sent[qos as usize] += 1;
                         Delivered::Sent
                     }
                     Appended::TooLarge => {
@@ -228,7 +228,7 @@ impl Shard {
                 shape,
                 self.now,
             ) {
-                Appended::Yes => self.counters.publishes_sent += 1,
+                Appended::Yes => self.counters.publishes_sent[shape.qos as usize] += 1,
                 Appended::TooLarge => {
                     self.counters.dropped_too_large += 1;
                     let Some(packet_id) = packet_id else { continue };

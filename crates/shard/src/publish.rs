@@ -7,6 +7,7 @@ use midge_codec::{
     ReasonCode, frame,
 };
 use midge_mesh::ShardId;
+use midge_metrics::PacketType;
 use midge_session::Publication;
 use midge_session::inbound::Received;
 use midge_topic::TopicName;
@@ -41,17 +42,25 @@ impl Shard {
                 return Err(Violation::TopicNameInvalid.into());
             }
             let run = collect_run(publish.topic, version, raw, rest);
-            self.counters.publishes_received += u64::from(run.place.count);
-            self.counters.packets_received += u64::from(run.place.count - 1);
+            self.count_run(raw, run.place);
             if may_publish(run.topic) {
                 self.route_run(run, Some(session));
                 self.park_if_full(id);
             }
             return Ok(run.frames.len());
         }
-        self.counters.publishes_received += 1;
+        self.counters.publishes_received[publish.qos as usize] += 1;
         self.handle_single_publish(id, session, version, &publish)?;
         Ok(raw.size)
+    }
+
+    /// Counts the packets of a run; the first, `raw`, has been counted as a packet.
+    #[inline]
+    fn count_run(&mut self, raw: RawPacket<'_>, place: RunPlace) {
+        let kind = PacketType::Publish as usize;
+        self.counters.publishes_received[QoS::AtMostOnce as usize] += u64::from(place.count);
+        self.counters.packets_received[kind] += u64::from(place.count - 1);
+        self.counters.packet_bytes_received[kind] += u64::from(place.size) - raw.size as u64;
     }
 
     fn handle_single_publish(

@@ -9,6 +9,7 @@ use midge_codec::{
     PubComp, PubRec, PubRel, RawPacket, decode, frame,
 };
 use midge_mesh::ShardId;
+use midge_metrics::ConnectionRefusal;
 
 /// What a connection may have sent of its CONNECT without being counted among the unproven: most CONNECTs are shorter.
 const UNPROVEN_FREE: usize = 1024;
@@ -69,7 +70,7 @@ impl Shard {
         }
         self.unproven_bytes += size;
         if size > UNPROVEN_FREE && self.unproven_bytes > UNPROVEN_MAX {
-            self.counters.connections_refused += 1;
+            self.counters.connections_refused[ConnectionRefusal::Unproven as usize] += 1;
             self.close(id);
         }
     }
@@ -143,7 +144,9 @@ impl Shard {
                     return bytes.len();
                 }
             };
-            self.counters.packets_received += 1;
+            let kind = usize::from(raw.first_byte >> 4);
+            self.counters.packets_received[kind] += 1;
+            self.counters.packet_bytes_received[kind] += raw.size as u64;
             heard = true;
             let handled = match state {
                 State::Connected => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use midge_codec::{Framed, ProtocolVersion, Publish, QoS, frame};
 use midge_mesh::ShardId;
+use midge_metrics::Qos;
 use midge_session::Publication;
 use midge_topic::{SubscriberId, TopicName};
 
@@ -201,13 +202,14 @@ impl Shard {
             let room = self.settings.output_bytes_max.saturating_sub(connection.output_size());
             if frames.len() <= room {
                 self.wire.output(id, connection).extend(frames);
-                self.counters.publishes_sent += u64::from(run.place.count);
+                self.counters.publishes_sent[Qos::AtMostOnce as usize] +=
+                    u64::from(run.place.count);
             } else {
                 let (fitting, count) = fitting(frames, room);
                 if count > 0 {
                     self.wire.output(id, connection).extend(&frames[..fitting]);
                 }
-                self.counters.publishes_sent += u64::from(count);
+                self.counters.publishes_sent[Qos::AtMostOnce as usize] += u64::from(count);
                 self.counters.dropped_output_full += u64::from(run.place.count - count);
             }
         }

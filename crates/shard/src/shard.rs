@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_mesh::{InterestMap, InterestWriter, ShardId, ShardSet};
-use midge_metrics::Counters;
+use midge_metrics::{ConnectionRefusal, Counters};
 use midge_output::Output;
 use midge_session::{SubscriptionOptions, Time};
 use midge_topic::{SubscriberId, SubscriptionTable};
@@ -175,7 +175,7 @@ impl Shard {
         self.now = now;
         self.counters.connections_accepted += 1;
         if !self.admit(id, peer.into(), listener) {
-            self.counters.connections_refused += 1;
+            self.counters.connections_refused[ConnectionRefusal::Limit as usize] += 1;
             self.actions.push_back(Action::Close(id));
             return;
         }
@@ -290,7 +290,7 @@ impl Shard {
             }
             // The target's table is full: the client may try again later.
             None => {
-                self.counters.connections_refused += 1;
+                self.counters.connections_refused[ConnectionRefusal::HandOver as usize] += 1;
                 self.close_now(id);
             }
         }
@@ -519,7 +519,7 @@ impl Shard {
         self.counters.connections_adopted += 1;
         self.actions.push_back(Action::Adopt(id));
         if !self.admit(id, luggage.peer, luggage.listener) {
-            self.counters.connections_refused += 1;
+            self.counters.connections_refused[ConnectionRefusal::Limit as usize] += 1;
             self.actions.push_back(Action::Close(id));
             return;
         }
