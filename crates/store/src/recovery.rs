@@ -1,0 +1,830 @@
+//! After a crash: what the log holds, record by record, and what is missing from it.
+//!
+//! All headers are read first, then the last segment that holds anything is looked through for what its batch headers say
+//! about the rest (what was synced, which segments are done with), then everything is walked in order through one window
+//! of memory. Bytes that are not what was written there are stepped over to the next record that is, and reported, with
+//! the sequences that are missing for it.
+//!
+//! # Torn or rotten
+//! A crash may tear the batch that was being written; nobody was told that it is kept. Each batch header says what was
+//! synced when it was written, so what is missing below the highest such mark was kept once and is [`Cause::Rotten`].
+//! Above it, it may have been torn, or be the last batch of all and have rotted after its sync: [`Cause::Torn`] says that
+//! no more is known. A log that was closed in good order has a mark behind its last record.
+
+use std::{collections::HashMap, fmt, io, mem};
+
+use crate::{
+    LogId, Position, Record, SegmentId, Sequence,
+    format::{
+        HeaderFound, RECORD_ALIGNMENT, SEGMENT_HEADER_SIZE, Seal, SegmentHeader, Step, is_zero,
+        step,
+    },
+};
+
+mod window;
+
+use window::Window;
+
+/// Sequences left out after a crash: what a torn tail may have used is not used again.
+const SEQUENCES_SKIPPED: u64 = 1 << 20;
+
+/// Reports kept; more are counted.
+const DAMAGE_MAX: usize = 1000;
+
+/// The largest block, and so where a second header copy may stand.
+const BLOCK_SIZE_MAX: usize = 4096;
+
+/// The files of one log, to be read.
+pub trait Segments {
+    /// All segments that there are, in any order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    fn list(&mut self) -> io::Result<Vec<SegmentId>>;
+
+    /// The size of a segment's file in bytes.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    fn size(&mut self, segment: SegmentId) -> io::Result<u64>;
+
+    /// Reads from there until the buffer is full or the file ends; how many bytes.
+    ///
+    /// # Errors
+    /// When the disk cannot. Recovery ends with it.
+    fn read(&mut self, segment: SegmentId, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+}
+
+impl<S: Segments> Segments for &mut S {
+    fn list(&mut self) -> io::Result<Vec<SegmentId>> {
+        (**self).list()
+    }
+
+    fn size(&mut self, segment: SegmentId) -> io::Result<u64> {
+        (**self).size(segment)
+    }
+
+    fn read(&mut self, segment: SegmentId, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        (**self).read(segment, offset, buffer)
+    }
+}
+
+/// Why a log cannot be recovered at all.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum RecoveryError {
+    /// The disk could not be read.
+    Io {
+        /// The segment, if it was one.
+        segment: Option<SegmentId>,
+        /// Why.
+        error: io::Error,
+    },
+    /// A later version of this program has written it.
+    NewerFormat {
+        /// The segment.
+        segment: SegmentId,
+        /// Its version.
+        version: u16,
+    },
+}
+
+impl fmt::Display for RecoveryError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io { segment: Some(segment), error } => {
+                write!(formatter, "segment {segment} cannot be read: {error}")
+            }
+            Self::Io { segment: None, error } => {
+                write!(formatter, "the segments cannot be listed: {error}")
+            }
+            Self::NewerFormat { segment, version } => write!(
+                formatter,
+                "segment {segment} has format version {version}, which is newer than this program"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for RecoveryError {}
+
+/// What recovery comes upon.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// A sound record.
+    Record(Position, Record<'a>),
+    /// Something that is not as it was written.
+    Damage(Damage),
+}
+
+/// One place that is not as it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Damage {
+    /// Where.
+    pub segment: SegmentId,
+    /// Where in it.
+    pub offset: u32,
+    /// How many bytes were stepped over; 0 when it is not bytes but records that are missing.
+    pub size: u32,
+    /// The first and last sequence that are missing for it; `None` when no record is known to be.
+    pub missing: Option<(Sequence, Sequence)>,
+    /// What it looks like.
+    pub cause: Cause,
+}
+
+/// What damage looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// At the end of what was written, and never known to be synced: an ordinary crash.
+    Torn,
+    /// It was on the disk once, and is not any more.
+    Rotten,
+    /// The file is shorter than its header says.
+    Truncated,
+    /// The file is not there.
+    MissingSegment,
+    /// The file belongs to another log, or another place in this one. Nothing of it is used.
+    Foreign,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Torn => "torn by a crash",
+            Self::Rotten => "damaged",
+            Self::Truncated => "cut short",
+            Self::MissingSegment => "missing",
+            Self::Foreign => "not of this log",
+        })
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { segment, offset, size, missing, cause } = self;
+        match size {
+            0 => write!(formatter, "segment {segment}, offset {offset}: {cause}")?,
+            _ => write!(formatter, "segment {segment}, offset {offset}, {size} bytes: {cause}")?,
+        }
+        match missing {
+            None => Ok(()),
+            Some((first, last)) if first == last => {
+                write!(formatter, "; record {first} is missing")
+            }
+            Some((first, last)) => write!(formatter, "; records {first} to {last} are missing"),
+        }
+    }
+}
+
+/// What a recovery has found: where [`Log::resume`](crate::Log::resume) goes on.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// The log's identity.
+    pub id: LogId,
+    /// Whose it is.
+    pub shard: u16,
+    /// The segments that hold something, oldest first.
+    pub segments: Vec<RecoveredSegment>,
+    /// Files to be removed: done with, or without content.
+    pub unused: Vec<SegmentId>,
+    /// Segments that were prepared and hold nothing yet, with their sizes.
+    pub ready: Vec<(SegmentId, u32)>,
+    /// The last record that was found.
+    pub last: Sequence,
+    /// The last sequence that may have been used: the next record has the one after it.
+    pub appended: Sequence,
+    /// The next segment's number.
+    pub next_segment: SegmentId,
+    /// How many records were found.
+    pub records: u64,
+    /// Whether the log was closed in good order.
+    pub closed: bool,
+    /// Everything up to here was known to be synced by what was found.
+    pub synced: Sequence,
+    /// What was damaged, the first thousand.
+    pub damage: Vec<Damage>,
+    /// How much was damaged.
+    pub damage_count: u64,
+}
+
+/// One segment of a recovered log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoveredSegment {
+    /// Its number.
+    pub segment: SegmentId,
+    /// Its size in bytes.
+    pub size: u32,
+    /// Its block size in bytes.
+    pub block_size: u32,
+    /// Where its last record ends.
+    pub end: u32,
+    /// Bytes of its records.
+    pub live: u64,
+    /// Whether something in it was damaged other than torn.
+    pub damaged: bool,
+}
+
+/// Walks through the log of one shard.
+#[derive(Debug)]
+pub struct Recovery<S> {
+    segments: S,
+    window: Window,
+    plan: Vec<Planned>,
+    /// The next of the plan.
+    turn: usize,
+    current: Option<Current>,
+    /// The next record's sequence, if none is missing; `None` before anything is known.
+    expected: Option<Sequence>,
+    /// Damage that is found and not yielded.
+    found: Vec<Damage>,
+    recovered: Recovered,
+}
+
+/// A file, as far as its header tells.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    segment: SegmentId,
+    file_size: u64,
+    header: Option<SegmentHeader>,
+    block_size: u32,
+}
+
+/// The segment that is being walked.
+#[derive(Clone, Copy, Debug)]
+struct Current {
+    planned: Planned,
+    seal: Seal,
+    offset: u32,
+    /// Where the file ends.
+    end: u32,
+    /// Where the last sound thing ends.
+    records_end: u32,
+    live: u64,
+    /// Damage that is being stepped over: where it begins and ends so far.
+    damage: Option<(u32, u32)>,
+    damaged: bool,
+}
+
+/// What a walk comes upon, without the payload itself.
+enum Found {
+    Record { offset: u32, payload: std::ops::Range<usize>, sequence: Sequence, kind: u8 },
+    Damage(Damage),
+}
+
+impl<S: Segments> Recovery<S> {
+    /// Reads the headers of all segments. `new_id` is the identity that the log gets if there is nothing yet.
+    ///
+    /// # Errors
+    /// When the disk cannot be read, or the log is of a newer format.
+    pub fn open(mut segments: S, shard: u16, new_id: LogId) -> Result<Self, RecoveryError> {
+        let io = |segment| move |error| RecoveryError::Io { segment, error };
+        let mut list = segments.list().map_err(io(None))?;
+        list.sort_unstable();
+        let mut found = Vec::new();
+        let mut plan = Vec::new();
+        for segment in list {
+            let file_size = segments.size(segment).map_err(io(Some(segment)))?;
+            let header = read_header(&mut segments, segment, &mut found)?;
+            let block_size = header.map_or(0, |header| header.block_size);
+            plan.push(Planned { segment, file_size, header, block_size });
+        }
+        let id = prevailing_id(&plan, shard).unwrap_or(new_id);
+        plan.retain(|planned| {
+            let foreign = planned.header.is_some_and(|header| {
+                header.id != id || header.shard != shard || header.segment != planned.segment
+            });
+            if foreign {
+                found.push(whole(planned, Cause::Foreign));
+            }
+            !foreign
+        });
+        let fallback =
+            plan.iter().find_map(|planned| planned.header).map(|header| header.block_size);
+        for planned in &mut plan {
+            if planned.block_size == 0 {
+                planned.block_size = fallback.unwrap_or(BLOCK_SIZE_MAX as u32);
+            }
+        }
+        let recovered = Recovered {
+            id,
+            shard,
+            segments: Vec::new(),
+            unused: Vec::new(),
+            ready: Vec::new(),
+            last: Sequence(0),
+            appended: Sequence(0),
+            next_segment: SegmentId(1),
+            records: 0,
+            closed: false,
+            synced: Sequence(0),
+            damage: Vec::new(),
+            damage_count: 0,
+        };
+        let mut recovery = Self {
+            segments,
+            window: Window::default(),
+            plan,
+            turn: 0,
+            current: None,
+            expected: None,
+            found,
+            recovered,
+        };
+        recovery.look_ahead()?;
+        Ok(recovery)
+    }
+
+    /// The next record or damage, in the order of the log. `None` at the end.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn next_item(&mut self) -> Result<Option<Item<'_>>, RecoveryError> {
+        match self.walk()? {
+            None => Ok(None),
+            Some(Found::Damage(damage)) => {
+                self.recovered.damage_count += 1;
+                if self.recovered.damage.len() < DAMAGE_MAX {
+                    self.recovered.damage.push(damage);
+                }
+                Ok(Some(Item::Damage(damage)))
+            }
+            Some(Found::Record { offset, payload, sequence, kind }) => {
+                let segment =
+                    self.current.as_ref().expect("a record is in a segment").planned.segment;
+                let payload = &self.window.bytes()[payload];
+                let record = Record { sequence, kind, payload };
+                Ok(Some(Item::Record(Position { segment, offset }, record)))
+            }
+        }
+    }
+
+    /// The log's identity.
+    #[must_use]
+    pub fn id(&self) -> LogId {
+        self.recovered.id
+    }
+
+    /// How far it has come: bytes walked, of how many.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let total = self.plan.iter().map(|planned| planned.file_size).sum();
+        let done: u64 = self.plan[..self.turn].iter().map(|planned| planned.file_size).sum();
+        let ahead = self.current.map_or(0, |current| u64::from(current.end - current.offset));
+        (done.saturating_sub(ahead), total)
+    }
+
+    /// Ends the recovery; what is left is walked first.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn finish(mut self) -> Result<(Recovered, S), RecoveryError> {
+        while self.next_item()?.is_some() {}
+        let mut recovered = self.recovered;
+        recovered.last = self.expected.map_or(Sequence(0), |next| Sequence(next.0 - 1));
+        let highest = recovered.last.max(recovered.synced);
+        recovered.appended = match recovered.records > 0 || highest.0 > 0 {
+            true => Sequence(highest.0 + SEQUENCES_SKIPPED),
+            false => highest,
+        };
+        recovered.last = highest;
+        let newest = self.plan.last().map_or(0, |planned| planned.segment.0);
+        recovered.next_segment = SegmentId(newest + 1);
+        Ok((recovered, self.segments))
+    }
+
+    /// What headers and the newest batches say about the rest.
+    fn look_ahead(&mut self) -> Result<(), RecoveryError> {
+        let mut oldest = SegmentId(0);
+        for header in self.plan.iter().filter_map(|planned| planned.header) {
+            oldest = oldest.max(header.oldest);
+            self.recovered.synced = self.recovered.synced.max(header.kept);
+        }
+        for index in (0..self.plan.len()).rev() {
+            let mut current = self.begin(self.plan[index]);
+            let mut used = current.planned.header.is_some();
+            while current.offset < current.end {
+                match self.step(&current)? {
+                    Walked::Batch { header, next } => {
+                        used = true;
+                        oldest = oldest.max(header.oldest);
+                        self.recovered.synced = self.recovered.synced.max(header.synced);
+                        self.recovered.closed = header.closes;
+                        current.offset = next;
+                    }
+                    Walked::Record { next, .. } => {
+                        used = true;
+                        self.recovered.closed = false;
+                        current.offset = next;
+                    }
+                    Walked::Padding { next } => current.offset = next,
+                    Walked::Damaged => current.offset += RECORD_ALIGNMENT as u32,
+                }
+            }
+            if used {
+                break;
+            }
+        }
+        let done: Vec<SegmentId> = self
+            .plan
+            .iter()
+            .map(|planned| planned.segment)
+            .filter(|segment| *segment < oldest)
+            .collect();
+        self.recovered.unused.extend(done);
+        self.plan.retain(|planned| planned.segment >= oldest);
+        let first = self.plan.first().map(|planned| planned.segment);
+        if oldest.0 > 0 && first.is_some_and(|first| first > oldest) {
+            self.found.push(Damage {
+                segment: oldest,
+                offset: 0,
+                size: 0,
+                missing: None,
+                cause: Cause::MissingSegment,
+            });
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, planned: Planned) -> Current {
+        let size = planned.header.map_or(u64::from(u32::MAX), |header| u64::from(header.size));
+        let align = RECORD_ALIGNMENT as u64;
+        let end = (planned.file_size.min(size) / align * align).min(u64::from(u32::MAX) - 7) as u32;
+        let offset = match planned.header {
+            Some(_) => SegmentHeader::batches_start(planned.block_size).min(end),
+            None => 0,
+        };
+        self.window.begin(planned.segment);
+        Current {
+            planned,
+            seal: Seal::new(self.recovered.id, planned.segment),
+            offset,
+            end,
+            records_end: offset,
+            live: 0,
+            damage: None,
+            damaged: false,
+        }
+    }
+
+    /// What stands at the current place, once enough of it is in the window.
+    fn step(&mut self, current: &Current) -> Result<Walked, RecoveryError> {
+        let mut needed = 1;
+        loop {
+            let offset = current.offset;
+            let start = self.window.at(&mut self.segments, offset, needed, current.end).map_err(
+                |error| RecoveryError::Io { segment: Some(current.planned.segment), error },
+            )?;
+            let bytes = &self.window.bytes()[start..];
+            return Ok(
+                match step(current.seal, current.planned.block_size, offset, current.end, bytes) {
+                    Step::Record { record, next, padding_sound } => {
+                        let from = start + crate::RECORD_HEADER_SIZE;
+                        Walked::Record {
+                            next,
+                            sequence: record.sequence,
+                            kind: record.kind,
+                            payload: from..from + record.payload.len(),
+                            padding_sound,
+                        }
+                    }
+                    Step::Batch { header, next } => Walked::Batch { header, next },
+                    Step::Padding { next } => Walked::Padding { next },
+                    Step::Damaged => Walked::Damaged,
+                    // The file has less than its size said.
+                    Step::Incomplete { needed: more } if bytes.len() < needed => {
+                        debug_assert!(more > bytes.len());
+                        Walked::Damaged
+                    }
+                    Step::Incomplete { needed: more } => {
+                        needed = more;
+                        continue;
+                    }
+                },
+            );
+        }
+    }
+
+    fn walk(&mut self) -> Result<Option<Found>, RecoveryError> {
+        loop {
+            if !self.found.is_empty() {
+                return Ok(Some(Found::Damage(self.found.remove(0))));
+            }
+            let Some(mut current) = self.current else {
+                let Some(planned) = self.plan.get(self.turn).copied() else { return Ok(None) };
+                self.turn += 1;
+                self.enter(planned);
+                continue;
+            };
+            if current.offset >= current.end {
+                self.leave(current);
+                self.current = None;
+                continue;
+            }
+            let walked = self.step(&current)?;
+            match walked {
+                Walked::Damaged => {
+                    let start = current.damage.map_or(current.offset, |(start, _)| start);
+                    current.offset += RECORD_ALIGNMENT as u32;
+                    current.damage = Some((start, current.offset));
+                    self.current = Some(current);
+                }
+                Walked::Padding { next } => {
+                    current.offset = next;
+                    self.current = Some(current);
+                }
+                Walked::Batch { next, .. } => {
+                    if current.damage.is_none() {
+                        current.records_end = next;
+                        current.offset = next;
+                        self.current = Some(current);
+                    } else {
+                        self.close_damage(&mut current, None);
+                        self.current = Some(current);
+                    }
+                }
+                Walked::Record { next, sequence, kind, payload, padding_sound } => {
+                    if current.damage.is_some() {
+                        self.close_damage(&mut current, Some(sequence));
+                        self.current = Some(current);
+                        continue;
+                    }
+                    let offset = current.offset;
+                    let expected = self.expected.unwrap_or(sequence);
+                    if sequence > expected {
+                        self.report_gap(&mut current, offset, expected, sequence);
+                        self.current = Some(current);
+                        continue;
+                    }
+                    current.offset = next;
+                    current.records_end = next;
+                    if !padding_sound {
+                        current.damaged = true;
+                        self.found.push(Damage {
+                            segment: current.planned.segment,
+                            offset: next - RECORD_ALIGNMENT as u32,
+                            size: RECORD_ALIGNMENT as u32,
+                            missing: None,
+                            cause: Cause::Rotten,
+                        });
+                    }
+                    // An earlier sequence than expected stands where a later one should: it counts no more.
+                    let stale = sequence < expected;
+                    if !stale {
+                        self.expected = Some(sequence.next());
+                    }
+                    let counts = !stale && !self.abandoned(current.planned.segment, sequence);
+                    if counts {
+                        current.live += u64::from(next - offset);
+                        self.recovered.records += 1;
+                    }
+                    self.current = Some(current);
+                    if counts {
+                        return Ok(Some(Found::Record { offset, payload, sequence, kind }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Begins with a segment: does it follow on what came before?
+    fn enter(&mut self, planned: Planned) {
+        let mut current = self.begin(planned);
+        if let Some(header) = planned.header {
+            let before = self.turn.checked_sub(2).map(|index| self.plan[index]);
+            let linked = before.is_none_or(|before| header.previous == before.segment)
+                || header.previous < self.plan[0].segment;
+            if let Some(expected) = self.expected
+                && header.kept >= expected
+            {
+                let segment = if linked {
+                    before.map_or(planned.segment, |b| b.segment)
+                } else {
+                    header.previous
+                };
+                let cause = if linked { Cause::Rotten } else { Cause::MissingSegment };
+                // Not told yet if nothing at the end of the segment before it was damaged.
+                self.found.push(Damage {
+                    segment,
+                    offset: 0,
+                    size: 0,
+                    missing: Some((expected, header.kept)),
+                    cause,
+                });
+            }
+            self.expected = Some(self.expected.map_or(header.first, |e| e.max(header.first)));
+            if planned.file_size < u64::from(header.size) {
+                current.damaged = true;
+                self.found.push(Damage {
+                    segment: planned.segment,
+                    offset: current.end,
+                    size: header.size - current.end,
+                    missing: None,
+                    cause: Cause::Truncated,
+                });
+            }
+        }
+        self.current = Some(current);
+    }
+
+    /// Ends with a segment.
+    fn leave(&mut self, mut current: Current) {
+        let planned = current.planned;
+        if let Some((start, end)) = current.damage.take() {
+            // Nothing sound follows here. What is missing for it, the next segment's header or the marks tell.
+            let next = self.plan[self.turn..].iter().find_map(|planned| planned.header);
+            let known = next.map_or(self.recovered.synced, |header| header.kept);
+            let expected = self.expected.unwrap_or(Sequence(1));
+            let missing = (known >= expected).then_some((expected, known));
+            if missing.is_some() {
+                self.expected = Some(known.next());
+            }
+            current.damaged |= missing.is_some();
+            self.found.push(Damage {
+                segment: planned.segment,
+                offset: start,
+                size: end - start,
+                missing,
+                cause: if missing.is_some() { Cause::Rotten } else { Cause::Torn },
+            });
+        } else if self.turn == self.plan.len()
+            && let Some(expected) = self.expected
+            && self.recovered.synced >= expected
+        {
+            current.damaged = true;
+            let known = self.recovered.synced;
+            self.expected = Some(known.next());
+            self.found.push(Damage {
+                segment: planned.segment,
+                offset: current.records_end,
+                size: 0,
+                missing: Some((expected, known)),
+                cause: Cause::Rotten,
+            });
+        }
+        let empty = current.records_end <= SegmentHeader::batches_start(planned.block_size);
+        if planned.header.is_none() && empty && !current.damaged && self.found.is_empty() {
+            let newer = self.plan[self.turn..].iter().all(|planned| planned.header.is_none());
+            let size = planned.file_size;
+            let usable = (32 << 10..=1 << 30).contains(&size) && size.is_multiple_of(512);
+            if newer && usable {
+                self.recovered.ready.push((planned.segment, size as u32));
+            } else {
+                self.recovered.unused.push(planned.segment);
+            }
+            return;
+        }
+        // Something stands here: what was prepared before it is not the next segment.
+        let ready = mem::take(&mut self.recovered.ready);
+        self.recovered.unused.extend(ready.into_iter().map(|(segment, _)| segment));
+        self.recovered.segments.push(RecoveredSegment {
+            segment: planned.segment,
+            size: current.end.max(planned.header.map_or(0, |header| header.size)),
+            block_size: planned.block_size,
+            end: current.records_end.next_multiple_of(planned.block_size).min(current.end),
+            live: current.live,
+            damaged: current.damaged,
+        });
+    }
+
+    /// Sound bytes follow damaged ones: with this record, or with a batch header.
+    fn close_damage(&mut self, current: &mut Current, sequence: Option<Sequence>) {
+        let Some((start, end)) = current.damage.take() else { return };
+        let expected = self.expected.unwrap_or(sequence.unwrap_or(Sequence(1)));
+        let missing = match sequence {
+            Some(sequence) if sequence > expected => {
+                self.expected = Some(sequence);
+                Some((expected, Sequence(sequence.0 - 1)))
+            }
+            _ => None,
+        };
+        let rotten = missing.map_or(expected.0 <= self.recovered.synced.0, |(first, _)| {
+            first <= self.recovered.synced
+        });
+        current.damaged |= rotten;
+        self.found.push(Damage {
+            segment: current.planned.segment,
+            offset: start,
+            size: end - start,
+            missing,
+            cause: if rotten { Cause::Rotten } else { Cause::Torn },
+        });
+    }
+
+    /// Records are missing although no byte looks wrong: a write that never arrived.
+    fn report_gap(
+        &mut self,
+        current: &mut Current,
+        offset: u32,
+        expected: Sequence,
+        sequence: Sequence,
+    ) {
+        self.expected = Some(sequence);
+        let rotten = expected <= self.recovered.synced;
+        current.damaged |= rotten;
+        self.found.push(Damage {
+            segment: current.planned.segment,
+            offset,
+            size: 0,
+            missing: Some((expected, Sequence(sequence.0 - 1))),
+            cause: if rotten { Cause::Rotten } else { Cause::Torn },
+        });
+    }
+
+    /// Whether a later header says that this record was given up after a failure.
+    fn abandoned(&self, segment: SegmentId, sequence: Sequence) -> bool {
+        self.plan[self.turn..].iter().filter_map(|planned| planned.header).any(|header| {
+            header.segment > segment && header.kept < sequence && sequence < header.first
+        })
+    }
+}
+
+/// A step without borrowed bytes.
+enum Walked {
+    Record {
+        next: u32,
+        sequence: Sequence,
+        kind: u8,
+        payload: std::ops::Range<usize>,
+        padding_sound: bool,
+    },
+    Batch {
+        header: crate::format::BatchHeader,
+        next: u32,
+    },
+    Padding {
+        next: u32,
+    },
+    Damaged,
+}
+
+/// The header of a segment, from whichever copy is sound.
+fn read_header(
+    segments: &mut impl Segments,
+    segment: SegmentId,
+    found: &mut Vec<Damage>,
+) -> Result<Option<SegmentHeader>, RecoveryError> {
+    let mut bytes = vec![0; 2 * BLOCK_SIZE_MAX];
+    let size = segments
+        .read(segment, 0, &mut bytes)
+        .map_err(|error| RecoveryError::Io { segment: Some(segment), error })?;
+    let bytes = &bytes[..size];
+    let mut sound = None;
+    for at in [0, 512, 1024, 2048, 4096] {
+        match SegmentHeader::decode(bytes.get(at..).unwrap_or_default()) {
+            HeaderFound::Sound(header) if at == 0 || header.block_size as usize == at => {
+                sound = Some(header);
+                break;
+            }
+            HeaderFound::Newer(version) if at == 0 => {
+                return Err(RecoveryError::NewerFormat { segment, version });
+            }
+            _ => {}
+        }
+    }
+    let Some(header) = sound else { return Ok(None) };
+    let block_size = header.block_size as usize;
+    let encoded = header.encode();
+    for copy in 0..2 {
+        let at = copy * block_size;
+        let block = bytes.get(at..).unwrap_or_default();
+        let block = &block[..block.len().min(block_size)];
+        let as_written = block.get(..SEGMENT_HEADER_SIZE) == Some(&encoded[..])
+            && is_zero(&block[SEGMENT_HEADER_SIZE..]);
+        // One that ends before is cut short, which is told elsewhere.
+        if !as_written && block.len() == block_size {
+            found.push(Damage {
+                segment,
+                offset: at as u32,
+                size: block_size as u32,
+                missing: None,
+                cause: Cause::Rotten,
+            });
+        }
+    }
+    Ok(Some(header))
+}
+
+/// The identity that most headers carry; of several, that of the newest.
+fn prevailing_id(plan: &[Planned], shard: u16) -> Option<LogId> {
+    let mut counts: HashMap<LogId, (u32, SegmentId)> = HashMap::new();
+    for planned in plan {
+        if let Some(header) = planned.header
+            && header.segment == planned.segment
+            && header.shard == shard
+        {
+            let count = counts.entry(header.id).or_default();
+            *count = (count.0 + 1, planned.segment);
+        }
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(id, _)| id)
+}
+
+fn whole(planned: &Planned, cause: Cause) -> Damage {
+    Damage {
+        segment: planned.segment,
+        offset: 0,
+        size: u32::try_from(planned.file_size).unwrap_or(u32::MAX),
+        missing: None,
+        cause,
+    }
+}
