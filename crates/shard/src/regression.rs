@@ -633,3 +633,47 @@ fn a_session_with_many_subscriptions_leaves_in_slices() {
 fn publish_once(topic: &str) -> Vec<u8> {
     publish(topic, "x", QoS::AtMostOnce, 0)
 }
+
+/// A subscription was replaced while retained messages were on their way to it: they, and what was retained later, still came
+/// at the QoS of the earlier one, and those of the new one after them.
+#[test]
+fn retained_messages_follow_a_replaced_subscription() {
+    let settings = Settings { output_bytes_max: 200, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    broker.connect(0, 1, &Connect::new(V311, "writer"));
+    for number in 0..20 {
+        let topic = format!("r/{number:02}");
+        let mut bytes = Vec::new();
+        let publish = Publish {
+            topic: &topic,
+            payload: b"0123456789",
+            qos: QoS::AtLeastOnce,
+            packet_id: Some(PacketId::MIN),
+            retain: true,
+            ..Publish::default()
+        };
+        publish.encode(V311, &mut bytes);
+        broker.receive(0, 1, &bytes);
+        broker.sent(0, 1);
+    }
+    broker.connect(0, 2, &Connect::new(V311, "reader"));
+    broker.receive(0, 2, &subscribe("r/#", QoS::AtLeastOnce));
+    broker.receive(0, 2, &subscribe("r/#", QoS::AtMostOnce));
+    let mut qos = Vec::new();
+    loop {
+        let bytes = broker.sent(0, 2);
+        let mut rest = &bytes[..];
+        while let Ok(Framed::Packet(raw)) = frame(rest, u32::MAX) {
+            rest = &rest[raw.size..];
+            if let Ok(Packet::Publish(publish)) = decode(raw, V311) {
+                qos.push(publish.qos);
+            }
+        }
+        if bytes.is_empty() {
+            break;
+        }
+    }
+    let earlier = qos.iter().filter(|qos| **qos == QoS::AtLeastOnce).count();
+    assert!((1..10).contains(&earlier), "{earlier} were on their way already");
+    assert_eq!(qos.len() - earlier, 20, "the new subscription gets all, once");
+}

@@ -233,10 +233,28 @@ impl Shard {
             overtaken: BTreeSet::new(),
         };
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        let pumps = &mut connection.extra().pumps;
-        pumps.push_back(pump);
-        if pumps.len() == 1 {
-            self.advance_pumps(id);
+        connection.extra().pumps.push_back(pump);
+        self.advance_pumps(id);
+    }
+
+    /// A subscription was replaced [MQTT-3.8.4-3]: retained messages that are still on their way to the earlier one come as
+    /// the new one says, or not at all when it begins `again` with all of them.
+    pub(crate) fn change_pumps(
+        &mut self,
+        id: ConnectionId,
+        filter: &str,
+        options: SubscriptionOptions,
+        again: bool,
+    ) {
+        let connection = self.connections.get_mut(id.0);
+        let Some(extra) = connection.and_then(|connection| connection.extra.as_mut()) else {
+            return;
+        };
+        if again {
+            extra.pumps.retain(|pump| pump.filter() != filter);
+        }
+        for pump in extra.pumps.iter_mut().filter(|pump| pump.filter() == filter) {
+            pump.options = options;
         }
     }
 

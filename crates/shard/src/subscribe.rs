@@ -135,6 +135,10 @@ impl Shard {
             RetainHandling::SendIfNew => new,
             RetainHandling::DoNotSend => false,
         };
+        let serving = self.sessions.get(session).and_then(|entry| entry.connection);
+        if let Some(connection) = serving.filter(|_| !new) {
+            self.change_pumps(connection, filter.as_str(), options, wanted);
+        }
         if wanted && self.settings.limits.retain_available {
             retained.push((filter.as_str().into(), options));
         }
@@ -234,6 +238,7 @@ impl Shard {
         }
         let unsuback = UnsubAck::new(unsubscribe.packet_id, &reason_codes[..]);
         self.wire.answer(id, connection, |version, out| unsuback.encode(version, out));
+        self.advance_pumps(id);
     }
 
     fn unsubscribe(&mut self, session: SessionId, filter: &str) -> bool {
