@@ -71,6 +71,16 @@ impl Output {
         }
     }
 
+    /// Appends everything that `other` holds, spliced payloads by reference, and empties it.
+    pub fn append(&mut self, other: &mut Self) {
+        let start = self.copied.len();
+        self.copied.extend_from_slice(&other.copied);
+        let moved = other.splices.drain(..);
+        self.splices.extend(moved.map(|splice| Splice { at: start + splice.at, ..splice }));
+        self.spliced_size += other.spliced_size;
+        other.recycle();
+    }
+
     /// All bytes waiting, copied and spliced.
     #[inline]
     #[must_use]
@@ -154,6 +164,24 @@ mod tests {
         output.payload(&large);
         assert_eq!(output.segments().count(), 2);
         assert_eq!(output.size(), 2 * SPLICE_SIZE_MIN);
+    }
+
+    #[test]
+    fn appending_keeps_the_order() {
+        let large = Bytes::from(vec![7; SPLICE_SIZE_MIN]);
+        let mut first = Output::new();
+        first.extend(b"one");
+        first.payload(&large);
+        first.extend(b"two");
+        let mut second = Output::new();
+        second.extend(b"three");
+        second.payload(&large);
+        second.extend(b"four");
+        let expected = [joined(&first), joined(&second)].concat();
+        first.append(&mut second);
+        assert_eq!(joined(&first), expected);
+        assert_eq!(first.size(), expected.len());
+        assert!(second.is_empty());
     }
 
     #[test]
