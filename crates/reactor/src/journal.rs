@@ -9,7 +9,7 @@ use midge_session::Time;
 use midge_shard::{Event, Note, PeerError};
 
 /// Kinds of events that are limited apart from each other.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// One second.
 const PERIOD_NS: u64 = 1_000_000_000;
@@ -65,6 +65,9 @@ impl Journal {
             Event::TakenOver => {
                 tracing::info!(shard, %peer, client_id, suppressed, "session taken over");
             }
+            Event::Kicked => {
+                tracing::info!(shard, %peer, client_id, suppressed, "closed by an operator");
+            }
         }
     }
 
@@ -91,6 +94,7 @@ fn kind(event: Event) -> usize {
         Event::ConnectTimeout => 2,
         Event::KeepAliveTimeout => 3,
         Event::TakenOver => 4,
+        Event::Kicked => 5,
     }
 }
 
@@ -117,6 +121,7 @@ mod tests {
             Event::ConnectTimeout,
             Event::KeepAliveTimeout,
             Event::TakenOver,
+            Event::Kicked,
         ];
         for (at, one) in events.iter().enumerate() {
             for other in &events[at + 1..] {

@@ -40,6 +40,12 @@ impl Time {
         self.0 / 1_000_000
     }
 
+    /// Whole seconds since the origin, rounded down.
+    #[must_use]
+    pub const fn as_seconds(self) -> u64 {
+        self.0 / SECOND_NS
+    }
+
     /// This moment plus a number of seconds; stays at the end of time instead of wrapping.
     #[must_use]
     pub const fn plus_seconds(self, seconds: u64) -> Self {

@@ -58,6 +58,8 @@ pub enum Event {
     KeepAliveTimeout,
     /// Another connection with the same client id.
     TakenOver,
+    /// An operator asked for it.
+    Kicked,
 }
 
 /// What a peer did wrong.

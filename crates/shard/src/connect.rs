@@ -117,6 +117,7 @@ impl Shard {
         let serial = self.next_serial();
         if let Some(entry) = self.sessions.get_mut(session) {
             entry.connection = Some(id);
+            entry.since_seconds = self.now.as_seconds() as u32;
             entry.away = None;
             entry.session.will = will;
             entry.session.expiry_interval_seconds = terms.session_expiry_interval_seconds;

@@ -124,6 +124,7 @@ impl Shard {
         let now = self.now;
         let Some(entry) = self.sessions.get_mut(id) else { return };
         entry.connection = None;
+        entry.since_seconds = now.as_seconds() as u32;
         if let Some(outbound) = entry.session.outbound.as_mut() {
             outbound.disconnected();
         }

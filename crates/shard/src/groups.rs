@@ -85,26 +85,61 @@ impl Groups {
         }
     }
 
+    /// What is told about a group, in few words.
+    pub(crate) fn outline(&self, group: GroupIndex) -> Option<GroupOutline<'_>> {
+        self.slab.get(group.0).map(Group::outline)
+    }
+
+    /// The same, of the group with this text.
+    pub(crate) fn outline_of(&self, text: &str) -> Option<GroupOutline<'_>> {
+        self.slab.get(*self.by_text.get(text)?).map(Group::outline)
+    }
+
     fn find(&mut self, text: &str) -> Option<(u32, &mut Group)> {
         let index = *self.by_text.get(text)?;
         Some((index, self.slab.get_mut(index)?))
     }
 }
 
+/// A group as an operator sees it.
+#[derive(Debug)]
+pub(crate) struct GroupOutline<'a> {
+    /// `$share/NAME/FILTER`.
+    pub(crate) text: &'a str,
+    pub(crate) members: usize,
+    pub(crate) online: usize,
+    pub(crate) backlog: usize,
+    /// Who would get a QoS 1 message now.
+    pub(crate) next: Option<(ShardId, SessionRef)>,
+}
+
 impl Group {
+    fn outline(&self) -> GroupOutline<'_> {
+        // What waits in the backlog goes first, and waits because nobody can take it.
+        let next = self.backlog.is_empty().then(|| self.chosen(QoS::AtLeastOnce)).flatten();
+        GroupOutline {
+            text: &self.text,
+            members: self.members.len(),
+            online: self.members.iter().filter(|member| member.online).count(),
+            backlog: self.backlog.len(),
+            next: next.map(|at| (self.members[at].shard, self.members[at].session)),
+        }
+    }
+
     /// Who gets the next message.
     fn next(&mut self, qos: QoS) -> Option<Member> {
-        let count = self.members.len();
-        let round = (0..count).map(|step| (self.cursor + step) % count);
-        let chosen = round
-            .clone()
-            .find(|at| self.members[*at].online && self.members[*at].room)
-            .or_else(|| {
-                let mut away = round.filter(|_| qos > QoS::AtMostOnce);
-                away.find(|at| self.members[*at].persistent && self.members[*at].room)
-            })?;
+        let chosen = self.chosen(qos)?;
         self.cursor = chosen + 1;
         Some(self.members[chosen])
+    }
+
+    fn chosen(&self, qos: QoS) -> Option<usize> {
+        let count = self.members.len();
+        let round = (0..count).map(|step| (self.cursor + step) % count);
+        round.clone().find(|at| self.members[*at].online && self.members[*at].room).or_else(|| {
+            let mut away = round.filter(|_| qos > QoS::AtMostOnce);
+            away.find(|at| self.members[*at].persistent && self.members[*at].room)
+        })
     }
 
     fn member(&mut self, shard: ShardId, session: SessionRef) -> Option<&mut Member> {

@@ -64,6 +64,7 @@ mod settings;
 mod shard;
 mod slab;
 mod subscribe;
+pub mod survey;
 mod wheel;
 mod wire;
 

@@ -18,13 +18,13 @@ use crate::{
 const V311: ProtocolVersion = ProtocolVersion::V311;
 
 /// Shards with rings that hold whatever they are given, when they are told to move it.
-struct Broker {
-    shards: Vec<Shard>,
-    now: Time,
+pub(crate) struct Broker {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) now: Time,
 }
 
 impl Broker {
-    fn new(shards: u16, settings: Settings) -> Self {
+    pub(crate) fn new(shards: u16, settings: Settings) -> Self {
         let shared = Shared {
             interest: (shards > 1).then(|| Arc::new(InterestMap::new(shards, 64))),
             retained_counts: Arc::new(RetainedCounts::new(shards)),
@@ -39,13 +39,13 @@ impl Broker {
     }
 
     /// A client id whose home is a shard.
-    fn client_of(&self, shard: usize) -> String {
+    pub(crate) fn client_of(&self, shard: usize) -> String {
         let homes = (0..).map(|n| format!("client-{n}"));
         let count = self.shards.len() as u16;
         homes.into_iter().find(|id| home_shard(id, count).index() == shard).expect("one of many")
     }
 
-    fn connect(&mut self, shard: usize, id: u32, connect: &Connect<'_>) {
+    pub(crate) fn connect(&mut self, shard: usize, id: u32, connect: &Connect<'_>) {
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let listener = ListenerId(0);
         self.shards[shard].handle_accepted(ConnectionId(id), peer, listener, self.now);
@@ -55,12 +55,12 @@ impl Broker {
         self.sent(shard, id);
     }
 
-    fn receive(&mut self, shard: usize, id: u32, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, shard: usize, id: u32, bytes: &[u8]) {
         self.shards[shard].handle_received(ConnectionId(id), bytes, self.now);
     }
 
     /// What a connection is sent now, all of it taken.
-    fn sent(&mut self, shard: usize, id: u32) -> Vec<u8> {
+    pub(crate) fn sent(&mut self, shard: usize, id: u32) -> Vec<u8> {
         let mut bytes = Vec::new();
         while let Some((to, output)) = self.shards[shard].next_flush() {
             if to == ConnectionId(id) {
@@ -72,7 +72,7 @@ impl Broker {
     }
 
     /// Payloads of the publications among what a connection is sent now.
-    fn payloads(&mut self, shard: usize, id: u32) -> Vec<String> {
+    pub(crate) fn payloads(&mut self, shard: usize, id: u32) -> Vec<String> {
         let bytes = self.sent(shard, id);
         let mut rest = &bytes[..];
         let mut payloads = Vec::new();
@@ -86,7 +86,7 @@ impl Broker {
     }
 
     /// Moves all envelopes until there are none.
-    fn exchange(&mut self) {
+    pub(crate) fn exchange(&mut self) {
         loop {
             let mut moved = false;
             for source in 0..self.shards.len() {
@@ -114,24 +114,24 @@ impl Broker {
         }
     }
 
-    fn later(&mut self, milliseconds: u64, shard: usize) {
+    pub(crate) fn later(&mut self, milliseconds: u64, shard: usize) {
         self.now = self.now.plus_millis(milliseconds);
         self.shards[shard].handle_turn(self.now);
     }
 
-    fn actions(&mut self, shard: usize) -> Vec<Action> {
+    pub(crate) fn actions(&mut self, shard: usize) -> Vec<Action> {
         std::iter::from_fn(|| self.shards[shard].poll_action()).collect()
     }
 }
 
-fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
+pub(crate) fn subscribe(filter: &str, qos: QoS) -> Vec<u8> {
     let mut bytes = Vec::new();
     let filter = SubscribeFilter { filter, qos, ..SubscribeFilter::default() };
     Subscribe::new(PacketId::MIN, &[filter]).encode(V311, &mut bytes);
     bytes
 }
 
-fn publish(topic: &str, payload: &str, qos: QoS, id: u16) -> Vec<u8> {
+pub(crate) fn publish(topic: &str, payload: &str, qos: QoS, id: u16) -> Vec<u8> {
     let mut bytes = Vec::new();
     let packet_id = PacketId::new(id);
     let publish =
@@ -140,7 +140,7 @@ fn publish(topic: &str, payload: &str, qos: QoS, id: u16) -> Vec<u8> {
     bytes
 }
 
-fn persistent(id: &str) -> Connect<'_> {
+pub(crate) fn persistent(id: &str) -> Connect<'_> {
     Connect { clean_start: false, ..Connect::new(V311, id) }
 }
 

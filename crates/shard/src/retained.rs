@@ -53,8 +53,8 @@ const YOUNG_MAX: usize = 1024;
 /// A publication in the index, found by its topic.
 #[derive(Debug)]
 pub(crate) struct RetainedMessage {
-    publication: Arc<Publication>,
-    stored_at: Time,
+    pub(crate) publication: Arc<Publication>,
+    pub(crate) stored_at: Time,
 }
 
 impl Topic for RetainedMessage {
@@ -142,7 +142,7 @@ impl RetainedPump {
 /// This shard's slice.
 #[derive(Debug)]
 pub(crate) struct RetainedSlice {
-    index: RetainedIndex<RetainedMessage>,
+    pub(crate) index: RetainedIndex<RetainedMessage>,
     bytes: usize,
 }
 

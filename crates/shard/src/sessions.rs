@@ -19,6 +19,8 @@ pub(crate) struct SessionEntry {
     pub(crate) connection: Option<ConnectionId>,
     /// Tells it from an earlier session with the same number.
     pub(crate) serial: u32,
+    /// When its connection came, or went, in seconds. (It lies in what alignment would leave empty.)
+    pub(crate) since_seconds: u32,
     /// Its filters in this shard's table.
     pub(crate) subscriptions: Subscriptions,
     /// Its shared subscriptions; their filters stand in the choosers' tables.
@@ -112,13 +114,19 @@ impl Subscriptions {
         };
     }
 
+    /// All of them, in an order that stays for as long as they do.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = FilterId> {
+        let (few, many) = match self {
+            Self::None => ([None, None], None),
+            Self::One(first) => ([Some(*first), None], None),
+            Self::Two(first, second) => ([Some(*first), Some(*second)], None),
+            Self::Many(set) => ([None, None], Some(set)),
+        };
+        few.into_iter().flatten().chain(many.into_iter().flat_map(|set| set.iter().copied()))
+    }
+
     pub(crate) fn to_vec(&self) -> Vec<FilterId> {
-        match self {
-            Self::None => Vec::new(),
-            Self::One(first) => vec![*first],
-            Self::Two(first, second) => vec![*first, *second],
-            Self::Many(set) => set.iter().copied().collect(),
-        }
+        self.iter().collect()
     }
 }
 
@@ -156,6 +164,7 @@ impl Sessions {
             session,
             connection: None,
             serial,
+            since_seconds: 0,
             subscriptions: Subscriptions::None,
             shares: None,
             away: None,
@@ -208,6 +217,11 @@ impl Sessions {
 
     pub(crate) fn len(&self) -> usize {
         self.slab.len()
+    }
+
+    /// All numbers of sessions are below this.
+    pub(crate) fn end(&self) -> u32 {
+        self.slab.end()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (SessionId, &SessionEntry)> {

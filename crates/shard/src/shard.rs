@@ -492,7 +492,7 @@ impl Shard {
     }
 
     /// Opens what this shard sent to itself.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         while let Some(envelope) = self.own.pop_front() {
             self.open(self.id, envelope);
         }

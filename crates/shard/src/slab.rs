@@ -89,6 +89,11 @@ impl<T> Slab<T> {
         self.count
     }
 
+    /// All numbers are below this.
+    pub(crate) fn end(&self) -> u32 {
+        (self.pages.len() as u32).saturating_mul(PAGE_RECORDS as u32)
+    }
+
     /// All records with their numbers, in the order of the numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.pages

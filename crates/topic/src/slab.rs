@@ -116,6 +116,11 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    /// All indices are below this.
+    pub(crate) fn end(&self) -> u32 {
+        (self.pages.len() as u32).saturating_mul(PAGE_SLOTS as u32)
+    }
+
     /// All values with their indices, in ascending order of index.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.iter_from(0)

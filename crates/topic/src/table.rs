@@ -228,7 +228,13 @@ impl<V: Copy> SubscriptionTable<V> {
     }
 
     /// The subscribers of a filter; none for an id that is void.
-    pub fn subscribers(&self, filter_id: FilterId) -> impl Iterator<Item = (SubscriberId, V)> {
+    ///
+    /// The order is that of their subscriptions, but that the last one takes the place of one that goes. So whoever lists
+    /// them in parts, from the back and by position, may see one twice and misses none that stays.
+    pub fn subscribers(
+        &self,
+        filter_id: FilterId,
+    ) -> impl DoubleEndedIterator<Item = (SubscriberId, V)> {
         let record = self.filters.0.get(filter_id.index());
         let only = record.filter(|it| it.count == 1).map(|it| (SubscriberId(it.link), it.only));
         let list = record.filter(|it| it.count > 1).and_then(|it| self.lists.get(it.link));
@@ -306,6 +312,20 @@ impl<V: Copy> SubscriptionTable<V> {
         let from = after.map_or(0, |after| after.index().saturating_add(1));
         let records = self.filters.0.iter_from(from);
         records.map(|(index, it)| (FilterId::from_index(index), it.text.as_str()))
+    }
+
+    /// The filter with this number, if the number is in use.
+    #[must_use]
+    pub fn filter_at(&self, number: u32) -> Option<(FilterId, &str)> {
+        let record = self.filters.0.get(number)?;
+        Some((FilterId::from_index(number), record.text.as_str()))
+    }
+
+    /// All numbers of filters are below this: a listing in parts that shall look at no more than so many numbers each ends
+    /// here.
+    #[must_use]
+    pub fn filter_numbers_end(&self) -> u32 {
+        self.filters.0.end()
     }
 
     /// How many filters have subscribers.

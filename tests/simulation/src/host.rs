@@ -216,6 +216,8 @@ impl Host {
             Event::Refused(_) => net.hit(Situation::Refused),
             Event::ConnectTimeout => net.hit(Situation::ConnectTimeout),
             Event::TakenOver => net.hit(Situation::TakeOver),
+            // Nobody asks for it here.
+            Event::Kicked => {}
             Event::KeepAliveTimeout => {
                 net.hit(Situation::KeepAliveTimeout);
                 let silent = net.now - net.pipes[pipe].packet_at;
