@@ -2,14 +2,15 @@
 # Subject memory: what the kernel may spend on data in sockets, and what it does when memory is short.
 #
 # Two kinds of kernel memory, often confused:
-# - a socket itself (the socket, its file, its inode): about 4.35 KB of slab for one idle connection, measured as half
-#   of the 8.7 KB of both ends over loopback. No sysctl bounds it but the descriptor limits.
+# - a socket itself (the socket, its file, its inode): about 4.5 KB of slab for one idle connection, measured as half
+#   of the 9 KB of both ends over loopback. No sysctl bounds it but the descriptor limits.
 # - data in its queues: pages counted against tcp_mem. An idle connection has none.
 
-# Kernel memory of one idle connection, in bytes. Measured.
-readonly CONNECTION_KERNEL_BYTES=4350
-# The broker's own memory of one idle connection with one subscription, in bytes. The project's bound, not a measurement.
-readonly CONNECTION_USER_BYTES=400
+# Kernel memory of one idle connection, in bytes. Measured: bench/capacity. (A test holds both figures and those of
+# crates/midge/src/capacity.rs together.)
+readonly CONNECTION_KERNEL_BYTES=4500
+# The broker's own memory of one idle connection with one subscription, in bytes. Measured: bench/capacity.
+readonly CONNECTION_USER_BYTES=380
 readonly PAGE_BYTES=4096
 
 knobs_memory() {
