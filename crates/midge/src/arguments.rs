@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use midge_config::Auto;
 
+use crate::{doctor::DoctorArguments, plan::PlanArguments};
+
 /// Reads the command line. Ends the process for `--help` and `--version` (exit code 0) and for what
 /// cannot be read (exit code 2).
 pub(crate) fn parse() -> Command {
@@ -31,6 +33,10 @@ pub(crate) enum Command {
     Serve(ServeArguments),
     /// Check a configuration file without running the broker.
     Check(CheckArguments),
+    /// Tell what on this host would stop or hurt so many connections, and what to run.
+    Doctor(DoctorArguments),
+    /// Compute what so many connections need: memory, descriptors, cores, network.
+    Plan(PlanArguments),
 }
 
 /// Options of `midge serve`.

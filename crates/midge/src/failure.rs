@@ -9,6 +9,8 @@ pub(crate) enum Failure {
     Configuration(Vec<String>),
     /// The machine or the broker is at fault: one sentence. Exit code 1.
     Other(String),
+    /// The answer, told on standard output, is no. Exit code 1.
+    Told,
 }
 
 impl Failure {
@@ -32,6 +34,7 @@ impl Failure {
                 _ = writeln!(stderr, "error: {sentence}");
                 ExitCode::from(1)
             }
+            Self::Told => ExitCode::from(1),
         }
     }
 }

@@ -14,16 +14,20 @@
 
 mod arguments;
 mod broker;
+mod capacity;
 mod check;
+mod doctor;
 mod failure;
 mod host;
 #[allow(dead_code, reason = "the commands that find a running broker come next")]
 mod instance;
 mod listen;
 mod logging;
+mod plan;
 mod serve;
 mod settings;
 mod signals;
+mod units;
 
 use std::process::ExitCode;
 
@@ -33,6 +37,8 @@ fn main() -> ExitCode {
     let outcome = match arguments::parse() {
         Command::Serve(arguments) => serve::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

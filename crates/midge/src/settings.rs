@@ -6,7 +6,7 @@
 
 use midge_config::{Auto, ByteSize, Config, Listener, Loaded, PinCores};
 
-use crate::{arguments::ServeArguments, failure::Failure, host::Host};
+use crate::{arguments::ServeArguments, capacity, failure::Failure, host::Host};
 
 /// Settings without an open question.
 #[derive(Debug)]
@@ -25,12 +25,9 @@ pub(crate) struct Settings {
     pub(crate) mesh_ring_capacity: u32,
 }
 
-/// Memory that a connection costs at the very least (4.35 KB in the kernel): more slots than that
+/// Memory that a connection costs at the very least (4.5 KB in the kernel): more slots than that
 /// could never be used.
 const CONNECTION_BYTES_MIN: u64 = 4096;
-
-/// The kernel's bound of one ring's registered files.
-const SLOTS_MAX: u64 = 1 << 20;
 
 /// Envelopes in all rings into one shard, if they are left to us.
 const INBOX_ENVELOPES: u32 = 16_384;
@@ -107,7 +104,7 @@ impl Settings {
 
 /// Slots of one ring. The kernel allows each ring as many as the process may have descriptors.
 fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u32, Failure> {
-    let allowed = host.descriptors_max.min(SLOTS_MAX);
+    let allowed = host.descriptors_max.min(capacity::SLOTS_MAX);
     match config.performance.connections_per_shard {
         Auto::Value(wanted) if u64::from(wanted) <= allowed => Ok(wanted),
         Auto::Value(wanted) => Err(Failure::configuration(format_args!(
@@ -119,11 +116,8 @@ fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u3
                 0 => host.memory_bytes / CONNECTION_BYTES_MIN,
                 wanted => wanted,
             };
-            // Clients spread over shards by hash, so some shards get more than their part; and a
-            // connection has a slot where it was accepted before it moves to its home shard.
-            let part = most.div_ceil(u64::from(shards));
-            let slots = (part + part / 4 + 256).min(most.max(1)).min(allowed).max(1);
-            Ok(u32::try_from(slots).expect("at most SLOTS_MAX"))
+            let slots = capacity::slots_per_ring(most, shards).min(allowed).max(1);
+            Ok(u32::try_from(slots).expect("at most the kernel's bound"))
         }
     }
 }

@@ -116,6 +116,15 @@ fn usage_errors_exit_with_2() {
             "--listen: 127.0.0.1:5 is already taken",
         ),
         (&["check"], "--config <FILE>"),
+        (&["doctor", "--connections", "0"], "0 is not in 1..=1000000000"),
+        (&["doctor", "--shards", "1025"], "1025 is not in 1..=1024"),
+        (&["doctor", "--role", "guest"], "possible values: broker, generator, both"),
+        (&["plan"], "--connections <N>"),
+        (&["plan", "--connections", "many"], "invalid digit"),
+        (
+            &["plan", "--connections", "10000000", "--nofile", "1024"],
+            "--nofile: 1024 shards, the most there can be, do not hold 10,000,000 connections",
+        ),
     ] {
         let (code, output, errors) = run(arguments);
         assert_eq!((code, output), (2, String::new()), "{arguments:?}");
@@ -162,6 +171,33 @@ fn bad_configurations_exit_with_2() {
     let expected = (2, String::new(), format!("{absent}: {sentence}\n"));
     assert_eq!(run(&["check", "--config", &absent]), expected);
     assert_eq!(run(&["serve", "--config", &absent]), expected);
+}
+
+/// No broker runs, and none is needed. A billion connections fit no machine of these days.
+#[test]
+fn the_doctor_answers_by_exit_code() {
+    for (connections, code) in [("1", 0), ("1000000000", 1)] {
+        let (found, text, errors) = run(&["doctor", "--connections", connections, "--shards", "1"]);
+        assert_eq!((found, errors), (code, String::new()), "{text}");
+        let stops = text.contains("STOPS at ");
+        assert_eq!(stops, code == 1, "{text}");
+        let arguments = ["doctor", "--json", "--connections", connections, "--shards", "1"];
+        let (found, text, _) = run(&arguments);
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!((found, report["stops"] == 0), (code, code == 0), "{text}");
+    }
+}
+
+#[test]
+fn a_plan_is_a_table_or_an_object() {
+    let arguments = ["plan", "--connections", "1000000", "--nofile", "20000"];
+    let (code, text, errors) = run(&arguments);
+    assert_eq!((code, errors), (0, String::new()));
+    assert!(text.contains("midge serve --shards 64, under a limit of 20,000"), "{text}");
+    let (_, text, _) = run(&[&arguments[..], &["--json", "--tls"]].concat());
+    let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(plan["descriptors"]["shards"], 64);
+    assert_eq!(plan["tls"]["measured"], false);
 }
 
 #[test]
