@@ -8,6 +8,7 @@
 //! | [`start`](mod@start) | threads, the exchange of ring handles, stop and join |
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
+//! | [`disk`] | the data directory and what is done in it |
 //! | `journal` | rate-limited log lines about connections |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
@@ -20,6 +21,7 @@
 
 mod accepting;
 mod clock;
+pub mod disk;
 mod hands;
 mod journal;
 pub mod start;
