@@ -53,6 +53,7 @@ mod ids;
 mod integrity;
 mod leaving;
 mod outbox;
+mod own;
 mod publish;
 mod receive;
 #[cfg(test)]

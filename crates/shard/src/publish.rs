@@ -17,6 +17,7 @@ use crate::connection::{Flags, PendingAck};
 use crate::envelope::{Accepted, RunPlace};
 use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
+use crate::own;
 use crate::receive::Handled;
 use crate::route::{RUN_FRAME_SIZE_MAX, Routed, Run};
 use crate::shard::{Shard, WaitingAck};
@@ -362,7 +363,7 @@ fn reason_of(routed: Routed, version: ProtocolVersion) -> ReasonCode {
 
 /// `$SYS` is the broker's own: nobody else publishes there.
 fn may_publish(topic: &str) -> bool {
-    !(topic.starts_with("$SYS") && (topic.len() == 4 || topic.as_bytes()[4] == b'/'))
+    !own::is_own(topic)
 }
 
 /// Whether a packet is small enough for a run, and its length written in the only way that every receiver accepts.

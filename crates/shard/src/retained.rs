@@ -28,6 +28,7 @@ use crate::connection::State;
 use crate::deliver::Occasion;
 use crate::envelope::{Envelope, RetainedAnswer, RetainedQuery};
 use crate::ids::{ConnectionId, keeper_shard};
+use crate::own;
 use crate::shard::Shard;
 
 /// Entries that one scan looks at.
@@ -98,7 +99,7 @@ impl RetainedCounts {
         self.0[shard.index()].store(count as u64, Ordering::Release);
     }
 
-    fn is_zero(&self, shard: ShardId) -> bool {
+    pub(crate) fn is_zero(&self, shard: ShardId) -> bool {
         self.0[shard.index()].load(Ordering::Acquire) == 0
     }
 }
@@ -163,6 +164,10 @@ impl RetainedSlice {
 impl Shard {
     /// Keeps, replaces or removes the retained message of a topic whose keeper this shard is. `false`: a limit is reached.
     pub(crate) fn retain(&mut self, publication: &Arc<Publication>) -> bool {
+        if own::is_own(publication.topic()) {
+            self.retain_own(publication);
+            return true;
+        }
         let slice = &mut self.retained;
         // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
         if publication.payload().is_empty() && mutant!("clear-keeps-retained") {
@@ -206,14 +211,14 @@ impl Shard {
     ) {
         let Ok(parsed) = TopicFilter::parse(filter, &self.settings.topic_limits) else { return };
         let (next, end) = if parsed.has_wildcard() {
-            let any = (0..self.shards).any(|s| !self.retained_counts.is_zero(ShardId::new(s)));
+            let any = (0..self.shards).any(|shard| self.may_keep(ShardId::new(shard), filter));
             if !any {
                 return;
             }
             (0, self.shards)
         } else {
             let keeper = keeper_shard(filter, self.shards);
-            if self.retained_counts.is_zero(keeper) {
+            if !self.may_keep(keeper, filter) {
                 return;
             }
             (keeper.get(), keeper.get() + 1)
@@ -323,7 +328,11 @@ impl Shard {
             if pump.asked {
                 return;
             }
-            while pump.next < pump.end && self.retained_counts.is_zero(ShardId::new(pump.next)) {
+            let own = own::is_own(&pump.filter);
+            while pump.next < pump.end
+                && !own
+                && self.retained_counts.is_zero(ShardId::new(pump.next))
+            {
                 pump.next += 1;
                 pump.after = None;
             }
@@ -425,7 +434,9 @@ impl Shard {
         };
         let mut expired: Vec<Box<str>> = Vec::new();
         let now = self.now;
-        let scan = self.retained.index.scan(
+        let own = own::is_own(&query.filter);
+        let index = if own { &self.own_retained } else { &self.retained.index };
+        let scan = index.scan(
             filter,
             query.after.as_deref(),
             SCAN_BUDGET.min(ANSWER_MAX * 8),

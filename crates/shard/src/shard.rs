@@ -9,7 +9,7 @@ use midge_mesh::{InterestMap, InterestWriter, ShardId, ShardSet};
 use midge_metrics::{ConnectionRefusal, Counters};
 use midge_output::Output;
 use midge_session::{SubscriptionOptions, Time};
-use midge_topic::{SubscriberId, SubscriptionTable};
+use midge_topic::{RetainedIndex, SubscriberId, SubscriptionTable};
 
 use crate::action::{Action, Event, Note};
 use crate::connection::{Connection, Flags, State};
@@ -19,7 +19,7 @@ use crate::groups::Groups;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
 use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
-use crate::retained::{RetainedCounts, RetainedSlice};
+use crate::retained::{RetainedCounts, RetainedMessage, RetainedSlice};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
@@ -64,6 +64,8 @@ pub struct Shard {
     pub(crate) table: SubscriptionTable<SubscriptionOptions>,
     pub(crate) interest: Option<InterestWriter>,
     pub(crate) retained: RetainedSlice,
+    /// Those of the broker itself.
+    pub(crate) own_retained: RetainedIndex<RetainedMessage>,
     pub(crate) retained_counts: Arc<RetainedCounts>,
     pub(crate) groups: Groups,
     pub(crate) outboxes: Outboxes,
@@ -125,6 +127,7 @@ impl Shard {
             table: SubscriptionTable::with_seed(a ^ d),
             interest: shared.interest.map(|map| InterestWriter::new(map, id)),
             retained: RetainedSlice::new(b ^ c),
+            own_retained: RetainedIndex::with_seed(b ^ c),
             retained_counts: shared.retained_counts,
             groups: Groups::new(hasher),
             outboxes: Outboxes::new(shards, settings.outbox),

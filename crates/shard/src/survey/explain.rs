@@ -4,6 +4,7 @@ use midge_mesh::ShardSet;
 use midge_topic::TopicName;
 
 use crate::groups;
+use crate::own;
 use crate::shard::Shard;
 
 use super::subscriptions::group_row;
@@ -46,7 +47,8 @@ impl Shard {
         if self.interest.is_none() && explained.filters > 0 {
             explained.interested.push(self.id.get());
         }
-        let retained = self.retained.index.find(topic);
+        let index = if own::is_own(topic) { &self.own_retained } else { &self.retained.index };
+        let retained = index.find(topic);
         explained.retained = retained.and_then(|message| self.retained_row(message));
         explained
     }
