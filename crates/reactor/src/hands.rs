@@ -100,7 +100,8 @@ impl Hands {
             }
             let now = self.clock.now();
             let handled = self.handle_events(now) + self.handle_inboxes(now);
-            let more = self.shard.handle_turn(now);
+            let asked = self.handle_commands(&mut phase, now);
+            let more = self.shard.handle_turn(now) | asked;
             self.act();
             self.flush();
             self.send_envelopes();
@@ -272,24 +273,42 @@ impl Hands {
         node.flush(|target| ring.ring_doorbell(&rings[target.index()]));
     }
 
-    /// Commands from aliens, and the steps of a drain.
-    fn step(&mut self, phase: Phase, now: Time) -> Phase {
-        let mut phase = phase;
+    /// Commands from aliens, at most one that is work in a turn. Returns whether more may wait.
+    fn handle_commands(&mut self, phase: &mut Phase, now: Time) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Stop { drain_timeout } if phase == Phase::Serving => {
+                Command::Stop { drain_timeout } if *phase == Phase::Serving => {
                     self.ring.stop_listening();
                     self.shard.handle_shutdown_wills(now);
                     let drain_ms = u64::try_from(drain_timeout.as_millis()).unwrap_or(u64::MAX);
-                    phase = Phase::Draining {
+                    *phase = Phase::Draining {
                         tell_at: now.plus_millis(WILLS_GRACE_MS),
                         told: false,
                         end_at: now.plus_millis(drain_ms),
                     };
                 }
                 Command::Stop { .. } => {}
+                Command::Ask { question, reply } => {
+                    // Whoever asked may have given up; the channel has room for the one answer.
+                    let _ = reply.try_send(self.shard.handle_question(&question, now));
+                    return true;
+                }
+                Command::Publish { publications, reply } => {
+                    let shard = &mut self.shard;
+                    let taken = publications
+                        .iter()
+                        .take_while(|publication| shard.handle_own_publication(publication, now));
+                    let _ = reply.try_send(taken.count());
+                    return true;
+                }
             }
         }
+        false
+    }
+
+    /// The steps of a drain.
+    fn step(&mut self, phase: Phase, now: Time) -> Phase {
+        let mut phase = phase;
         match phase {
             Phase::Draining { tell_at, told: false, end_at } if now >= tell_at => {
                 self.shard.handle_shutdown(now);

@@ -6,9 +6,9 @@
 //! | file | what it does |
 //! |---|---|
 //! | [`start`](mod@start) | threads, the exchange of ring handles, stop and join |
+//! | [`asker`] | questions from aliens to shards |
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
-//! | [`disk`] | the data directory and what is done in it |
 //! | `journal` | rate-limited log lines about connections |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
@@ -20,10 +20,11 @@
 #![forbid(unsafe_code)]
 
 mod accepting;
+pub mod asker;
 mod clock;
-pub mod disk;
 mod hands;
 mod journal;
 pub mod start;
 
+pub use asker::{AskError, Asker};
 pub use start::{Broker, Settings, StartError, Stopper, start};

@@ -9,16 +9,18 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use midge_mesh::{InterestMap, Node, ShardId};
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
-use midge_session::Time;
+use midge_session::{Publication, Time};
+use midge_shard::survey::{Answer, Question};
 use midge_shard::{Envelope, RetainedCounts, Shard, Shared};
 
 use crate::accepting::Accepting;
+use crate::asker::Asker;
 use crate::clock::Clock;
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
 
 /// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
-const COMMANDS_MAX: usize = 64;
+pub(crate) const COMMANDS_MAX: usize = 64;
 
 /// What glommio registers for its own disk operations, in bytes. Its default of 10 MiB per executor is made for programs
 /// that live on disk I/O; nothing is read or written yet, and sixty-four executors must fit into the 8 MiB that
@@ -63,6 +65,20 @@ pub enum Command {
     Stop {
         /// What has not left after this long is dropped.
         drain_timeout: Duration,
+    },
+    /// Answer a question; at most one in a turn.
+    Ask {
+        /// What.
+        question: Box<Question>,
+        /// Where to: with room for one answer, and perhaps nobody there any more.
+        reply: Sender<Answer>,
+    },
+    /// Publish messages of the broker's own, like a client that has no session.
+    Publish {
+        /// What; at most [`asker::PUBLICATIONS_MAX`](crate::asker::PUBLICATIONS_MAX).
+        publications: Vec<Arc<Publication>>,
+        /// Where to say how many of them were taken, from the front.
+        reply: Sender<usize>,
     },
 }
 
@@ -120,6 +136,7 @@ impl std::error::Error for StartError {}
 pub struct Broker {
     threads: Vec<ExecutorJoinHandle<()>>,
     stopper: Stopper,
+    asker: Asker,
 }
 
 /// Asks the shards to drain; from any thread, any number of times.
@@ -144,6 +161,12 @@ impl Broker {
     #[must_use]
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
+    }
+
+    /// See [`Asker`].
+    #[must_use]
+    pub fn asker(&self) -> Asker {
+        self.asker.clone()
     }
 
     /// Waits until all shards have drained.
@@ -240,8 +263,9 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         // A thread that is gone by now is found by `join`.
         let _ = answer.send(Arc::clone(&rings));
     }
-    let shards = command_senders.into_iter().zip(wakers).collect();
-    Ok(Broker { threads, stopper: Stopper { shards } })
+    let shards: Arc<[_]> = command_senders.into_iter().zip(wakers).collect();
+    let asker = Asker::new(shards.iter().cloned());
+    Ok(Broker { threads, stopper: Stopper { shards }, asker })
 }
 
 /// A shard's thread, from its ring to its end.

@@ -50,6 +50,8 @@ pub enum Question {
         from: Option<Place>,
         /// Which.
         filter: ClientFilter,
+        /// Rows wanted, at least 1; the part holds no more.
+        rows_max: usize,
     },
     /// The next part of the subscriptions.
     Subscriptions {
@@ -57,13 +59,17 @@ pub enum Question {
         from: Option<Place>,
         /// Which.
         filter: SubscriptionFilter,
+        /// Rows wanted, at least 1; the part holds no more.
+        rows_max: usize,
     },
     /// The next part of the retained messages whose keeper this shard is.
     Retained {
         /// Where to go on.
         from: Option<Place>,
-        /// Only topics that match this Topic Filter; `None`: all, those below `$SYS` too.
+        /// Only topics that match this Topic Filter; `None`: all of clients, whatever they begin with.
         filter: Option<Box<str>>,
+        /// Rows wanted, at least 1; the part holds no more.
+        rows_max: usize,
     },
     /// Close the connection of a client, as its home shard.
     Kick {
@@ -275,14 +281,15 @@ impl Shard {
     pub fn handle_question(&mut self, question: &Question, now: Time) -> Answer {
         self.now = now;
         match question {
-            Question::Clients { from, filter } => {
-                Answer::Clients(self.survey_clients(from.as_ref(), filter))
+            Question::Clients { from, filter, rows_max } => {
+                Answer::Clients(self.survey_clients(from.as_ref(), filter, (*rows_max).max(1)))
             }
-            Question::Subscriptions { from, filter } => {
-                Answer::Subscriptions(self.survey_subscriptions(from.as_ref(), filter))
-            }
-            Question::Retained { from, filter } => {
-                Answer::Retained(self.survey_retained(from.as_ref(), filter.as_deref()))
+            Question::Subscriptions { from, filter, rows_max } => Answer::Subscriptions(
+                self.survey_subscriptions(from.as_ref(), filter, (*rows_max).max(1)),
+            ),
+            Question::Retained { from, filter, rows_max } => {
+                let filter = filter.as_deref();
+                Answer::Retained(self.survey_retained(from.as_ref(), filter, (*rows_max).max(1)))
             }
             Question::Kick { client_id } => {
                 let kicked = self.kick(client_id);
@@ -328,8 +335,8 @@ struct Budget {
 }
 
 impl Budget {
-    const fn new() -> Self {
-        Self { entries: SLICE, numbers: NUMBERS_PER_SLICE }
+    const fn new(entries: usize) -> Self {
+        Self { entries, numbers: NUMBERS_PER_SLICE }
     }
 
     /// Whether one more entry may be looked at, and counts it.

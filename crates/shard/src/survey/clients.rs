@@ -10,13 +10,14 @@ use crate::ids::SessionId;
 use crate::sessions::SessionEntry;
 use crate::shard::Shard;
 
-use super::{Budget, ClientFilter, ClientRow, ConnectionRow, Kicked, Part, Place};
+use super::{Budget, ClientFilter, ClientRow, ConnectionRow, Kicked, Part, Place, SLICE};
 
 impl Shard {
     pub(super) fn survey_clients(
         &self,
         from: Option<&Place>,
         filter: &ClientFilter,
+        rows_max: usize,
     ) -> Part<ClientRow> {
         if let Some(client_id) = &filter.client_id {
             let entry = self.sessions.find(client_id).and_then(|id| self.sessions.get(id));
@@ -27,10 +28,10 @@ impl Shard {
             Some(Place::Session(number)) => *number,
             _ => 0,
         };
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(SLICE);
         let mut rows = Vec::new();
         for number in first..self.sessions.end() {
-            if !budget.number() {
+            if !budget.number() || rows.len() >= rows_max {
                 return Part { rows, next: Some(Place::Session(number)) };
             }
             let Some(entry) = self.sessions.get(SessionId(number)) else { continue };

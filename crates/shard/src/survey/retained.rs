@@ -1,7 +1,8 @@
-//! The retained messages that one shard keeps.
+//! The retained messages that one shard keeps: those of clients, or with a filter below `$SYS` the broker's own.
 
 use midge_topic::{Scan, TopicFilter};
 
+use crate::own;
 use crate::retained::RetainedMessage;
 use crate::shard::Shard;
 
@@ -12,6 +13,7 @@ impl Shard {
         &self,
         from: Option<&Place>,
         filter: Option<&str>,
+        rows_max: usize,
     ) -> Part<RetainedRow> {
         let mut part = Part { rows: Vec::new(), next: None };
         let after = match from {
@@ -20,7 +22,7 @@ impl Shard {
         };
         let Some(filter) = filter else {
             let mut messages = self.retained.index.iter_after(after);
-            for message in messages.by_ref().take(SLICE) {
+            for message in messages.by_ref().take(rows_max.min(SLICE)) {
                 part.next = Some(Place::Topic(message.publication.topic().into()));
                 part.rows.extend(self.retained_row(message));
             }
@@ -32,12 +34,18 @@ impl Shard {
         let Ok(filter) = TopicFilter::parse(filter, &self.settings.topic_limits) else {
             return part;
         };
+        let own = own::is_own(filter.as_str());
+        let index = if own { &self.own_retained } else { &self.retained.index };
         let rows = &mut part.rows;
-        let scan = self.retained.index.scan(filter, after, SLICE, &mut |message| {
+        let scan = index.scan(filter, after, SLICE, &mut |message| {
             rows.extend(self.retained_row(message));
         });
         if let Scan::More { after } = scan {
             part.next = Some(Place::Topic(after.into()));
+        }
+        if part.rows.len() > rows_max {
+            part.rows.truncate(rows_max);
+            part.next = part.rows.last().map(|row| Place::Topic(row.topic.clone()));
         }
         part
     }

@@ -19,15 +19,18 @@ impl Shard {
         &self,
         from: Option<&Place>,
         filter: &SubscriptionFilter,
+        rows_max: usize,
     ) -> Part<SubscriptionRow> {
+        // A row for each entry looked at, so that the one bounds the other.
+        let slice = rows_max.min(SLICE);
         if let Some(client_id) = &filter.client_id {
-            return self.survey_client(client_id, from, filter.filter.as_deref());
+            return self.survey_client(client_id, from, filter.filter.as_deref(), slice);
         }
         let (first, below) = match from {
             Some(Place::Filter { number, below }) => (*number, *below),
             _ => (0, u32::MAX),
         };
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(slice);
         let mut rows = Vec::new();
         if let Some(text) = &filter.filter {
             if from.is_none()
@@ -97,6 +100,7 @@ impl Shard {
         client_id: &str,
         from: Option<&Place>,
         only: Option<&str>,
+        slice: usize,
     ) -> Part<SubscriptionRow> {
         let mut part = Part { rows: Vec::new(), next: None };
         let Some(session) = self.sessions.find(client_id) else { return part };
@@ -117,7 +121,7 @@ impl Shard {
         };
         let own = entry.subscriptions.len();
         let mut told = 0;
-        for id in entry.subscriptions.iter().skip(first).take(SLICE) {
+        for id in entry.subscriptions.iter().skip(first).take(slice) {
             told += 1;
             let options = self.table.value(id, SubscriberId(session.0));
             if let Some(options) = options {
@@ -125,7 +129,7 @@ impl Shard {
             }
         }
         let groups = entry.shares.iter().flat_map(|shares| &shares.groups);
-        for (text, options) in groups.skip(first.saturating_sub(own)).take(SLICE - told) {
+        for (text, options) in groups.skip(first.saturating_sub(own)).take(slice - told) {
             told += 1;
             add(text, *options);
         }

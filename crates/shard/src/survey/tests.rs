@@ -26,7 +26,7 @@ impl Broker {
         from: Option<Place>,
         filter: &ClientFilter,
     ) -> Part<ClientRow> {
-        let question = Question::Clients { from, filter: filter.clone() };
+        let question = Question::Clients { from, filter: filter.clone(), rows_max: usize::MAX };
         let Answer::Clients(part) = self.ask(shard, &question) else { panic!("{question:?}") };
         part
     }
@@ -36,13 +36,15 @@ impl Broker {
         from: Option<Place>,
         filter: &SubscriptionFilter,
     ) -> Part<SubscriptionRow> {
-        let question = Question::Subscriptions { from, filter: filter.clone() };
+        let question =
+            Question::Subscriptions { from, filter: filter.clone(), rows_max: usize::MAX };
         let Answer::Subscriptions(part) = self.ask(0, &question) else { panic!("{question:?}") };
         part
     }
 
     fn retained(&mut self, from: Option<Place>, filter: Option<&str>) -> Part<RetainedRow> {
-        let question = Question::Retained { from, filter: filter.map(Into::into) };
+        let question =
+            Question::Retained { from, filter: filter.map(Into::into), rows_max: usize::MAX };
         let Answer::Retained(part) = self.ask(0, &question) else { panic!("{question:?}") };
         part
     }
@@ -466,4 +468,61 @@ fn places_of_another_list_harm_nobody() {
         assert_eq!(broker.subscriptions(from.clone(), &of_client).next, None);
         assert_eq!(broker.retained(from, None).next, None);
     }
+}
+
+/// Whoever wants seven rows gets seven, and the rest from there on.
+#[test]
+fn lists_stop_where_they_are_told_to() {
+    let mut broker = Broker::new(1, Settings::default());
+    connect_many(&mut broker, 50);
+    for n in 0..50 {
+        broker.receive(0, n, &subscribe("t", QoS::AtMostOnce));
+        let mut bytes = publish(&format!("r/{n:02}"), "kept", QoS::AtLeastOnce, 1);
+        bytes[0] |= 1;
+        broker.receive(0, n, &bytes);
+        broker.receive(0, 3, &subscribe(&format!("own/{n}"), QoS::AtMostOnce));
+    }
+    let of_client = SubscriptionFilter { client_id: Some("c3".into()), filter: None };
+    type Ask<'a> = &'a dyn Fn(Option<Place>) -> Question;
+    let (clients, subscriptions): (Ask<'_>, Ask<'_>) = (
+        &|from| Question::Clients { from, filter: ClientFilter::default(), rows_max: 7 },
+        &|from| Question::Subscriptions {
+            from,
+            filter: SubscriptionFilter::default(),
+            rows_max: 7,
+        },
+    );
+    let (retained, some_retained, own): (Ask<'_>, Ask<'_>, Ask<'_>) = (
+        &|from| Question::Retained { from, filter: None, rows_max: 7 },
+        &|from| Question::Retained { from, filter: Some("r/+".into()), rows_max: 7 },
+        &|from| Question::Subscriptions { from, filter: of_client.clone(), rows_max: 7 },
+    );
+    for (ask, expected) in
+        [(clients, 50), (subscriptions, 100), (retained, 50), (some_retained, 50), (own, 51_usize)]
+    {
+        let (mut texts, mut from, mut parts) = (Vec::new(), None, 0);
+        loop {
+            let (rows, next): (Vec<String>, _) = match broker.ask(0, &ask(from)) {
+                Answer::Clients(part) => (texts_of(&part.rows), part.next),
+                Answer::Subscriptions(part) => (texts_of(&part.rows), part.next),
+                Answer::Retained(part) => (texts_of(&part.rows), part.next),
+                other => panic!("{other:?}"),
+            };
+            parts += 1;
+            assert!(rows.len() == 7 || next.is_none(), "{} rows in part {parts}", rows.len());
+            texts.extend(rows);
+            from = next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert_eq!((texts.len(), parts), (expected, expected.div_ceil(7)));
+        texts.sort();
+        texts.dedup();
+        assert_eq!(texts.len(), expected, "each once");
+    }
+}
+
+fn texts_of<T: std::fmt::Debug>(rows: &[T]) -> Vec<String> {
+    rows.iter().map(|row| format!("{row:?}")).collect()
 }
