@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use midge_output::Output;
 
-use crate::Slot;
+use crate::{Slot, file::FileDone};
 
 /// How long [`NetRing::turn`](crate::NetRing::turn) may wait when nothing is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +127,8 @@ pub enum Event {
         /// The error number, `ENFILE` for a full table.
         errno: i32,
     },
+    /// A file operation is done.
+    File(FileDone),
     /// Another ring rang. Several rings may be one event each.
     Doorbell,
     /// A [`Waker`](crate::Waker) woke us. Many calls may be one event.

@@ -19,9 +19,13 @@
 //! Linux 6.1 or newer ([`check_kernel`]). Slots per ring: the process's limit of open descriptors, at most 2^20. One send
 //! in flight per slot.
 //!
+//! Files of the durable log go through the same ring ([`NetRing::write_file`]), so that one system call serves both.
+//!
+//! The files of a durable log are read, written and synced through the same ring ([`NetRing::write_file`]).
+//!
 //! This is the one room with `unsafe` code. It is in `sys` (system calls), `uring` (the queues), `buffers` (receive
-//! buffers), and at the few places that queue an operation with an address in it: `message`, `accept`, `handle` and
-//! `connection`.
+//! buffers), and at the few places that queue an operation with an address in it: `message`, `accept`, `handle`,
+//! `connection` and `file`.
 
 mod accept;
 mod buffers;
@@ -30,6 +34,7 @@ mod connection;
 mod counters;
 mod error;
 mod event;
+mod file;
 mod handle;
 mod listen;
 mod message;
@@ -43,6 +48,7 @@ pub use config::{RECEIVE_BUFFER_COUNT_MAX, RingConfig, SLOTS_MAX};
 pub use counters::Counters;
 pub use error::NetRingError;
 pub use event::{Event, ListenerId, Receive, Received, Wait};
+pub use file::FileDone;
 pub use handle::{Notifier, RingHandle, Waker};
 pub use listen::{ListenOptions, listen_tcp, raise_descriptor_limit};
 pub use ring::NetRing;

@@ -20,6 +20,7 @@ use crate::{
     accept::{Listener, cancel_accept},
     buffers::Buffers,
     connection::HandOvers,
+    file::FileOperations,
     handle::{Notifier, WakeSource},
     message::MessagePool,
     slot::{SlotState, SlotTable},
@@ -41,6 +42,7 @@ pub struct NetRing {
     pub(crate) slots: SlotTable,
     pub(crate) messages: MessagePool,
     pub(crate) hand_overs: HandOvers,
+    pub(crate) files: FileOperations,
     pub(crate) counters: Counters,
     /// Events that no completion stands for. At most a few per call since the last turn.
     pub(crate) pending: VecDeque<Event>,
@@ -98,6 +100,7 @@ impl NetRing {
             slots: SlotTable::new(config.slots),
             messages: MessagePool::default(),
             hand_overs: HandOvers::default(),
+            files: FileOperations::default(),
             counters: Counters::default(),
             pending: VecDeque::new(),
             starving: VecDeque::new(),
@@ -170,6 +173,7 @@ impl NetRing {
                 self.complete_close(token, completion.result);
                 None
             }
+            Some(Operation::File) => self.complete_file(token, completion.result),
             Some(Operation::Connect) => self.complete_connect(token, completion.result),
             Some(Operation::Shutdown) => self.complete_shutdown(token),
             Some(Operation::HandOver) => self.complete_hand_over(token, completion.result),
@@ -522,7 +526,11 @@ impl NetRing {
             }
             while self.next_event().is_some() {}
             let open = self.listeners.iter().any(|listener| !listener.is_closed());
-            if !open && !self.wake_source.is_armed() && self.slots.in_use() == 0 {
+            if !open
+                && !self.wake_source.is_armed()
+                && self.slots.in_use() == 0
+                && self.files.is_empty()
+            {
                 return true;
             }
             if Instant::now() > deadline {
@@ -543,6 +551,7 @@ impl Drop for NetRing {
             let empty = SlotTable::new(0);
             mem::forget(mem::replace(&mut self.slots, empty));
             mem::forget(mem::take(&mut self.listeners));
+            self.files.leak();
             self.wake_source.leak();
             self.buffers.leak();
         }

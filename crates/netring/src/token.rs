@@ -33,6 +33,8 @@ pub(crate) enum Operation {
     Doorbell,
     /// A socket put into the table by hand, for `connect`.
     Install,
+    /// A read, write or sync of a file. Index: its place in the table of those in flight.
+    File,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ impl Token {
     /// `None` for bits that no operation of ours carries.
     #[inline]
     pub(crate) fn operation(self) -> Option<Operation> {
-        const ALL: [Operation; 15] = [
+        const ALL: [Operation; 16] = [
             Operation::Receive,
             Operation::Send,
             Operation::Close,
@@ -74,6 +76,7 @@ impl Token {
             Operation::DoorbellFailed,
             Operation::Doorbell,
             Operation::Install,
+            Operation::File,
         ];
         ALL.get(((self.0 >> 56) as usize).wrapping_sub(1)).copied()
     }
@@ -114,11 +117,11 @@ mod tests {
 
     #[test]
     fn every_operation_has_its_own_number() {
-        for number in 1..=15_u64 {
+        for number in 1..=16_u64 {
             let operation = Token::from_bits(number << 56).operation().unwrap();
             assert_eq!(operation as u64, number);
         }
         assert_eq!(Token::from_bits(0).operation(), None);
-        assert_eq!(Token::from_bits(16 << 56).operation(), None);
+        assert_eq!(Token::from_bits(17 << 56).operation(), None);
     }
 }

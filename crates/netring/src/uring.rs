@@ -118,6 +118,30 @@ impl Uring {
         self.push_to_full(entry);
     }
 
+    /// Queues two operations, the second to be started only when the first, which carries the flag that says so, has done
+    /// all of its work.
+    ///
+    /// The kernel knows a link only within what one call submits. They go together unless it takes nothing just now; so
+    /// whoever needs the order checks that the second did not complete before the first.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Uring::push`], for both.
+    pub(crate) unsafe fn push_linked(&mut self, first: squeue::Entry, second: squeue::Entry) {
+        let queue = self.ring.submission();
+        let room = queue.capacity() - queue.len();
+        drop(queue);
+        if room < 2 {
+            // A failure here is met again, and reported, by the next turn.
+            let _ = self.flush();
+        }
+        // SAFETY: passed on to our caller.
+        unsafe {
+            self.push(first);
+            self.push(second);
+        }
+    }
+
     #[cold]
     fn push_to_full(&mut self, entry: squeue::Entry) {
         self.spill.push_back(entry);

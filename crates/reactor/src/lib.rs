@@ -9,6 +9,7 @@
 //! | [`asker`] | questions from aliens to shards |
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
+//! | [`disk`] | the data directory and what is done in it |
 //! | `journal` | rate-limited log lines about connections |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
@@ -22,6 +23,7 @@
 mod accepting;
 pub mod asker;
 mod clock;
+pub mod disk;
 mod hands;
 mod journal;
 pub mod start;

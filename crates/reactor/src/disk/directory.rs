@@ -1,0 +1,265 @@
+//! The data directory: opened by one broker at a time, and left untouched when it cannot be used.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use midge_store::SegmentId;
+
+use super::LogDirectory;
+
+/// Version of the layout that this program reads and writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+const FORMAT_FILE: &str = "format";
+const LOCK_FILE: &str = "lock";
+const DAMAGED: &str = "damaged";
+const FORMAT_PREFIX: &str = "midge data directory, format ";
+
+/// A data directory that this process holds.
+#[derive(Debug)]
+pub struct DataDirectory {
+    path: PathBuf,
+    /// Locked as long as it is open.
+    _lock: File,
+}
+
+/// Why a data directory cannot be used. Nothing in it has been touched.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process holds it.
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Which, if it has said so.
+        process: Option<u32>,
+    },
+    /// A later version of this program has written it.
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// It holds something, and not what this program writes.
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The system refuses.
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { path, process } => {
+                write!(formatter, "the data directory {} is in use by ", path.display())?;
+                match process {
+                    Some(process) => write!(formatter, "process {process}")?,
+                    None => formatter.write_str("another process")?,
+                }
+                formatter.write_str("; stop it, or choose another with --data-dir")
+            }
+            Self::NewerFormat { path, version } => write!(
+                formatter,
+                "the data directory {} has format {version}, and this program knows formats up to \
+                 {FORMAT_VERSION}: run the newer program, or choose another with --data-dir",
+                path.display()
+            ),
+            Self::Foreign { path } => write!(
+                formatter,
+                "{} holds files that are not a data directory's: choose an empty or a new directory \
+                 with --data-dir",
+                path.display()
+            ),
+            Self::Io { step, path, error } => {
+                write!(formatter, "cannot {step} {}: {error}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl DataDirectory {
+    /// Opens the directory, makes it if it is missing, and locks it.
+    ///
+    /// # Errors
+    /// In one sentence, before anything was changed.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let io = |step, path: &Path| {
+            let path = path.to_path_buf();
+            move |error| OpenError::Io { step, path, error }
+        };
+        let known = read_format(path)?;
+        if known.is_none() {
+            fs::create_dir_all(path).map_err(io("make the data directory", path))?;
+        }
+        let lock_path = path.join(LOCK_FILE);
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path)
+            .map_err(io("write to the data directory: cannot open", &lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                let process =
+                    lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Err(OpenError::InUse { path: path.to_path_buf(), process });
+            }
+            Err(TryLockError::Error(error)) => return Err(io("lock", &lock_path)(error)),
+        }
+        let write = |lock: &mut File| {
+            lock.set_len(0)?;
+            lock.rewind()?;
+            writeln!(lock, "{}", std::process::id())
+        };
+        write(&mut lock).map_err(io("write to the data directory: cannot write", &lock_path))?;
+        if known.is_none() {
+            let format_path = path.join(FORMAT_FILE);
+            write_format(path, &format_path)
+                .map_err(io("write to the data directory: cannot write", &format_path))?;
+        }
+        Ok(Self { path: path.to_path_buf(), _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The logs that there are, by number, in order.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn logs(&self) -> io::Result<Vec<u16>> {
+        logs(&self.path)
+    }
+
+    /// The log with this number, made if it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made or read.
+    pub fn log(&self, number: u16) -> io::Result<LogDirectory> {
+        let path = self.path.join(log_name(number));
+        if !path.is_dir() {
+            fs::create_dir(&path)?;
+            File::open(&self.path)?.sync_all()?;
+        }
+        LogDirectory::open(path)
+    }
+
+    /// Removes a log whose content has moved elsewhere.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed.
+    pub fn remove_log(&self, number: u16) -> io::Result<()> {
+        fs::remove_dir_all(self.path.join(log_name(number)))?;
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// Copies a segment in which something is damaged aside, for whoever wants to look at it later. Where to.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn set_aside(&self, number: u16, segment: SegmentId) -> io::Result<PathBuf> {
+        let source = self.path.join(log_name(number)).join(super::files::segment_name(segment));
+        let directory = self.path.join(DAMAGED);
+        fs::create_dir_all(&directory)?;
+        for copy in 0..u32::MAX {
+            let suffix = if copy == 0 { String::new() } else { format!(".{copy}") };
+            let name = format!("{}-{:010}.log{suffix}", log_name(number), segment.0);
+            let target = directory.join(name);
+            if !target.exists() {
+                fs::copy(&source, &target)?;
+                File::open(&target)?.sync_all()?;
+                return Ok(target);
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+/// The logs of a data directory that nobody needs to hold, by number, in order.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn logs(path: &Path) -> io::Result<Vec<u16>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix("shard-"));
+        if let Some(number) = number.and_then(|digits| digits.parse().ok()) {
+            numbers.push(number);
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+pub(super) fn log_name(number: u16) -> String {
+    format!("shard-{number:05}")
+}
+
+/// The version of what is there; `None` when nothing is.
+fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
+    let io = |step, path: PathBuf| move |error| OpenError::Io { step, path, error };
+    let format_path = path.join(FORMAT_FILE);
+    match fs::read_to_string(&format_path) {
+        Ok(text) => {
+            let version =
+                text.trim().strip_prefix(FORMAT_PREFIX).and_then(|text| text.parse().ok());
+            match version {
+                Some(version) if version > FORMAT_VERSION => {
+                    Err(OpenError::NewerFormat { path: path.to_path_buf(), version })
+                }
+                Some(version) => Ok(Some(version)),
+                None => Err(OpenError::Foreign { path: path.to_path_buf() }),
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            Err(OpenError::Foreign { path: path.to_path_buf() })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let entries = match fs::read_dir(path) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(io("read the data directory", path.to_path_buf())(error)),
+            };
+            for entry in entries {
+                let entry = entry.map_err(io("read the data directory", path.to_path_buf()))?;
+                // A fresh file system has the one, a start that was cut off leaves the others.
+                let expected = ["lost+found", LOCK_FILE, "format.new"];
+                if !expected.iter().any(|name| entry.file_name() == *name) {
+                    return Err(OpenError::Foreign { path: path.to_path_buf() });
+                }
+            }
+            Ok(None)
+        }
+        Err(error) => Err(io("read", format_path)(error)),
+    }
+}
+
+fn write_format(directory: &Path, path: &Path) -> io::Result<()> {
+    let new = directory.join("format.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{FORMAT_PREFIX}{FORMAT_VERSION}")?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(directory)?.sync_all()
+}
