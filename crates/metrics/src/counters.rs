@@ -2,7 +2,8 @@
 
 use crate::field::{Field, Kind, Unit};
 use crate::labels::{
-    ConnectRefusal, ConnectionRefusal, ConnectionState, MemoryKind, PacketType, Qos,
+    ConnectRefusal, ConnectionRefusal, ConnectionState, MemoryKind, PacketType, Qos, TlsHandshake,
+    TransportRefusal,
 };
 
 /// One number, or one for each value of a label.
@@ -170,6 +171,10 @@ counters! {
     connections_accepted: counter Count;
     /// Connections that were closed before anybody looked at what they sent, by why.
     connections_refused: counter Count by ConnectionRefusal;
+    /// Connections that their transport closed, by why.
+    transport_refusals: counter Count by TransportRefusal;
+    /// TLS handshakes that were completed, by kind.
+    tls_handshakes: counter Count by TlsHandshake;
     /// Connections handed over to their home shard.
     connections_handed_over: counter Count;
     /// Connections received from the shard that accepted them.

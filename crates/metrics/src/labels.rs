@@ -32,6 +32,50 @@ labels! {
         ExactlyOnce = "2",
     }
 
+    /// Why a transport closed a connection.
+    TransportRefusal "reason" {
+        /// Not a trusted proxy, on a listener for trusted proxies only.
+        ProxyStranger = "proxy_stranger",
+        /// No valid PROXY header.
+        ProxyHeader = "proxy_header",
+        /// Not TLS, or TLS that breaks its rules.
+        TlsInvalid = "tls_invalid",
+        /// No TLS version, cipher suite or protocol name in common.
+        TlsIncompatible = "tls_incompatible",
+        /// No client certificate.
+        TlsNoCertificate = "tls_no_certificate",
+        /// A client certificate that is not acceptable.
+        TlsCertificate = "tls_certificate",
+        /// A client certificate that is revoked, or that no list covers.
+        TlsRevoked = "tls_revoked",
+        /// The client refused the TLS connection.
+        TlsAlert = "tls_alert",
+        /// TLS failed on our side.
+        TlsInternal = "tls_internal",
+        /// Not a request that opens a WebSocket.
+        HttpRequest = "http_request",
+        /// A WebSocket request with too large a header.
+        HttpRequestTooLarge = "http_request_too_large",
+        /// A WebSocket request for another path.
+        WebSocketPath = "websocket_path",
+        /// A WebSocket request from a page of another origin.
+        WebSocketOrigin = "websocket_origin",
+        /// A WebSocket request without the sub-protocol.
+        WebSocketSubprotocol = "websocket_subprotocol",
+        /// A frame that breaks the WebSocket protocol.
+        WebSocketFrame = "websocket_frame",
+        /// Too much unfinished input of unproven connections.
+        UnprovenInput = "unproven_input",
+    }
+
+    /// How a TLS handshake went.
+    TlsHandshake "kind" {
+        /// With certificates and signatures.
+        Full = "full",
+        /// With a ticket of an earlier session.
+        Resumed = "resumed",
+    }
+
     /// What a connection is doing.
     ConnectionState "state" {
         /// Waiting for its CONNECT, or moving to its home.

@@ -83,6 +83,7 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
             receive_buffer_size: narrow(performance.receive_buffer_size.bytes()),
             receive_buffer_count: performance.receive_buffer_count.into(),
         },
+        layers: Arc::default(),
         accepts_in_flight: performance.accepts_in_flight,
         mesh_ring_capacity: wide(settings.mesh_ring_capacity),
         interest_buckets: match performance.interest_buckets {

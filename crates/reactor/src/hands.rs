@@ -31,6 +31,7 @@ use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
 use crate::accepting::Accepting;
 use crate::clock::Clock;
 use crate::journal::Journal;
+use crate::layers::Layers;
 use crate::start::Command;
 
 /// Turns between two visits of the executor's own housekeeping.
@@ -68,6 +69,7 @@ pub(crate) struct Hands {
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
     pub(crate) accepting: Accepting,
+    pub(crate) layers: Layers,
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
@@ -109,6 +111,7 @@ impl Hands {
             if now.since(trimmed_at) >= TRIM_PERIOD_NS {
                 trimmed_at = now;
                 self.ring.trim();
+                self.layers.trim();
             }
             if self.accepting.is_due(now) {
                 self.ring.resume_accepts();
@@ -120,7 +123,7 @@ impl Hands {
             {
                 return;
             }
-            again = more || self.spins(handled, now, &mut quiet_since);
+            again = more || self.layers.wants_turn() || self.spins(handled, now, &mut quiet_since);
             if !again {
                 // Nothing that is flushed later than this may be missed: from here on doorbells are rung.
                 again = !self.node.announce_park();
@@ -167,23 +170,34 @@ impl Hands {
 
     fn handle_events(&mut self, now: Time) -> usize {
         let mut handled = 0;
+        if self.layers.wants_turn() || self.layers.is_used() {
+            self.resume_layers(now);
+        }
         while let Some(event) = self.ring.next_event() {
             handled += 1;
             match event {
+                Event::Received { slot, data } if self.layers.has(slot) => {
+                    self.receive_layered(slot, data, now);
+                }
                 Event::Received { slot, data } => {
                     self.shard.handle_received(connection(slot), self.ring.bytes(&data), now);
                     self.ring.recycle(data);
+                }
+                Event::Sent { slot, output } if self.layers.has(slot) => {
+                    self.sent_layered(slot, output, now);
                 }
                 Event::Sent { slot, output } => {
                     self.shard.handle_sent(connection(slot), output, now);
                 }
                 Event::Accepted { slot, peer, listener } => {
                     self.shard.handle_accepted(connection(slot), peer, ListenerId(listener.0), now);
+                    self.accept_layered(slot, peer, listener, now);
                 }
-                Event::PeerClosed { slot } | Event::Failed { slot, .. } => {
-                    self.shard.handle_lost(connection(slot), now);
+                Event::PeerClosed { slot } | Event::Failed { slot, .. } => self.lose(slot, now),
+                Event::Closed { slot } => {
+                    self.layers.remove(slot);
+                    self.shard.handle_closed(connection(slot), now);
                 }
-                Event::Closed { slot } => self.shard.handle_closed(connection(slot), now),
                 Event::HandedOver { token, slot, target_slot } => {
                     self.handed_over(token, slot, Some(target_slot), now);
                 }
@@ -216,8 +230,12 @@ impl Hands {
     }
 
     fn handed_over(&mut self, token: u64, slot: Slot, arrived: Option<Slot>, now: Time) {
-        if let Some((target, luggage)) = self.travelling.luggage.remove(&token) {
+        if let Some((target, mut luggage)) = self.travelling.luggage.remove(&token) {
             let arrived = arrived.map(connection);
+            match arrived {
+                Some(_) => luggage.carried = self.layers.pack(slot),
+                None => self.layers.stay(slot),
+            }
             self.shard.handle_handed_over(connection(slot), target, arrived, luggage, now);
         }
     }
@@ -229,18 +247,27 @@ impl Hands {
         })
     }
 
-    fn act(&mut self) {
+    pub(crate) fn act(&mut self) {
         while let Some(action) = self.shard.poll_action() {
             match action {
-                Action::Receive(id) => self.ring.receive(slot(id), Receive::Continuous),
-                Action::ReceiveOnce(id) => self.ring.receive(slot(id), Receive::Once),
-                Action::Pause(id) => self.ring.pause(slot(id)),
-                Action::Close(id) => self.ring.close(slot(id)),
-                Action::Adopt(id) => self.ring.adopt(slot(id)),
+                Action::Receive(id) => self.wish(slot(id), Some(Receive::Continuous)),
+                Action::ReceiveOnce(id) => self.wish(slot(id), Some(Receive::Once)),
+                Action::Pause(id) => self.wish(slot(id), None),
+                Action::Close(id) => {
+                    self.layers.close(slot(id), &mut self.ring);
+                    self.ring.close(slot(id));
+                }
+                Action::Adopt { connection, carried } => {
+                    self.ring.adopt(slot(connection));
+                    if let Some(carried) = carried {
+                        self.layers.adopt(slot(connection), carried, &mut self.ring);
+                    }
+                }
                 Action::HandOver { connection, target, luggage } => {
                     let token = self.travelling.next_token;
                     self.travelling.next_token += 1;
                     self.travelling.luggage.insert(token, (target, luggage));
+                    self.layers.leave(slot(connection));
                     self.ring.hand_over(slot(connection), &self.rings[target.index()], token);
                 }
                 Action::Note(note) => self.journal.write(&note, self.clock.now()),
@@ -251,7 +278,20 @@ impl Hands {
     /// One send per connection that has something to be told.
     fn flush(&mut self) {
         while let Some((id, output)) = self.shard.next_flush() {
-            self.ring.send(slot(id), output);
+            if self.layers.has(slot(id)) {
+                self.layers.send(slot(id), output, &mut self.ring);
+            } else {
+                self.ring.send(slot(id), output);
+            }
+        }
+    }
+
+    /// What the shard wants to receive from a connection.
+    fn wish(&mut self, slot: Slot, wish: Option<Receive>) {
+        match wish {
+            _ if self.layers.has(slot) => self.layers.wish(slot, wish, &mut self.ring),
+            Some(how) => self.ring.receive(slot, how),
+            None => self.ring.pause(slot),
         }
     }
 
@@ -301,6 +341,7 @@ impl Hands {
                     let _ = reply.try_send(taken.count());
                     return true;
                 }
+                Command::Speak { layers } => self.layers.replace_listeners(layers),
             }
         }
         false
@@ -324,7 +365,7 @@ impl Hands {
 }
 
 /// The ring's slot number is the shard's connection number.
-fn connection(slot: Slot) -> ConnectionId {
+pub(crate) fn connection(slot: Slot) -> ConnectionId {
     ConnectionId(slot.index())
 }
 

@@ -7,9 +7,13 @@ use std::net::SocketAddr;
 
 use midge_session::Time;
 use midge_shard::{Event, Note, PeerError};
+use midge_transport::CloseReason;
 
 /// Kinds of events that are limited apart from each other.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
+
+/// The kind of what a transport refuses; the others are the shard's events.
+const TRANSPORT: usize = 6;
 
 /// One second.
 const PERIOD_NS: u64 = 1_000_000_000;
@@ -69,6 +73,17 @@ impl Journal {
                 tracing::info!(shard, %peer, client_id, suppressed, "closed by an operator");
             }
         }
+    }
+
+    /// A connection that did not get as far as MQTT, or not on.
+    pub(crate) fn write_transport(&mut self, peer: SocketAddr, reason: CloseReason, now: Time) {
+        let Some(suppressed) = self.admit(TRANSPORT, now) else { return };
+        let shard = self.shard;
+        tracing::warn!(
+            shard, %peer, suppressed,
+            reason = reason.name(),
+            "connection closed: {}", reason.sentence()
+        );
     }
 
     /// How many lines of this kind were left out before this one; `None` leaves this one out, too.

@@ -10,6 +10,8 @@
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
 //! | [`disk`] | the data directory and what is done in it |
+//! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
+//! | `layered` | the loop's way for those connections |
 //! | `journal` | rate-limited log lines about connections |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
@@ -26,7 +28,9 @@ mod clock;
 pub mod disk;
 mod hands;
 mod journal;
+mod layered;
+mod layers;
 pub mod start;
 
 pub use asker::{AskError, Asker};
-pub use start::{Broker, Settings, StartError, Stopper, start};
+pub use start::{Broker, Settings, Speaker, StartError, Stopper, start};

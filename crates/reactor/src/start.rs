@@ -18,6 +18,7 @@ use crate::asker::Asker;
 use crate::clock::Clock;
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
+use crate::layers::Layers;
 
 /// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
 pub(crate) const COMMANDS_MAX: usize = 64;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub shard: Arc<midge_shard::Settings>,
     /// Settings of each shard's ring.
     pub ring: RingConfig,
+    /// What is spoken on each listener, in the order of the configuration. A listener beyond the end of the list is plain.
+    pub layers: Arc<[Arc<midge_transport::Listener>]>,
     /// Accepts kept in flight per listener and shard.
     pub accepts_in_flight: u16,
     /// Envelopes in each ring from one shard to another.
@@ -79,6 +82,11 @@ pub enum Command {
         publications: Vec<Arc<Publication>>,
         /// Where to say how many of them were taken, from the front.
         reply: Sender<usize>,
+    },
+    /// Speak this on the listeners from now on; connections that are there keep what they have.
+    Speak {
+        /// In the order of the configuration.
+        layers: Arc<[Arc<midge_transport::Listener>]>,
     },
 }
 
@@ -139,6 +147,23 @@ pub struct Broker {
     asker: Asker,
 }
 
+/// Tells the shards about new certificates; from any thread, any number of times.
+#[derive(Debug, Clone)]
+pub struct Speaker {
+    shards: Arc<[(Sender<Command>, Waker)]>,
+}
+
+impl Speaker {
+    /// New connections of each listener get these layers. Waits for a shard that has many commands to read.
+    pub fn speak(&self, layers: &Arc<[Arc<midge_transport::Listener>]>) {
+        for (commands, waker) in self.shards.iter() {
+            // Fails only when the shard is gone.
+            let _ = commands.send(Command::Speak { layers: Arc::clone(layers) });
+            waker.wake();
+        }
+    }
+}
+
 /// Asks the shards to drain; from any thread, any number of times.
 #[derive(Debug, Clone)]
 pub struct Stopper {
@@ -167,6 +192,12 @@ impl Broker {
     #[must_use]
     pub fn asker(&self) -> Asker {
         self.asker.clone()
+    }
+
+    /// See [`Speaker`].
+    #[must_use]
+    pub fn speaker(&self) -> Speaker {
+        Speaker { shards: Arc::clone(&self.stopper.shards) }
     }
 
     /// Waits until all shards have drained.
@@ -310,6 +341,7 @@ async fn take_seat(seat: Seat) {
         clock,
         journal: Journal::new(shard, settings.log_lines_per_second_max),
         accepting: Accepting::default(),
+        layers: Layers::new(settings.layers),
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         spin: settings.spin,
         travelling: Travelling::default(),

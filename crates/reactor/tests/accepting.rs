@@ -15,6 +15,7 @@ fn settings() -> Settings {
         cores: Vec::new(),
         shard: Arc::default(),
         ring: RingConfig { slots: 16, ..RingConfig::default() },
+        layers: Arc::default(),
         accepts_in_flight: 4,
         mesh_ring_capacity: 64,
         interest_buckets: 1024,

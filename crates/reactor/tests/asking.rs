@@ -18,6 +18,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         cores: Vec::new(),
         shard: Arc::default(),
         ring: RingConfig { slots: 16, ..RingConfig::default() },
+        layers: Arc::default(),
         accepts_in_flight: 4,
         mesh_ring_capacity: 64,
         interest_buckets: 1024,

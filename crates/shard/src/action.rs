@@ -3,7 +3,7 @@
 use midge_mesh::ShardId;
 use midge_session::Refusal;
 
-use crate::envelope::Luggage;
+use crate::envelope::{Carried, Luggage};
 use crate::ids::{ConnectionId, PeerAddress};
 use midge_codec::DecodeError;
 
@@ -16,7 +16,12 @@ pub enum Action {
     /// Receive until told otherwise.
     Receive(ConnectionId),
     /// A connection that another shard's ring put into ours: take note of it.
-    Adopt(ConnectionId),
+    Adopt {
+        /// Its number here.
+        connection: ConnectionId,
+        /// What the other shard's hands have sent along ([`Luggage::carried`]).
+        carried: Option<Carried>,
+    },
     /// Stop receiving; what comes meanwhile is still accepted.
     Pause(ConnectionId),
     /// Close now; [`crate::Shard::handle_closed`] ends it.

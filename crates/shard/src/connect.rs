@@ -50,6 +50,8 @@ impl Shard {
         let luggage = Box::new(Luggage {
             peer: connection.peer,
             listener: connection.listener,
+            identity: connection.extra.as_mut().and_then(|extra| extra.identity.take()),
+            carried: None,
             received: if mutant!("luggage-lost") {
                 match midge_codec::frame(received, u32::MAX) {
                     Ok(midge_codec::Framed::Packet(raw)) => received[..raw.size].to_vec(),

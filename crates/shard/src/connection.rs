@@ -9,6 +9,7 @@ use midge_output::Output;
 use midge_session::Time;
 use midge_session::alias::{InboundAliases, OutboundAliases};
 
+use crate::identity::Identity;
 use crate::ids::{ListenerId, PeerAddress, SessionId};
 use crate::retained::{RetainedPump, YoungSent};
 
@@ -99,6 +100,8 @@ pub(crate) struct Connection {
 /// What most connections never need.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
+    /// What the transport has proved about the peer.
+    pub(crate) identity: Option<Box<Identity>>,
     pub(crate) inbound_aliases: InboundAliases,
     pub(crate) outbound_aliases: Option<OutboundAliases>,
     pub(crate) acks: PendingAcks,

@@ -3,11 +3,13 @@
 //! Publications travel in batches: what one loop turn has for one shard is one envelope, whose frames lie one behind the
 //! other in one block. Everything else is rare and boxed, to keep the envelope at two words.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use midge_mesh::ShardId;
 use midge_session::{Publication, SubscriptionOptions};
 
+use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionRef};
 
 /// One crossing from one shard to another.
@@ -97,7 +99,14 @@ pub struct Luggage {
     pub(crate) listener: ListenerId,
     /// The CONNECT packet and whatever came behind it.
     pub(crate) received: Vec<u8>,
+    pub(crate) identity: Option<Box<Identity>>,
+    /// What the hands keep of a connection, such as the state of its TLS: they put it in when the descriptor has moved,
+    /// and get it back at the other end with [`crate::Action::Adopt`].
+    pub carried: Option<Carried>,
 }
+
+/// Something of the hands' own that moves with a connection. The shard only passes it on.
+pub type Carried = Box<dyn Any + Send>;
 
 /// A member of a shared subscription, as the chooser knows it.
 #[derive(Debug, Clone)]

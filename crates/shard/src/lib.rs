@@ -49,6 +49,7 @@ mod ending;
 mod envelope;
 mod explain;
 mod groups;
+mod identity;
 mod ids;
 mod integrity;
 mod leaving;
@@ -70,7 +71,8 @@ mod wheel;
 mod wire;
 
 pub use action::{Action, Event, Note, PeerError, Violation};
-pub use envelope::{Arrival, Envelope, Luggage};
+pub use envelope::{Arrival, Carried, Envelope, Luggage};
+pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
 pub use outbox::OutboxLimits;
 pub use retained::RetainedCounts;

@@ -16,6 +16,7 @@ use crate::connection::{Connection, Flags, State};
 use crate::ending::WillCase;
 use crate::envelope::{Arrival, Envelope, Luggage};
 use crate::groups::Groups;
+use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
 use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
@@ -205,6 +206,29 @@ impl Shard {
         let deadline = self.now.plus_millis(timeout_ms - allowance_ms);
         self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         true
+    }
+
+    /// The transport knows who the peer is: its own address, behind whatever proxies, and what it has proved. Before the
+    /// connection's first bytes, and only for transports that know more than a socket does.
+    pub fn handle_identified(
+        &mut self,
+        id: ConnectionId,
+        peer: SocketAddr,
+        identity: Option<Box<Identity>>,
+        now: Time,
+    ) {
+        self.now = now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.peer = peer.into();
+        if identity.is_some() {
+            connection.extra().identity = identity;
+        }
+    }
+
+    /// What the transport has proved about a connection's peer. `None`: nothing.
+    #[must_use]
+    pub fn identity(&self, id: ConnectionId) -> Option<&Identity> {
+        self.connections.get(id.0)?.extra.as_ref()?.identity.as_deref()
     }
 
     /// Bytes came from a connection.
@@ -518,13 +542,19 @@ impl Shard {
     }
 
     fn handle_arrival(&mut self, arrival: Arrival) {
-        let Arrival { connection: id, luggage } = arrival;
+        let Arrival { connection: id, mut luggage } = arrival;
         self.counters.connections_adopted += 1;
-        self.actions.push_back(Action::Adopt(id));
+        let carried = luggage.carried.take();
+        self.actions.push_back(Action::Adopt { connection: id, carried });
         if !self.admit(id, luggage.peer, luggage.listener) {
             self.counters.connections_refused[ConnectionRefusal::Limit as usize] += 1;
             self.actions.push_back(Action::Close(id));
             return;
+        }
+        if luggage.identity.is_some()
+            && let Some(connection) = self.connections.get_mut(id.0)
+        {
+            connection.extra().identity = luggage.identity;
         }
         self.receive(id, &luggage.received);
     }

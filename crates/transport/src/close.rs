@@ -1,4 +1,4 @@
-//! Every reason for which a layer closes a connection, and how often each was.
+//! Every reason for which a layer closes a connection.
 
 /// Why a layer closes a connection. A closed list: a peer's mistake costs no text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,41 +112,17 @@ impl CloseReason {
     }
 }
 
-/// How often each reason was, since the start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct CloseCounters([u64; CloseReason::ALL.len()]);
-
-impl CloseCounters {
-    /// One more.
-    pub fn count(&mut self, reason: CloseReason) {
-        self.0[reason.index()] += 1;
-    }
-
-    /// How often.
-    #[must_use]
-    pub fn of(&self, reason: CloseReason) -> u64 {
-        self.0[reason.index()]
-    }
-
-    /// Names and numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        CloseReason::ALL.iter().map(|reason| (reason.name(), self.of(*reason)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_reason_has_a_place_of_its_own() {
-        let mut counters = CloseCounters::default();
+    fn every_reason_has_a_place_and_a_name_of_its_own() {
         for (place, reason) in CloseReason::ALL.into_iter().enumerate() {
             assert_eq!(reason.index(), place);
-            counters.count(reason);
         }
-        let names: std::collections::BTreeSet<_> = counters.iter().map(|(name, _)| name).collect();
+        let names: std::collections::BTreeSet<_> =
+            CloseReason::ALL.iter().map(|reason| reason.name()).collect();
         assert_eq!(names.len(), CloseReason::ALL.len());
-        assert!(counters.iter().all(|(_, count)| count == 1));
     }
 }

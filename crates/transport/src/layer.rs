@@ -104,6 +104,12 @@ impl Layer {
         })
     }
 
+    /// Where the client is, as far as it is known by now.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Whether MQTT can be spoken.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -174,6 +180,19 @@ impl Layer {
         if self.ended {
             return Ok(Received::Ended);
         }
+        let outcome = self.receive_proxy(bytes, answers, scratch, plain, wire);
+        self.ended |= outcome != Ok(Received::Open);
+        outcome
+    }
+
+    fn receive_proxy(
+        &mut self,
+        bytes: &[u8],
+        answers: bool,
+        scratch: &mut Scratch,
+        plain: &mut Vec<u8>,
+        wire: &mut Vec<u8>,
+    ) -> Result<Received, CloseReason> {
         let Some(mut kept) = self.proxy.take() else {
             return self.receive_tls(bytes, answers, scratch, plain, wire);
         };
@@ -210,8 +229,10 @@ impl Layer {
         }
         if matches!(self.websocket, WebSocket::None) {
             let flow = tls.receive(bytes, &mut scratch.records, plain, wire)?;
-            self.ended |= flow == tls::Flow::Closed;
-            return Ok(if self.ended { Received::Ended } else { Received::Open });
+            return Ok(match flow {
+                tls::Flow::Open => Received::Open,
+                tls::Flow::Closed => Received::Ended,
+            });
         }
         let mut content = std::mem::take(&mut scratch.content);
         let mut frames = std::mem::take(&mut scratch.frames);
@@ -220,7 +241,6 @@ impl Layer {
         let flow = tls.receive(bytes, &mut scratch.records, &mut content, wire);
         let mut outcome = self.receive_websocket(&content, answers, plain, &mut frames);
         if flow == Ok(tls::Flow::Closed) && outcome.is_ok() {
-            self.ended = true;
             outcome = Ok(Received::Ended);
         }
         if !frames.is_empty()
@@ -266,8 +286,10 @@ impl Layer {
             }
             WebSocket::Open(frames) => frames.receive(bytes, answers, plain, wire)?,
         };
-        self.ended |= flow == websocket::Flow::Closed;
-        Ok(if self.ended { Received::Ended } else { Received::Open })
+        Ok(match flow {
+            websocket::Flow::Open => Received::Open,
+            websocket::Flow::Closed => Received::Ended,
+        })
     }
 
     /// Bytes of MQTT, to be appended to `wire` as the socket wants them. `output` is empty afterwards; large payloads stay

@@ -17,7 +17,7 @@
 //! | `websocket` | RFC 6455, the server's side: `upgrade` is the HTTP part, `frames` the rest |
 //! | `certificate` | the names in a client's certificate |
 //! | [`network`] | address ranges whose word is trusted |
-//! | [`close`] | every reason to close a connection, and how often each was |
+//! | [`close`] | every reason to close a connection |
 //!
 //! # Invariants worth naming
 //! - Total over bytes: whatever a peer sends, a layer answers with progress or with a [`CloseReason`]; it neither panics
@@ -43,7 +43,7 @@ pub mod tls_settings;
 mod websocket;
 
 pub use certificate::{ALTERNATIVE_NAMES_MAX, AlternativeName, CertificateNames};
-pub use close::{CloseCounters, CloseReason};
+pub use close::CloseReason;
 pub use layer::{Layer, PeerIdentity, Received, Scratch};
 pub use listener::{Listener, ProxySettings, WebSocketSettings};
 pub use network::Network;

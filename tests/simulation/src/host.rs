@@ -189,7 +189,7 @@ impl Host {
                 Action::ReceiveOnce(slot) => net.receive(id, slot.0, Wish::Once),
                 Action::Pause(slot) => net.pause(id, slot.0),
                 Action::Close(slot) => net.close(id, slot.0),
-                Action::Adopt(slot) => net.adopt(id, slot.0),
+                Action::Adopt { connection, .. } => net.adopt(id, connection.0),
                 Action::HandOver { connection, target, luggage } => {
                     let token = self.next_token;
                     self.next_token += 1;
