@@ -50,5 +50,10 @@ impl Shard {
         assert!(self.runnable.is_empty(), "connections that may go on");
         assert!(self.pumping.is_empty(), "retained pumps");
         assert!(self.actions.is_empty(), "actions");
+        assert_eq!(self.unproven_bytes, 0, "bytes before CONNECT");
+        self.retained.check_unshared();
+        if let Some(interest) = &self.interest {
+            assert_eq!(interest.statistics().buckets_used, 0, "interest bits");
+        }
     }
 }

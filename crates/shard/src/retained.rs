@@ -159,6 +159,22 @@ impl RetainedSlice {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// The bytes are counted, and the index agrees with itself.
+    pub(crate) fn check_integrity(&self) {
+        self.index.check_integrity();
+        let messages = self.index.iter_after(None);
+        let bytes: usize = messages.map(|message| message.publication.memory_size()).sum();
+        assert_eq!(self.bytes, bytes, "retained bytes are counted");
+    }
+
+    /// Nobody else holds a retained message any more: what goes to many is given back by all.
+    pub(crate) fn check_unshared(&self) {
+        for message in self.index.iter_after(None) {
+            let holders = Arc::strong_count(&message.publication);
+            assert_eq!(holders, 1, "holders of the retained {}", message.topic());
+        }
+    }
 }
 
 impl Shard {

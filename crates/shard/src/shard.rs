@@ -461,6 +461,11 @@ impl Shard {
     /// When it does not.
     pub fn check_integrity(&self) {
         self.table.check_integrity();
+        self.retained.check_integrity();
+        if let Some(interest) = &self.interest {
+            let announced = interest.statistics().filters;
+            assert_eq!(announced, self.table.filter_count() as u64, "filters announced");
+        }
         for (id, entry) in self.sessions.iter() {
             if let Some(outbound) = &entry.session.outbound {
                 outbound.check_integrity();

@@ -16,7 +16,7 @@ use midge_codec::{
 
 use crate::coverage::Situation;
 use crate::net::{End, Event, MS, NEVER, Net, PipeId, SECOND};
-use crate::oracle::{Oracle, Pub, PubId, WillLog, covers};
+use crate::oracle::{Oracle, Pub, PubId, SIZE_ALWAYS_TAKEN, WillLog, covers};
 use crate::prng::Prng;
 
 /// Members of these groups never ask for QoS 0, so that nothing may get lost there.
@@ -199,7 +199,10 @@ pub struct Client {
     /// Left nothing behind.
     pub left: bool,
     act_us: u64,
-    /// A CONNECT that was not answered may have begun a new session in place of one that had expired: begin anew.
+    /// The smallest Maximum Packet Size of this session's connections.
+    packet_size_min: u32,
+    /// A CONNECT that was not answered may have begun a new session, in place of one that had expired or because it said
+    /// Clean Start: begin anew.
     pub must_clean: bool,
 }
 
@@ -244,6 +247,7 @@ impl Client {
             leaving: false,
             left: false,
             act_us,
+            packet_size_min: u32::MAX,
             must_clean: false,
         }
     }
@@ -298,8 +302,10 @@ impl Client {
     /// Whether it may not get a publication because of its size.
     #[must_use]
     pub fn too_large(&self, publication: &Pub) -> bool {
-        // Once any connection of the session had a limit, a large message may be gone.
-        self.version.is_v5() && publication.size > 100
+        // Once any connection of the session had a limit, a large message may be gone. Topic, properties and identifiers
+        // come to 90 bytes at most.
+        publication.size > SIZE_ALWAYS_TAKEN
+            && publication.size + 90 > self.packet_size_min as usize
     }
 
     /// Whether nothing of it is under way.
@@ -405,6 +411,7 @@ impl Client {
         } else if chosen(knobs.4) {
             let until = net.now + self.prng.between(MS, 3 * SECOND);
             if let Some(link) = self.link.as_mut() {
+                net.hit(Situation::Deaf);
                 link.deaf_until = until;
                 net.pipes[link.pipe].reading = false;
             }
@@ -599,6 +606,8 @@ impl Client {
             goodbye: false,
             deaf_until: 0,
         });
+        let limit = self.link.as_ref().map_or(u32::MAX, |link| link.maximum_packet_size);
+        self.packet_size_min = self.packet_size_min.min(limit);
         net.write(pipe, bytes);
         // Packets may follow at once; the hand-over has to carry them.
         if self.outgoing.is_empty()
@@ -654,7 +663,8 @@ impl Client {
                         && net.now >= earlier_end.saturating_add(u64::from(expiry) * SECOND)
                 }
             };
-            self.must_clean |= expired && self.version != ProtocolVersion::V31;
+            self.must_clean |=
+                (expired || link.clean_start) && self.version != ProtocolVersion::V31;
             self.belief = match self.belief {
                 Belief::None if link.expiry == 0 => Belief::None,
                 Belief::None | Belief::Maybe | Belief::Exists(_) => Belief::Maybe,
@@ -671,6 +681,7 @@ impl Client {
     /// The broker has no session of ours any more.
     pub fn forget_session(&mut self, net: &mut Net, oracle: &mut Oracle, pipe: Option<PipeId>) {
         self.leave_groups(net, oracle, pipe);
+        self.packet_size_min = self.link.as_ref().map_or(u32::MAX, |link| link.maximum_packet_size);
         self.subscriptions.clear();
         self.outgoing.clear();
         self.unreleased.clear();

@@ -50,6 +50,10 @@ situations! {
     PartialSend,
     /// A send had to wait for a slow reader.
     SendBlocked,
+    /// A client did not read for a while.
+    Deaf,
+    /// No ring had a place for a new connection.
+    SlotsFull,
     /// Bytes came after a pause.
     LateReceive,
     /// A shard stalled.
@@ -88,6 +92,8 @@ situations! {
     OutputFull,
     /// A QoS 1 or 2 message was dropped because a queue was full.
     QueueFull,
+    /// A retained message was not kept because there were too many.
+    RetainedRefused,
     /// A message was too large for its receiver.
     TooLarge,
     /// A CONNECT was refused.

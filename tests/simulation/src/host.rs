@@ -32,7 +32,6 @@ pub struct Host {
     luggage: BTreeMap<u64, (ShardId, Box<Luggage>)>,
     next_token: u64,
     targets: Vec<ShardId>,
-    asleep: bool,
     /// Where it is in its life.
     pub phase: Phase,
     turns: u64,
@@ -51,7 +50,6 @@ impl Host {
             luggage: BTreeMap::new(),
             next_token: 0,
             targets: Vec::new(),
-            asleep: false,
             phase: Phase::Serving,
             turns: 0,
             check_every: 1,
@@ -63,10 +61,10 @@ impl Host {
         self.accepted.push((slot, pipe));
     }
 
-    /// Whether nothing waits here.
+    /// Whether no connection is on its way to the shard or away from it, and no envelope to it.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.asleep && self.accepted.is_empty() && self.luggage.is_empty()
+    pub fn is_empty(&self) -> bool {
+        self.accepted.is_empty() && self.luggage.is_empty() && self.node.inboxes_empty()
     }
 
     /// One turn of the loop.
@@ -74,7 +72,6 @@ impl Host {
         let id = self.shard.id().get();
         net.turn_at[usize::from(id)] = NEVER;
         self.node.unpark();
-        self.asleep = false;
         let now = Time::from_nanos(net.now);
         let mut handled = self.handle_events(net, now);
         handled += self.handle_inboxes(net, now);
@@ -110,7 +107,6 @@ impl Host {
             net.turn(id, net.now + pause);
             return;
         }
-        self.asleep = true;
         if let Some(at) = self.shard.next_timeout() {
             net.turn(id, at.as_nanos().max(net.now + 1));
         }

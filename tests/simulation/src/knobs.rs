@@ -72,6 +72,10 @@ pub struct Knobs {
     pub keep_alive_seconds_max: u16,
     /// Messages in a group's backlog.
     pub backlog_max: usize,
+    /// Bytes of a session's queue.
+    pub queue_bytes_max: usize,
+    /// Retained messages of a shard.
+    pub retained_max: usize,
     /// Sessions of a shard.
     pub sessions_max: usize,
     /// Connections of a shard.
@@ -152,6 +156,8 @@ impl Knobs {
             topic_alias_maximum: prng.pick(&[0, 1, 3, 32]),
             keep_alive_seconds_max: prng.pick(&[0, 0, 5]),
             backlog_max: 1_000_000,
+            queue_bytes_max: 1 << 30,
+            retained_max: usize::MAX,
             sessions_max: usize::MAX,
             connections_max: usize::MAX,
             subscriptions_max: 100_000,
@@ -170,12 +176,16 @@ impl Knobs {
         self.subscriptions_max = prng.pick(&[1, 3, 100]);
         self.sessions_max = prng.pick(&[3, 10, 1000]);
         self.connections_max = prng.pick(&[6, 12, 1000]);
+        self.queue_bytes_max = prng.pick(&[2_000, 20_000, 1 << 30]);
+        self.retained_max = prng.pick(&[2, 5, 1000]);
     }
 
     fn loosen(&mut self) {
         self.tight = false;
         self.queue_messages_max = 1_000_000;
         self.backlog_max = 1_000_000;
+        self.queue_bytes_max = 1 << 30;
+        self.retained_max = usize::MAX;
         self.sessions_max = usize::MAX;
         self.connections_max = usize::MAX;
         self.subscriptions_max = 100_000;

@@ -16,17 +16,20 @@ const HELP: &str = "\
 Runs the whole broker in one thread from one seed, and checks what every client was promised.
 
 Usage:
-  midge-sim run [--seeds N] [--from SEED] [--scenario NAME] [--hours H] [--threads N] [--fast]
-  midge-sim replay SEED [--scenario NAME] [--without CLIENT,...] [--until MS] [--quiet] [--shrink]
-  midge-sim mutants [--seeds N]
+  midge-sim run [--seeds N] [--from SEED] [--scenario NAME] [--hours H] [--threads N] [--every N]
+  midge-sim replay SEED [--scenario NAME] [--without CLIENT,...] [--until MS] [--quiet] [--shrink] [--mutant NAME]
+  midge-sim mutants [--seeds N] [--document FILE]
   midge-sim scenarios
 
-run      Runs N seeds (default 100) from SEED (default: fresh ones, from the clock) on all cores. With --hours it
-         runs for that long and fails if a situation was never met. --fast checks a shard's integrity every 64th turn.
+run      Runs N seeds (default 100) from SEED (default: fresh ones, from the clock) on all cores. `--scenario all` takes
+         the scenarios in turn. With --hours it runs all of them for that long, and fails if a situation was never met.
+         --every N checks a shard's invariants after each Nth of its turns (default 8; replay checks after each).
 replay   Runs one seed again and prints what happened, line by line. --without leaves out clients, --until ends the busy
-         phase at that millisecond, --shrink looks for the fewest clients and the shortest time that still fail.
+         phase at that millisecond, --shrink looks for the fewest clients and the shortest time that still fail, --mutant
+         switches on a deliberate bug.
 mutants  Switches on each deliberate bug in turn and looks for a seed that finds it, among N (default 200) seeds of
-         each scenario. Needs a build with the feature `mutants`.
+         each scenario. Needs a build with the feature `mutants`. --document writes the table into a file, between the
+         lines `<!-- mutants -->` and `<!-- end of mutants -->`.
 
 The last line of `run` is `N seeds passed, N failed`; the exit code is 0 only when all held.
 ";
@@ -38,7 +41,7 @@ struct Arguments {
     options: Vec<(String, String)>,
 }
 
-const FLAGS: &[&str] = &["--quiet", "--shrink", "--fast"];
+const FLAGS: &[&str] = &["--quiet", "--shrink"];
 const OPTIONS: &[&str] = &[
     "--seeds",
     "--from",
@@ -48,7 +51,16 @@ const OPTIONS: &[&str] = &[
     "--without",
     "--until",
     "--mutant",
+    "--every",
+    "--document",
 ];
+
+/// Where the table of deliberate bugs stands in a document.
+const TABLE_BEGIN: &str = "<!-- mutants -->\n";
+const TABLE_END: &str = "<!-- end of mutants -->";
+
+/// The scenarios that look for deliberate bugs, in this order.
+const HUNTERS: &[&str] = &["standard", "shares", "tight", "storm", "calm", "shutdown"];
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
@@ -81,6 +93,14 @@ impl Arguments {
         match self.text(name) {
             None => Ok(default),
             Some(text) => text.parse().map_err(|_| format!("{name}: {text} is no number")),
+        }
+    }
+
+    /// The scenarios to take in turn; `all` means all of them.
+    fn scenarios(&self, default: &str) -> Result<Vec<String>, String> {
+        match self.text("--scenario").unwrap_or(default) {
+            "all" => Ok(SCENARIOS.iter().map(|scenario| scenario.0.to_owned()).collect()),
+            _ => Ok(vec![self.scenario()?]),
         }
     }
 
@@ -155,11 +175,11 @@ fn run_seeds(arguments: &Arguments) -> Result<bool, String> {
         Some(text) => Some(text.parse::<f64>().map_err(|_| format!("--hours: {text}"))?),
     };
     let batch = Batch {
-        scenario: arguments.scenario()?,
+        scenarios: arguments.scenarios(if hours.is_some() { "all" } else { "standard" })?,
         from: arguments.number("--from", fresh_seed())?,
         seeds: arguments.number("--seeds", 100)?,
         time: hours.map(|hours| Duration::from_secs_f64(hours * 3600.0)),
-        check_every: if arguments.flag("--fast") { 64 } else { 1 },
+        check_every: arguments.number("--every", 8)?.max(1),
         stop_at_failure: false,
         threads: arguments.number("--threads", threads() as u64)? as usize,
     };
@@ -181,9 +201,9 @@ fn tell_speed(batch: &Batch, summary: &Summary, elapsed: Duration) {
     let seconds = elapsed.as_secs_f64();
     let seeds = summary.passed + summary.failed.len() as u64;
     println!(
-        "scenario {}, seeds {} to {}: {} messages in {} steps and {} virtual seconds, in {seconds:.1} s on {} threads: \
+        "{}: seeds {} to {}: {} messages in {} steps and {} virtual seconds, in {seconds:.1} s on {} threads: \
          {:.0} messages/s, {:.1} seeds/s",
-        batch.scenario,
+        batch.scenarios.join(", "),
         batch.from,
         batch.from + seeds.saturating_sub(1),
         summary.messages,
@@ -234,10 +254,17 @@ fn hunt(arguments: &Arguments) -> Result<bool, String> {
     let seeds = arguments.number("--seeds", 200)?;
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut missed = 0;
-    println!("| deliberate bug | found by | steps | as |\n|---|---|---|---|");
+    let mut table = String::new();
+    let mut row = |text: String| {
+        println!("{text}");
+        table += &text;
+        table.push('\n');
+    };
+    row("| deliberate bug | found by (scenario, seed) | steps | as |".to_owned());
+    row("|---|---|---|---|".to_owned());
     for (name, line) in MUTANTS {
         let mut found = None;
-        for scenario in ["standard", "shares", "tight", "storm", "calm"] {
+        for scenario in HUNTERS {
             let output = Command::new(&program)
                 .args(["hunt-one", name, "--scenario", scenario, "--seeds", &seeds.to_string()])
                 .output()
@@ -255,10 +282,26 @@ fn hunt(arguments: &Arguments) -> Result<bool, String> {
             }
         }
         missed += u64::from(found.is_none());
-        println!("| {line} (`{name}`) | {} |", found.unwrap_or_else(|| "NOT FOUND | |".to_owned()));
+        row(format!(
+            "| {line} (`{name}`) | {} |",
+            found.unwrap_or_else(|| "NOT FOUND | |".to_owned())
+        ));
+    }
+    if let Some(document) = arguments.text("--document") {
+        write_table(document, &table).map_err(|error| format!("{document}: {error}"))?;
     }
     println!("{} deliberate bugs found, {missed} missed", MUTANTS.len() as u64 - missed);
     Ok(missed == 0)
+}
+
+/// Puts the table into a document, in place of the one before.
+fn write_table(document: &str, table: &str) -> Result<(), String> {
+    let text = std::fs::read_to_string(document).map_err(|error| error.to_string())?;
+    let missing = "it has no lines around the table of deliberate bugs";
+    let (before, rest) = text.split_once(TABLE_BEGIN).ok_or(missing)?;
+    let (_, after) = rest.split_once(TABLE_END).ok_or(missing)?;
+    let text = format!("{before}{TABLE_BEGIN}{table}{TABLE_END}{after}");
+    std::fs::write(document, text).map_err(|error| error.to_string())
 }
 
 /// One deliberate bug in this process: the first seed that finds it.
@@ -267,7 +310,7 @@ fn hunt_one(arguments: &Arguments) -> Result<bool, String> {
     let mutant = MUTANTS.iter().find(|mutant| mutant.0 == name);
     mutation::activate(Some(mutant.ok_or(format!("there is no deliberate bug {name}"))?.0));
     let batch = Batch {
-        scenario: arguments.scenario()?,
+        scenarios: arguments.scenarios("standard")?,
         from: 1,
         seeds: arguments.number("--seeds", 200)?,
         time: None,
@@ -278,7 +321,10 @@ fn hunt_one(arguments: &Arguments) -> Result<bool, String> {
     let summary = run_batch(&batch, &|_, _| {});
     if let Some((seed, outcome)) = summary.failed.first() {
         let violation = outcome.violation.as_deref().unwrap_or_default();
-        println!("found {seed}\t{}\t{violation}", outcome.steps);
+        // A word of what came of it; the replay says the rest.
+        let cut = violation.char_indices().nth(120).map_or(violation, |(at, _)| &violation[..at]);
+        let cut = cut.split(": WillLog").next().unwrap_or(cut);
+        println!("found {seed}\t{}\t{cut}", outcome.steps);
     }
     Ok(true)
 }

@@ -183,7 +183,7 @@ pub const START: u64 = 1_000 * SECOND;
 impl Net {
     /// At the start of time.
     #[must_use]
-    pub fn new(seed: u64, knobs: Knobs) -> Self {
+    pub fn new(seed: u64, knobs: Knobs, trace: Trace) -> Self {
         let shards = usize::from(knobs.shards);
         Self {
             now: START,
@@ -194,7 +194,7 @@ impl Net {
             rings: (0..shards).map(|_| Ring::new(knobs.slots)).collect(),
             turn_at: vec![NEVER; shards],
             coverage: Coverage::default(),
-            trace: Trace::default(),
+            trace,
             violation: None,
             settling: false,
             listening: true,

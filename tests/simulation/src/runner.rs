@@ -14,8 +14,8 @@ use crate::world::{Outcome, Plan, run};
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// The scenario.
-    pub scenario: String,
+    /// The scenarios, taken in turn; at least one.
+    pub scenarios: Vec<String>,
     /// The first seed.
     pub from: u64,
     /// How many; ignored with `time`.
@@ -61,6 +61,9 @@ pub fn command(plan: &Plan) -> String {
     if plan.busy_ms_max != u64::MAX {
         text += &format!(" --until {}", plan.busy_ms_max);
     }
+    if let Some(mutant) = crate::mutation::active() {
+        text += &format!(" --mutant {mutant}");
+    }
     text
 }
 
@@ -85,7 +88,8 @@ pub fn run_batch(batch: &Batch, report: &(dyn Fn(&Plan, &Outcome) + Sync)) -> Su
                     if done || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let mut plan = Plan::new(&batch.scenario, seed);
+                    let turn = (seed - batch.from) as usize % batch.scenarios.len();
+                    let mut plan = Plan::new(&batch.scenarios[turn], seed);
                     plan.check_every = batch.check_every;
                     panics::running(&command(&plan));
                     let outcome = run(&plan);

@@ -6,31 +6,32 @@
 use std::collections::VecDeque;
 use std::fmt::{Arguments, Write};
 
-/// Lines kept for a failure's report.
-const KEPT: usize = 400;
-
 /// The trace of one run.
 #[derive(Debug)]
 pub struct Trace {
     hash: u64,
     lines: u64,
     kept: VecDeque<String>,
+    /// How many of the last lines are kept.
+    kept_max: usize,
     /// Every line goes to standard output as well.
     pub echo: bool,
 }
 
-impl Default for Trace {
-    fn default() -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, lines: 0, kept: VecDeque::new(), echo: false }
-    }
-}
-
 impl Trace {
+    /// An empty one that keeps at most so many lines, at least one.
+    #[must_use]
+    pub fn new(kept_max: usize) -> Self {
+        let kept = VecDeque::new();
+        Self { hash: 0xcbf2_9ce4_8422_2325, lines: 0, kept, kept_max: kept_max.max(1), echo: false }
+    }
+
     /// One line, at a virtual time in nanoseconds.
     pub fn line(&mut self, now: u64, text: Arguments<'_>) {
-        let mut line = match self.kept.len() {
-            KEPT => self.kept.pop_front().unwrap_or_default(),
-            _ => String::with_capacity(96),
+        let mut line = if self.kept.len() == self.kept_max {
+            self.kept.pop_front().unwrap_or_default()
+        } else {
+            String::with_capacity(96)
         };
         line.clear();
         let _ = write!(line, "{:>10}.{:06} {text}", now / 1_000_000, now % 1_000_000);
@@ -60,7 +61,7 @@ impl Trace {
     }
 
     /// The last lines, oldest first.
-    pub fn last(&self, count: usize) -> impl Iterator<Item = &str> {
-        self.kept.iter().skip(self.kept.len().saturating_sub(count)).map(String::as_str)
+    pub fn last(&self) -> impl Iterator<Item = &str> {
+        self.kept.iter().map(String::as_str)
     }
 }

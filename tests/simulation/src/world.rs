@@ -7,7 +7,7 @@
 //! 3. *Leaving*: sessions end, time passes. Then nothing may be left: no connection, session, subscription,
 //!    timer, interest bit, waiting acknowledgement.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use midge_mesh::{InterestMap, Node, ShardId, ShardSet};
@@ -26,6 +26,7 @@ use crate::misbehave::BadClient;
 use crate::net::{End, Event, MS, NEVER, Net, Place, SECOND, START};
 use crate::oracle::{Oracle, PubId, SLACK};
 use crate::panics;
+use crate::trace::Trace;
 
 /// Events between a run's begin and the assumption that it never ends.
 const EVENTS_MAX: u64 = 5_000_000;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub check_every: u64,
     /// Print every line of the trace.
     pub echo: bool,
+    /// How many of the last lines of the trace to keep.
+    pub kept_max: usize,
 }
 
 impl Plan {
@@ -61,6 +64,7 @@ impl Plan {
             busy_ms_max: u64::MAX,
             check_every: 1,
             echo: false,
+            kept_max: 60,
         }
     }
 }
@@ -126,13 +130,17 @@ fn settings(knobs: &Knobs, seed: u64) -> Settings {
             ..Limits::default()
         },
         topic_limits: TopicLimits::DEFAULT,
-        queue: QueueLimits { messages_max: knobs.queue_messages_max, bytes_max: 1 << 30 },
+        queue: QueueLimits {
+            messages_max: knobs.queue_messages_max,
+            bytes_max: knobs.queue_bytes_max,
+        },
         queue_qos0: knobs.queue_qos0,
         output_bytes_max: knobs.output_bytes_max,
         subscriptions_per_client_max: knobs.subscriptions_max,
         connect_timeout_ms: 3_000,
         connections_max: knobs.connections_max,
         sessions_max: knobs.sessions_max,
+        retained_messages_max: knobs.retained_max.min(Settings::default().retained_messages_max),
         share_backlog_messages_max: knobs.backlog_max,
         outbox: OutboxLimits {
             bytes_max: knobs.outbox_bytes_max,
@@ -146,8 +154,9 @@ fn settings(knobs: &Knobs, seed: u64) -> Settings {
 impl World {
     fn new(plan: &Plan, knobs: Knobs) -> Self {
         let seed = plan.seed;
-        let mut net = Net::new(seed, knobs.clone());
-        net.trace.echo = plan.echo;
+        let mut trace = Trace::new(plan.kept_max);
+        trace.echo = plan.echo;
+        let mut net = Net::new(seed, knobs.clone(), trace);
         net.trace.line(START, format_args!("{knobs:?}"));
         let settings = Arc::new(settings(&knobs, seed));
         let interest = (knobs.shards > 1).then(|| Arc::new(InterestMap::new(knobs.shards, 256)));
@@ -205,7 +214,7 @@ impl World {
             messages: sent + self.oracle.received,
             seconds: (self.net.now - START) / SECOND,
             coverage: self.net.coverage.clone(),
-            last: self.net.trace.last(60).map(str::to_owned).collect(),
+            last: self.net.trace.last().map(str::to_owned).collect(),
             clients: self.clients.len() + self.bad.len(),
             busy_ms: self.net.knobs.busy_ms,
         }
@@ -250,6 +259,7 @@ impl World {
                     self.hosts[usize::from(shard)].accept(slot, pipe);
                     self.net.wake(shard);
                 } else {
+                    self.net.hit(Situation::SlotsFull);
                     let again = self.net.now + 50 * MS;
                     self.net.at(again, Event::Syn(pipe));
                 }
@@ -568,10 +578,16 @@ impl World {
             if !self.net.rings[at].is_empty() {
                 return self.net.fail(format!("shard {at} has slots left"));
             }
+            if !self.hosts[at].is_empty() {
+                return self
+                    .net
+                    .fail(format!("shard {at} has connections or envelopes on their way"));
+            }
         }
         if let Some(interest) = &self.interest {
             let mut set = ShardSet::new();
-            for topic in ["t/0/0", "t/1/2", "r/1/1", "s/0", "s/1", "w/1", "never"] {
+            let topics: BTreeSet<&str> = self.oracle.pubs.iter().map(|one| &*one.topic).collect();
+            for topic in topics {
                 interest.interested(topic, &mut set);
                 if let Some(shard) = set.iter().next() {
                     return self.net.fail(format!("shard {shard} is still interested in {topic}"));
@@ -625,6 +641,7 @@ impl World {
             (Situation::OutputFull, counters.dropped_output_full),
             (Situation::QueueFull, counters.dropped_queue_full),
             (Situation::TooLarge, counters.dropped_too_large),
+            (Situation::RetainedRefused, counters.retained_refused),
         ] {
             self.net.coverage.add(situation, count);
         }
