@@ -26,7 +26,7 @@ pub const TEXT_SIZE_MAX: usize = 64;
 pub const WINDOW_NS: u64 = 5_000_000_000;
 
 /// Samples in a window before the interval doubles.
-pub const SAMPLES_PER_DOUBLING: u32 = 2048;
+pub const SAMPLES_PER_DOUBLING: u32 = 512;
 
 /// Longest distance between two samples, in messages.
 const INTERVAL_MAX: u32 = 1 << 16;

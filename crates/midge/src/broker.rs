@@ -3,6 +3,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::TcpListener,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -29,13 +30,16 @@ pub(crate) struct Stopper(midge_reactor::Stopper);
 pub(crate) struct StartError(pub(crate) String);
 
 impl Broker {
+    /// `statistics` is the directory for the shards' pages.
     pub(crate) fn start(
         settings: &Settings,
         listening: Vec<Listening>,
+        statistics: Option<&Path>,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
-        let reactor = reactor_settings(settings);
+        let mut reactor = reactor_settings(settings);
+        reactor.statistics = statistics.map(Path::to_owned);
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
             .map(Self)
             .map_err(|error| StartError(error.to_string()))
@@ -99,6 +103,7 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
             0 => u32::MAX,
             lines => lines,
         },
+        statistics: None,
         hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
     }
 }

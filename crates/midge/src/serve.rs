@@ -43,7 +43,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     }
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
-    let broker = Broker::start(&settings, listening)
+    let statistics = instance.as_ref().ok().map(OwnInstance::directory);
+    let broker = Broker::start(&settings, listening, statistics)
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     let drain_timeout = settings.config().shutdown.drain_timeout;

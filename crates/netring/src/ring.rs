@@ -157,6 +157,13 @@ impl NetRing {
         }
     }
 
+    /// Completions taken so far: the number in [`NetRing::counters`], which has more to gather.
+    #[inline]
+    #[must_use]
+    pub fn completions(&self) -> u64 {
+        self.counters.completions
+    }
+
     /// Whether an event can be had without a turn.
     pub fn has_events(&mut self) -> bool {
         !self.pending.is_empty() || self.uring.has_completions()

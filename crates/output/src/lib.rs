@@ -26,6 +26,24 @@ pub const SPLICE_SIZE_MIN: usize = 4096;
 /// A recycled output keeps at most this much capacity, in bytes; more is given back to the allocator.
 pub const KEPT_CAPACITY_MAX: usize = 64 * 1024;
 
+/// Kinds of messages that a [`Note`] tells apart.
+pub const NOTE_KINDS: usize = 6;
+
+/// Times that an output tells apart, at most.
+///
+/// One is usual. More come together while an earlier send is in flight; what comes after the last of them is counted as if
+/// it had come with it.
+pub const NOTES_MAX: usize = 4;
+
+/// How many messages in an output were received at one time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Note {
+    /// When, in nanoseconds. The output does not care since when.
+    pub received_ns: u64,
+    /// How many, by kind.
+    pub counts: [u32; NOTE_KINDS],
+}
+
 /// A shared payload that stands in the output before the byte `at` of the copied bytes.
 #[derive(Debug)]
 struct Splice {
@@ -39,6 +57,10 @@ pub struct Output {
     copied: Vec<u8>,
     splices: Vec<Splice>,
     spliced_size: usize,
+    /// Packets that were counted.
+    packets: u32,
+    notes_used: u8,
+    notes: [Note; NOTES_MAX],
 }
 
 impl Output {
@@ -78,7 +100,48 @@ impl Output {
         let moved = other.splices.drain(..);
         self.splices.extend(moved.map(|splice| Splice { at: start + splice.at, ..splice }));
         self.spliced_size += other.spliced_size;
+        self.count_packets(other.packets);
+        for note in other.notes() {
+            for (kind, count) in note.counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+                self.note(note.received_ns, kind, *count);
+            }
+        }
         other.recycle();
+    }
+
+    /// Counts packets that were appended. The output itself makes no use of it.
+    #[inline]
+    pub fn count_packets(&mut self, packets: u32) {
+        self.packets = self.packets.wrapping_add(packets);
+    }
+
+    /// Packets counted since the output was empty.
+    #[inline]
+    #[must_use]
+    pub fn packets(&self) -> u32 {
+        self.packets
+    }
+
+    /// Notes that `count` messages of a kind below [`NOTE_KINDS`] among those appended were received at a time. The output
+    /// itself makes no use of it; who measures how long messages take does.
+    #[inline]
+    pub fn note(&mut self, received_ns: u64, kind: usize, count: u32) {
+        let used = usize::from(self.notes_used);
+        let known =
+            used > 0 && (self.notes[used - 1].received_ns == received_ns || used == NOTES_MAX);
+        if !known {
+            self.notes[used] = Note { received_ns, ..Note::default() };
+            self.notes_used += 1;
+        }
+        let last = &mut self.notes[usize::from(self.notes_used) - 1];
+        last.counts[kind] = last.counts[kind].wrapping_add(count);
+    }
+
+    /// What was noted, oldest first.
+    #[inline]
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes[..usize::from(self.notes_used)]
     }
 
     /// All bytes waiting, copied and spliced.
@@ -127,6 +190,8 @@ impl Output {
         self.copied.shrink_to(KEPT_CAPACITY_MAX);
         self.splices = Vec::new();
         self.spliced_size = 0;
+        self.packets = 0;
+        self.notes_used = 0;
     }
 }
 
@@ -154,6 +219,28 @@ mod tests {
         assert_eq!(joined(&output), expected);
         assert_eq!(output.size(), expected.len());
         assert!(output.as_single().is_none());
+    }
+
+    #[test]
+    fn notes_tell_a_few_times_apart_and_lose_no_message() {
+        let mut output = Output::new();
+        output.note(5, 0, 2);
+        output.note(5, 0, 1);
+        output.note(5, 3, 1);
+        output.note(6, 3, 1);
+        let expected = [
+            Note { received_ns: 5, counts: [3, 0, 0, 1, 0, 0] },
+            Note { received_ns: 6, counts: [0, 0, 0, 1, 0, 0] },
+        ];
+        assert_eq!(output.notes(), expected);
+        for time in 7..100 {
+            output.note(time, 1, 1);
+        }
+        assert_eq!(output.notes().len(), NOTES_MAX);
+        assert_eq!(output.notes().iter().map(|note| note.counts[1]).sum::<u32>(), 93);
+        output.count_packets(7);
+        output.recycle();
+        assert_eq!((output.notes(), output.packets()), (&[][..], 0));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::layers::Layers;
 use crate::start::Command;
+use crate::statistics::Statistics;
 
 /// Turns between two visits of the executor's own housekeeping.
 const TURNS_PER_YIELD: u32 = 1024;
@@ -74,6 +75,7 @@ pub(crate) struct Hands {
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
     pub(crate) targets: Vec<ShardId>,
+    pub(crate) statistics: Statistics,
 }
 
 /// Connections on their way to another shard's ring.
@@ -92,7 +94,12 @@ impl Hands {
         let mut quiet_since: Option<Time> = None;
         let mut trimmed_at = self.clock.now();
         loop {
-            let wait = if again { Wait::No } else { self.wait(phase) };
+            let entering = self.clock.now();
+            if self.statistics.turn_ends(entering, &self.ring) {
+                self.publish(entering);
+            }
+            let wait = if again { Wait::No } else { self.wait(phase, entering) };
+            let wait = self.statistics.limit(wait);
             if let Err(error) = self.ring.turn(wait) {
                 // The ring is the shard's only way to its clients.
                 panic!("shard {}: the net ring failed: {error}", self.shard.id());
@@ -101,6 +108,7 @@ impl Hands {
                 self.node.unpark();
             }
             let now = self.clock.now();
+            self.statistics.turn_begins(now, wait != Wait::No);
             let handled = self.handle_events(now) + self.handle_inboxes(now);
             let asked = self.handle_commands(&mut phase, now);
             let more = self.shard.handle_turn(now) | asked;
@@ -121,6 +129,7 @@ impl Hands {
             if let Phase::Draining { told: true, end_at, .. } = phase
                 && (self.shard.is_drained() || now >= end_at)
             {
+                self.publish(self.clock.now());
                 return;
             }
             again = more || self.layers.wants_turn() || self.spins(handled, now, &mut quiet_since);
@@ -152,8 +161,7 @@ impl Hands {
     }
 
     /// How long to sleep: until the next timer.
-    fn wait(&self, phase: Phase) -> Wait {
-        let now = self.clock.now();
+    fn wait(&self, phase: Phase, now: Time) -> Wait {
         let timer = self.shard.next_timeout();
         let accept = self.accepting.next();
         let end = match phase {
@@ -277,7 +285,10 @@ impl Hands {
 
     /// One send per connection that has something to be told.
     fn flush(&mut self) {
+        let mut now = None;
         while let Some((id, output)) = self.shard.next_flush() {
+            let now = *now.get_or_insert_with(|| self.clock.now());
+            self.statistics.sends(&output, now);
             if self.layers.has(slot(id)) {
                 self.layers.send(slot(id), output, &mut self.ring);
             } else {
@@ -293,6 +304,11 @@ impl Hands {
             Some(how) => self.ring.receive(slot, how),
             None => self.ring.pause(slot),
         }
+    }
+
+    fn publish(&mut self, now: Time) {
+        let Self { statistics, shard, ring, node, .. } = self;
+        statistics.publish(shard, ring, node, now);
     }
 
     /// One line of envelopes per shard, as far as its ring has room; what has none waits

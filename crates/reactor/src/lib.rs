@@ -13,6 +13,7 @@
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
 //! | `layered` | the loop's way for those connections |
 //! | `journal` | rate-limited log lines about connections |
+//! | `statistics` | the page that readers see, and what the loop counts about itself |
 //! | `clock` | monotonic time as the pure rooms want it |
 //!
 //! # Invariants worth naming
@@ -31,6 +32,7 @@ mod journal;
 mod layered;
 mod layers;
 pub mod start;
+mod statistics;
 
 pub use asker::{AskError, Asker};
 pub use start::{Broker, Settings, Speaker, StartError, Stopper, start};

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use midge_mesh::{InterestMap, Node, ShardId};
+use midge_metrics::Identity;
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
 use midge_session::{Publication, Time};
 use midge_shard::survey::{Answer, Question};
@@ -19,6 +21,7 @@ use crate::clock::Clock;
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
 use crate::layers::Layers;
+use crate::statistics::Statistics;
 
 /// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
 pub(crate) const COMMANDS_MAX: usize = 64;
@@ -56,6 +59,8 @@ pub struct Settings {
     pub spin: Duration,
     /// Log lines a second, shard and kind of event.
     pub log_lines_per_second_max: u32,
+    /// Where each shard's statistics page goes, a directory in memory; `None`: nobody sees them.
+    pub statistics: Option<PathBuf>,
     /// Makes the shards' hash tables unpredictable; different in every process.
     pub hash_seeds: [u64; 4],
 }
@@ -101,6 +106,13 @@ pub enum StartError {
         /// Why.
         error: midge_netring::NetRingError,
     },
+    /// There is no memory for a statistics page.
+    Statistics {
+        /// Which shard's.
+        shard: u16,
+        /// Why.
+        error: std::io::Error,
+    },
     /// A listening socket could not be used.
     Listen {
         /// Which shard's.
@@ -126,6 +138,9 @@ impl fmt::Display for StartError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ring { shard, error } => write!(formatter, "shard {shard}: {error}"),
+            Self::Statistics { shard, error } => {
+                write!(formatter, "shard {shard}: no memory for statistics: {error}")
+            }
             Self::Listen { shard, error } => {
                 write!(formatter, "shard {shard}: cannot use a listening socket: {error}")
             }
@@ -223,6 +238,7 @@ struct Seat {
     node: Node<Envelope>,
     listeners: Vec<TcpListener>,
     clock: Clock,
+    started: SystemTime,
     commands: Receiver<Command>,
     hello: Sender<Hello>,
     /// All rings, once every shard has said hello; an error means that the start was given up.
@@ -246,6 +262,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     };
     let nodes = midge_mesh::build(shards, settings.mesh_ring_capacity);
     let clock = Clock::new();
+    let started = SystemTime::now();
     let (hello, hellos) = bounded::<Hello>(usize::from(shards));
     let mut threads = Vec::with_capacity(usize::from(shards));
     let mut answers = Vec::with_capacity(usize::from(shards));
@@ -261,6 +278,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             node,
             listeners,
             clock,
+            started,
             commands: command_receiver,
             hello: hello.clone(),
             rings,
@@ -301,7 +319,8 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
 
 /// A shard's thread, from its ring to its end.
 async fn take_seat(seat: Seat) {
-    let Seat { id, settings, shared, node, listeners, clock, commands, hello, rings } = seat;
+    let Seat { id, settings, shared, node, listeners, clock, started, commands, hello, rings } =
+        seat;
     let shard = id.get();
     let mut ring = match NetRing::new(&settings.ring) {
         Ok(ring) => ring,
@@ -317,6 +336,17 @@ async fn take_seat(seat: Seat) {
             return;
         }
     }
+    let identity = Identity { shard, shards: settings.shards, started };
+    let buffers = u64::from(settings.ring.receive_buffer_size)
+        * u64::from(settings.ring.receive_buffer_count);
+    let directory = settings.statistics.as_deref();
+    let statistics = match Statistics::new(directory, identity, buffers, clock.now()) {
+        Ok(statistics) => statistics,
+        Err(error) => {
+            let _ = hello.send(Err(StartError::Statistics { shard, error }));
+            return;
+        }
+    };
     if hello.send(Ok((shard, ring.handle(), ring.waker()))).is_err() {
         return;
     }
@@ -346,6 +376,7 @@ async fn take_seat(seat: Seat) {
         spin: settings.spin,
         travelling: Travelling::default(),
         targets: Vec::new(),
+        statistics,
     };
     hands.run().await;
 }

@@ -22,6 +22,7 @@ fn settings() -> Settings {
         envelopes_per_turn_max: 64,
         spin: Duration::ZERO,
         log_lines_per_second_max: 20,
+        statistics: None,
         hash_seeds: [1, 2, 3, 4],
     }
 }

@@ -25,6 +25,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         envelopes_per_turn_max: 64,
         spin: Duration::ZERO,
         log_lines_per_second_max: 20,
+        statistics: None,
         hash_seeds: [1, 2, 3, 4],
     };
     let options = ListenOptions::default();

@@ -7,6 +7,7 @@ use crate::action::Violation;
 use crate::ids::ConnectionId;
 use crate::receive::Handled;
 use crate::shard::Shard;
+use crate::tally::Load;
 
 impl Shard {
     /// QoS 1 is done [MQTT-4.3.2-5].
@@ -29,7 +30,10 @@ impl Shard {
         let Some(session) = connection.session else { return Ok(()) };
         let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
         let Some(outbound) = entry.session.outbound.as_mut() else { return Ok(()) };
-        match acknowledge(outbound) {
+        let before = Load::of(outbound);
+        let outcome = acknowledge(outbound);
+        before.has_become(Load::of(outbound), &mut self.counters);
+        match outcome {
             Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
             Acknowledged::Done | Acknowledged::Release | Acknowledged::Unknown => {}
         }
@@ -43,7 +47,12 @@ impl Shard {
         let Some(session) = connection.session else { return Ok(()) };
         let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
         let outcome = match entry.session.outbound.as_mut() {
-            Some(outbound) => outbound.pubrec(ack.packet_id, ack.reason_code.is_error()),
+            Some(outbound) => {
+                let before = Load::of(outbound);
+                let outcome = outbound.pubrec(ack.packet_id, ack.reason_code.is_error());
+                before.has_become(Load::of(outbound), &mut self.counters);
+                outcome
+            }
             None => Acknowledged::Unknown,
         };
         let reason_code = match outcome {

@@ -3,10 +3,10 @@
 use std::num::{NonZeroU16, NonZeroU32};
 
 use midge_codec::{
-    ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, ProtocolVersion, QoS,
-    RawPacket, ReasonCode,
+    ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, Framed,
+    ProtocolVersion, QoS, RawPacket, ReasonCode, frame,
 };
-use midge_metrics::ConnectRefusal;
+use midge_metrics::{ConnectRefusal, PacketType};
 use midge_session::alias::OutboundAliases;
 use midge_session::{Refusal, Session, Terms, Will};
 
@@ -16,6 +16,7 @@ use crate::ending::WillCase;
 use crate::envelope::Luggage;
 use crate::ids::{ConnectionId, SessionId, home_shard};
 use crate::shard::Shard;
+use crate::tally::set_state;
 use crate::wheel::{Entry, Subject};
 
 impl Shard {
@@ -46,15 +47,15 @@ impl Shard {
             return;
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        connection.state = State::HandingOver;
+        set_state(connection, State::HandingOver, &mut self.counters);
         let luggage = Box::new(Luggage {
             peer: connection.peer,
             listener: connection.listener,
             identity: connection.extra.as_mut().and_then(|extra| extra.identity.take()),
             carried: None,
             received: if mutant!("luggage-lost") {
-                match midge_codec::frame(received, u32::MAX) {
-                    Ok(midge_codec::Framed::Packet(raw)) => received[..raw.size].to_vec(),
+                match frame(received, u32::MAX) {
+                    Ok(Framed::Packet(raw)) => received[..raw.size].to_vec(),
                     _ => Vec::new(),
                 }
             } else {
@@ -62,6 +63,12 @@ impl Shard {
             },
         });
         self.counters.connections_handed_over += 1;
+        // The home shard will read the CONNECT once more, and count it.
+        if let Ok(Framed::Packet(raw)) = frame(received, u32::MAX) {
+            let kind = PacketType::Connect as usize;
+            self.counters.packets_received[kind] -= 1;
+            self.counters.packet_bytes_received[kind] -= raw.size as u64;
+        }
         self.actions.push_back(Action::HandOver { connection: id, target: home, luggage });
     }
 
@@ -125,7 +132,7 @@ impl Shard {
             entry.session.expiry_interval_seconds = terms.session_expiry_interval_seconds;
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        connection.state = State::Connected;
+        set_state(connection, State::Connected, &mut self.counters);
         connection.session = Some(session);
         connection.serial = serial;
         connection.version = connect.version;
@@ -226,6 +233,7 @@ impl Shard {
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
     fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
         self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
+        self.counters.closed_refused += 1;
         self.note(id, Event::Refused(refusal));
         self.write_refusal(id, version, refusal.reason_code, refusal.reason);
         self.close(id);

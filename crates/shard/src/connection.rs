@@ -240,6 +240,12 @@ impl Connection {
         Some(Time::ZERO.plus_millis(heard_ms + u64::from(self.keep_alive_seconds) * 1500))
     }
 
+    /// Whether its end has begun.
+    #[inline]
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.state, State::Closing | State::Closed)
+    }
+
     /// Whether received bytes must wait.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {

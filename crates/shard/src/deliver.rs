@@ -12,6 +12,7 @@ use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
 use crate::ids::SessionId;
 use crate::retained::{note_overtaken, was_sent_as_retained};
 use crate::shard::Shard;
+use crate::tally::Load;
 use crate::wire::{Appended, Shape, append_publish};
 
 /// How a message comes to a session.
@@ -47,6 +48,7 @@ impl Shard {
         publication: &Arc<Publication>,
         occasion: Occasion<'_>,
     ) -> Delivered {
+        let origin = self.origin();
         let Some(entry) = self.sessions.get_mut(session) else { return Delivered::Dropped };
         let Some((first, others)) = matched.split_first() else { return Delivered::Dropped };
         let mut options = first.1;
@@ -70,6 +72,10 @@ impl Shard {
                     && (options.retain_as_published() || mutant!("retain-flag-kept"))
             }
             Occasion::Retained => true,
+        };
+        let origin = match occasion {
+            Occasion::Live | Occasion::Shared(_) => Some(origin),
+            Occasion::Retained => None,
         };
         let settings = &*self.settings;
         let mut connection = entry
@@ -96,7 +102,11 @@ impl Shard {
                 let delivery = delivery(publication, qos, retain, &self.identifiers, occasion);
                 let outbound = entry.session.outbound.get_or_insert_default();
                 return match outbound.enqueue(delivery, &settings.queue) {
-                    Offer::Queued | Offer::Send(..) => Delivered::Queued,
+                    Offer::Queued | Offer::Send(..) => {
+                        self.counters.messages_queued += 1;
+                        self.counters.messages_queued_now += 1;
+                        Delivered::Queued
+                    }
                     Offer::Full(_) => {
                         self.counters.dropped_queue_full += 1;
                         Delivered::Dropped
@@ -114,6 +124,7 @@ impl Shard {
                 duplicate: false,
                 packet_id: None,
                 identifiers: &self.identifiers,
+                origin,
             };
             let cache = Some(&mut self.headers);
             return match append_publish(
@@ -145,7 +156,11 @@ impl Shard {
         let outbound = entry.session.outbound.get_or_insert_default();
         let message = delivery(publication, qos, retain, &self.identifiers, occasion);
         match outbound.offer(message, window, &settings.queue) {
-            Offer::Queued => Delivered::Queued,
+            Offer::Queued => {
+                self.counters.messages_queued += 1;
+                self.counters.messages_queued_now += 1;
+                Delivered::Queued
+            }
             Offer::Full(_) => {
                 if !matches!(occasion, Occasion::Shared(_)) {
                     self.counters.dropped_queue_full += 1;
@@ -162,6 +177,7 @@ impl Shard {
                     duplicate: false,
                     packet_id: Some(packet_id),
                     identifiers: &self.identifiers,
+                    origin,
                 };
                 let cache = Some(&mut self.headers);
                 match append_publish(
@@ -175,6 +191,7 @@ impl Shard {
                 ) {
                     Appended::Yes => {
                         self.counters.publishes_sent[qos as usize] += 1;
+                        self.counters.messages_in_flight_now += 1;
                         Delivered::Sent
                     }
                     Appended::TooLarge => {
@@ -196,6 +213,7 @@ impl Shard {
         if connection.state != State::Connected || !outbound.has_waiting() {
             return;
         }
+        let before = Load::of(outbound);
         while connection.output_size() < self.settings.output_bytes_max {
             let next =
                 outbound.next(connection.window, self.now, &mut self.counters.dropped_expired);
@@ -217,6 +235,7 @@ impl Shard {
                 duplicate,
                 packet_id,
                 identifiers: delivery.subscription_identifiers.as_deref().unwrap_or_default(),
+                origin: None,
             };
             let publication = Arc::clone(&delivery.publication);
             match append_publish(
@@ -235,16 +254,17 @@ impl Shard {
                     if shape.qos == QoS::ExactlyOnce && duplicate {
                         // The client, whose limit was larger before, may have it and hold the id: release it first.
                         outbound.pubrec(packet_id, false);
-                        let version = connection.version;
-                        let output = self.wire.output(id, connection);
-                        PubRel::new(packet_id, ReasonCode::Success)
-                            .encode(version, output.buffer());
+                        let release = PubRel::new(packet_id, ReasonCode::Success);
+                        self.wire.answer_always(id, connection, |version, out| {
+                            release.encode(version, out);
+                        });
                     } else {
                         outbound.discard(packet_id);
                     }
                 }
             }
         }
+        before.has_become(Load::of(outbound), &mut self.counters);
         let half = self.settings.queue.messages_max / 2;
         let room = outbound.queued_count() <= half;
         if room && entry.shares.as_ref().is_some_and(|shares| shares.told_full) {

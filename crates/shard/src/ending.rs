@@ -13,6 +13,7 @@ use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
 use crate::sessions::Away;
 use crate::shard::Shard;
+use crate::tally::{Load, set_state};
 use crate::wheel::{Entry, Subject};
 
 /// How long a closing connection may take to send its last words, in milliseconds.
@@ -59,6 +60,13 @@ impl Shard {
         self.leave(id, WillCase::Published);
     }
 
+    /// The socket is gone; whether that is the end of the connection, or came after it.
+    pub(crate) fn count_lost(&mut self, id: ConnectionId) {
+        if self.connections.get(id.0).is_some_and(|connection| !connection.is_ending()) {
+            self.counters.closed_lost += 1;
+        }
+    }
+
     /// DISCONNECT from the client.
     pub(crate) fn handle_disconnect(
         &mut self,
@@ -97,7 +105,8 @@ impl Shard {
         let serial = self.next_serial();
         let now = self.now;
         let Some(connection) = self.connections.get_mut(id.0) else { return };
-        connection.state = State::Closing;
+        set_state(connection, State::Closing, &mut self.counters);
+        self.counters.closed_by_client += 1;
         connection.flags.set(Flags::LINGERING, true);
         connection.serial = serial;
         connection.input = None;
@@ -180,6 +189,9 @@ impl Shard {
         self.publish_will(id);
         let Some(reference) = self.sessions.reference(id) else { return };
         let Some(mut entry) = self.sessions.retire(id) else { return };
+        if let Some(outbound) = &entry.session.outbound {
+            Load::of(outbound).has_become(Load::NOTHING, &mut self.counters);
+        }
         debug_assert!(entry.connection.is_none());
         let back = entry.session.outbound.take().map(|outbound| outbound.into_undelivered());
         for delivery in back.into_iter().flatten() {
@@ -274,7 +286,7 @@ impl Shard {
         connection.input = None;
         connection.extra = None;
         let quiet = connection.output_size() == 0 && !connection.flags.has(Flags::SENDING);
-        connection.state = State::Closing;
+        set_state(connection, State::Closing, &mut self.counters);
         if quiet {
             self.close_now(id);
         } else {
@@ -290,7 +302,7 @@ impl Shard {
     pub(crate) fn close_now(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         if connection.state != State::Closed {
-            connection.state = State::Closed;
+            set_state(connection, State::Closed, &mut self.counters);
             connection.input = None;
             if let Some(output) = connection.output.take() {
                 self.wire.recycle(output);

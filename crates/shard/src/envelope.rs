@@ -7,10 +7,11 @@ use std::any::Any;
 use std::sync::Arc;
 
 use midge_mesh::ShardId;
-use midge_session::{Publication, SubscriptionOptions};
+use midge_session::{Publication, SubscriptionOptions, Time};
 
 use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionRef};
+use crate::tally::Origin;
 
 /// One crossing from one shard to another.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Batch {
     pub(crate) items: Vec<Item>,
     /// The frames of all runs, one behind the other.
     pub(crate) frames: Vec<u8>,
+    /// When the first of them was received.
+    pub(crate) received: Time,
     /// Bytes that the batch holds, for the outbox's bound.
     pub(crate) size: usize,
 }
@@ -147,6 +150,8 @@ pub struct ShareState {
 #[derive(Debug)]
 pub struct ShareDeliver {
     pub(crate) member: ShareMember,
+    /// When and where it came into the broker, or was taken from the group's backlog.
+    pub(crate) origin: Origin,
     pub(crate) publication: Arc<Publication>,
 }
 

@@ -173,8 +173,10 @@ impl Shard {
     }
 
     fn give(&mut self, member: Member, group: Arc<str>, publication: Arc<Publication>) {
-        let deliver =
-            ShareDeliver { member: ShareMember { group, session: member.session }, publication };
+        let mut origin = self.origin();
+        origin.remote |= member.shard != self.id;
+        let member_of = ShareMember { group, session: member.session };
+        let deliver = ShareDeliver { member: member_of, origin, publication };
         self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
     }
 
@@ -293,7 +295,7 @@ impl Shard {
 
     /// The chooser has chosen a session of this shard.
     pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) {
-        let ShareDeliver { member, publication } = deliver;
+        let ShareDeliver { member, origin, publication } = deliver;
         // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2]. Or it may have left and
         // joined again: what it wants now is what counts.
         let shares = self.sessions.current(member.session).and_then(|entry| entry.shares.as_ref());
@@ -305,7 +307,10 @@ impl Shard {
         self.headers.clear();
         let matched = [(SubscriberId(member.session.id.0), options)];
         let occasion = Occasion::Shared(&member.group);
-        if self.deliver(member.session.id, &matched, &publication, occasion) == Delivered::Full {
+        self.origin = Some(origin);
+        let delivered = self.deliver(member.session.id, &matched, &publication, occasion);
+        self.origin = None;
+        if delivered == Delivered::Full {
             self.return_shared(member, publication);
         }
     }

@@ -67,6 +67,7 @@ mod shard;
 mod slab;
 mod subscribe;
 pub mod survey;
+mod tally;
 mod wheel;
 mod wire;
 

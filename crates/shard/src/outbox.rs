@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use midge_mesh::ShardId;
-use midge_session::Publication;
+use midge_session::{Publication, Time};
 
 use crate::envelope::{Batch, Envelope, Item, RunPlace};
 use crate::ids::ConnectionId;
@@ -71,10 +71,16 @@ impl Outboxes {
     }
 
     /// Frames of one run. `place.at` is set here.
-    pub(crate) fn push_run(&mut self, target: ShardId, frames: &[u8], mut place: RunPlace) {
+    pub(crate) fn push_run(
+        &mut self,
+        target: ShardId,
+        frames: &[u8],
+        mut place: RunPlace,
+        received: Time,
+    ) {
         let outbox = self.note(target);
         outbox.bytes += frames.len();
-        let batch = open_batch(&mut outbox.line);
+        let batch = open_batch(&mut outbox.line, received);
         place.at = u32::try_from(batch.frames.len()).expect("a batch is closed far below 4 GiB");
         batch.frames.extend_from_slice(frames);
         batch.items.push(Item::Run(place));
@@ -87,6 +93,7 @@ impl Outboxes {
         target: ShardId,
         publication: &Arc<Publication>,
         wants_answer: bool,
+        received: Time,
     ) -> u64 {
         let size = publication.memory_size();
         let outbox = self.note(target);
@@ -97,7 +104,7 @@ impl Outboxes {
         } else {
             0
         };
-        let batch = open_batch(&mut outbox.line);
+        let batch = open_batch(&mut outbox.line, received);
         batch.items.push(Item::Publication { publication: Arc::clone(publication), ticket });
         batch.size += size;
         ticket
@@ -160,6 +167,11 @@ impl Outboxes {
         }
     }
 
+    /// Bytes of publications that wait.
+    pub(crate) fn bytes(&self) -> usize {
+        self.boxes.iter().map(|outbox| outbox.bytes).sum()
+    }
+
     /// Whether nothing waits for any shard.
     pub(crate) fn is_empty(&self) -> bool {
         self.boxes.iter().all(|outbox| outbox.line.is_empty())
@@ -181,10 +193,10 @@ impl Outboxes {
 }
 
 /// The batch at the end of the line, or a new one.
-fn open_batch(line: &mut VecDeque<Envelope>) -> &mut Batch {
+fn open_batch(line: &mut VecDeque<Envelope>, received: Time) -> &mut Batch {
     let open = matches!(line.back(), Some(Envelope::Publications(b)) if b.size < BATCH_BYTES_MAX);
     if !open {
-        line.push_back(Envelope::Publications(Box::default()));
+        line.push_back(Envelope::Publications(Box::new(Batch { received, ..Batch::default() })));
     }
     match line.back_mut() {
         Some(Envelope::Publications(batch)) => batch,
@@ -211,10 +223,10 @@ mod tests {
     #[test]
     fn publications_share_a_batch_and_keep_their_place() {
         let mut outboxes = Outboxes::new(2, OutboxLimits::default());
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true), 1);
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), false), 0);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO), 1);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), false, Time::ZERO), 0);
         outboxes.push(TARGET, accepted(7));
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true), 2);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO), 2);
         let mut targets = Vec::new();
         outboxes.take_waiting_targets(&mut targets);
         assert_eq!(targets, [TARGET]);
@@ -232,7 +244,7 @@ mod tests {
     fn full_parks_and_half_empty_releases() {
         let limits = OutboxLimits { bytes_max: 1000, envelopes_max: 10 };
         let mut outboxes = Outboxes::new(2, limits);
-        outboxes.push_publication(TARGET, &publication(2000), false);
+        outboxes.push_publication(TARGET, &publication(2000), false, Time::ZERO);
         assert!(outboxes.is_full(TARGET));
         outboxes.park(TARGET, ConnectionId(3), 9);
         let mut released = Vec::new();

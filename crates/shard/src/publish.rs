@@ -44,6 +44,7 @@ impl Shard {
             }
             let run = collect_run(publish.topic, version, raw, rest);
             self.count_run(raw, run.place);
+            self.sample(session, run.topic, run.place.count);
             if may_publish(run.topic) {
                 self.route_run(run, Some(session));
                 self.park_if_full(id);
@@ -93,6 +94,7 @@ impl Shard {
                 &aliased
             }
         };
+        self.sample(session, topic, 1);
         let Some(packet_id) = publish.packet_id else {
             if let Err(reason_code) = self.check_content(topic, publish) {
                 return match reason_code {

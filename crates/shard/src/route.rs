@@ -19,6 +19,7 @@ use crate::envelope::{Batch, Envelope, Item, RunPlace};
 use crate::groups;
 use crate::ids::{ConnectionId, SessionId, keeper_shard};
 use crate::shard::Shard;
+use crate::tally::Origin;
 
 /// Packets larger than this do not travel in runs: their payload is worth sharing.
 pub(crate) const RUN_FRAME_SIZE_MAX: usize = midge_output::SPLICE_SIZE_MIN;
@@ -62,8 +63,9 @@ impl Shard {
             if publication.retain() {
                 targets.insert(keeper_shard(publication.topic(), self.shards));
             }
+            let now = self.now;
             for target in targets.iter().filter(|target| *target != self.id) {
-                let ticket = self.outboxes.push_publication(target, publication, wants_answer);
+                let ticket = self.outboxes.push_publication(target, publication, wants_answer, now);
                 if wants_answer {
                     self.tickets.push((target, ticket));
                 }
@@ -140,7 +142,7 @@ impl Shard {
                 interest.map().interested(run.topic, &mut targets);
             }
             for target in targets.iter().filter(|target| *target != self.id) {
-                self.outboxes.push_run(target, run.frames, run.place);
+                self.outboxes.push_run(target, run.frames, run.place, self.now);
                 self.tickets.push((target, 0));
                 self.counters.hops_sent += u64::from(run.place.count);
             }
@@ -158,6 +160,7 @@ impl Shard {
             matched.sort_unstable_by_key(|one| one.0);
         }
         let wanted = !matched.is_empty();
+        let origin = self.origin();
         let mut translated = std::mem::take(&mut self.translated);
         translated.clear();
         for same in matched.chunk_by(|a, b| a.0 == b.0) {
@@ -201,13 +204,13 @@ impl Shard {
                 };
             let room = self.settings.output_bytes_max.saturating_sub(connection.output_size());
             if frames.len() <= room {
-                self.wire.output(id, connection).extend(frames);
+                self.wire.run(id, connection, frames, run.place.count, origin);
                 self.counters.publishes_sent[Qos::AtMostOnce as usize] +=
                     u64::from(run.place.count);
             } else {
                 let (fitting, count) = fitting(frames, room);
                 if count > 0 {
-                    self.wire.output(id, connection).extend(&frames[..fitting]);
+                    self.wire.run(id, connection, &frames[..fitting], count, origin);
                 }
                 self.counters.publishes_sent[Qos::AtMostOnce as usize] += u64::from(count);
                 self.counters.dropped_output_full += u64::from(run.place.count - count);
@@ -256,6 +259,7 @@ impl Shard {
 
     /// A batch from another shard.
     pub(crate) fn handle_batch(&mut self, from: ShardId, batch: &Batch) {
+        self.origin = Some(Origin { received: batch.received, remote: true });
         let mut last_ticket = 0;
         let mut refused = Vec::new();
         for item in &batch.items {
@@ -285,6 +289,7 @@ impl Shard {
                 }
             }
         }
+        self.origin = None;
         if last_ticket != 0 {
             let accepted = crate::envelope::Accepted { ticket: last_ticket, refused };
             self.send(from, Envelope::Accepted(Box::new(accepted)));

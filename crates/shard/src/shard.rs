@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_mesh::{InterestMap, InterestWriter, ShardId, ShardSet};
-use midge_metrics::{ConnectionRefusal, Counters};
+use midge_metrics::{Busiest, ConnectionRefusal, Counters};
 use midge_output::Output;
 use midge_session::{SubscriptionOptions, Time};
 use midge_topic::{RetainedIndex, SubscriberId, SubscriptionTable};
@@ -24,6 +24,7 @@ use crate::retained::{RetainedCounts, RetainedMessage, RetainedSlice};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
+use crate::tally::{Origin, count_arrived, count_gone};
 use crate::wheel::{Entry, Subject, TICK_MS, Wheel};
 use crate::wire::{HeaderCache, Wire};
 
@@ -84,6 +85,9 @@ pub struct Shard {
     /// Connections that remember young retained messages, and since when.
     pub(crate) forgetting: VecDeque<(Time, ConnectionId, u32)>,
     pub(crate) counters: Counters,
+    pub(crate) busiest: Busiest,
+    /// Of the message that is being routed, when it does not come from here and now.
+    pub(crate) origin: Option<Origin>,
     serials: u32,
     pub(crate) tokens: u64,
     pub(crate) assigned_client_ids: u64,
@@ -142,6 +146,8 @@ impl Shard {
             forgetting: VecDeque::new(),
             holding: VecDeque::new(),
             counters: Counters::default(),
+            busiest: Busiest::default(),
+            origin: None,
             serials: 0,
             tokens: 0,
             assigned_client_ids: 0,
@@ -197,6 +203,7 @@ impl Shard {
         }
         let serial = self.next_serial();
         let connection = Connection::new(peer, listener, serial, self.now);
+        count_arrived(&connection, &mut self.counters);
         let earlier = self.connections.put(id.0, connection);
         assert!(earlier.is_none(), "the ring gives a slot to one connection at a time");
         // A timer fires up to a tick late, and closing many at a time takes another: the timeout is a promise to be rid of
@@ -246,6 +253,7 @@ impl Shard {
     pub fn handle_lost(&mut self, id: ConnectionId, now: Time) {
         self.now = now;
         self.finish_input(id);
+        self.count_lost(id);
         self.leave(id, WillCase::Published);
         self.close_now(id);
         self.settle();
@@ -292,8 +300,9 @@ impl Shard {
     /// The slot of a connection is free; nothing more comes for it.
     pub fn handle_closed(&mut self, id: ConnectionId, now: Time) {
         self.now = now;
+        self.count_lost(id);
         self.leave(id, WillCase::Published);
-        self.connections.clear(id.0);
+        count_gone(self.connections.clear(id.0), &mut self.counters);
         // The close that `leave` asked for is answered already.
         self.actions.retain(|action| !matches!(action, Action::Close(closed) if *closed == id));
         self.settle();
@@ -311,7 +320,7 @@ impl Shard {
         self.now = now;
         match arrived {
             Some(connection) => {
-                self.connections.clear(id.0);
+                count_gone(self.connections.clear(id.0), &mut self.counters);
                 let arrival = Arrival { connection, luggage };
                 self.send(target, Envelope::HandOver(Box::new(arrival)));
             }
@@ -374,6 +383,9 @@ impl Shard {
         self.now = now;
         let connections: Vec<_> = self.connections.iter().map(|(id, _)| ConnectionId(id)).collect();
         for id in connections {
+            if self.connections.get(id.0).is_some_and(|connection| !connection.is_ending()) {
+                self.counters.closed_shutdown += 1;
+            }
             self.disconnect(
                 id,
                 midge_codec::ReasonCode::ServerShuttingDown,
@@ -402,6 +414,7 @@ impl Shard {
             }
             if let Some(output) = connection.output.take() {
                 connection.flags.set(Flags::SENDING, true);
+                self.wire.flushed(&output);
                 return Some((id, output));
             }
         }
@@ -442,19 +455,6 @@ impl Shard {
         self.outboxes.is_empty() && self.connections.len() == 0
     }
 
-    /// What has been counted.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        Counters {
-            connections_now: self.connections.len() as u64,
-            sessions_now: self.sessions.len() as u64,
-            subscriptions_now: self.table.subscription_count() as u64,
-            retained_now: self.retained.len() as u64,
-            retained_bytes_now: self.retained.bytes() as u64,
-            ..self.counters
-        }
-    }
-
     /// What must hold between any two events; for tests and the simulator.
     ///
     /// # Panics
@@ -466,6 +466,7 @@ impl Shard {
             let announced = interest.statistics().filters;
             assert_eq!(announced, self.table.filter_count() as u64, "filters announced");
         }
+        self.check_tallies();
         for (id, entry) in self.sessions.iter() {
             if let Some(outbound) = &entry.session.outbound {
                 outbound.check_integrity();

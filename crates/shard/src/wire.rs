@@ -1,12 +1,14 @@
 //! Outputs of connections: who has something to send, and the empty buffers to put it in.
 
 use midge_codec::{OutgoingPublish, PacketId, ProtocolVersion, QoS};
+use midge_metrics::PacketType;
 use midge_output::Output;
 use midge_session::alias::OutboundAlias;
 use midge_session::{Publication, Time};
 
 use crate::connection::{Connection, Flags};
 use crate::ids::ConnectionId;
+use crate::tally::Origin;
 
 /// Empty outputs kept for the next use; more are given back to the allocator.
 const POOL_MAX: usize = 1024;
@@ -17,6 +19,26 @@ pub(crate) struct Wire {
     dirty: Vec<ConnectionId>,
     #[expect(clippy::vec_box, reason = "the boxes travel to the net ring and back")]
     pool: Vec<Box<Output>>,
+    pub(crate) sent: Sent,
+}
+
+/// What was given to outputs so far.
+#[derive(Debug, Default)]
+pub(crate) struct Sent {
+    /// By type.
+    pub(crate) packets: [u64; PacketType::COUNT],
+    /// By type.
+    pub(crate) bytes: [u64; PacketType::COUNT],
+    /// Packets that left together with an earlier one.
+    pub(crate) coalesced: u64,
+}
+
+impl Sent {
+    #[inline]
+    fn count(&mut self, kind: usize, packets: u32, bytes: usize) {
+        self.packets[kind] += u64::from(packets);
+        self.bytes[kind] += bytes as u64;
+    }
 }
 
 impl Wire {
@@ -44,14 +66,55 @@ impl Wire {
         encode: impl FnOnce(ProtocolVersion, &mut Vec<u8>),
     ) -> bool {
         let (version, maximum) = (connection.version, connection.maximum_packet_size as usize);
-        let buffer = self.output(id, connection).buffer();
+        let output = self.output(id, connection);
+        let buffer = output.buffer();
         let start = buffer.len();
         encode(version, buffer);
-        let fits = buffer.len() - start <= maximum;
-        if !fits {
+        let size = buffer.len() - start;
+        let fits = size <= maximum;
+        if fits && size > 0 {
+            let kind = usize::from(buffer[start] >> 4);
+            output.count_packets(1);
+            self.sent.count(kind, 1, size);
+        } else {
             buffer.truncate(start);
         }
         fits
+    }
+
+    /// Appends an answer whatever the client's maximum is: one that nothing else can take the place of.
+    pub(crate) fn answer_always(
+        &mut self,
+        id: ConnectionId,
+        connection: &mut Connection,
+        encode: impl FnOnce(ProtocolVersion, &mut Vec<u8>),
+    ) {
+        let maximum = std::mem::replace(&mut connection.maximum_packet_size, u32::MAX);
+        self.answer(id, connection, encode);
+        connection.maximum_packet_size = maximum;
+    }
+
+    /// Appends `count` whole QoS 0 PUBLISH packets.
+    #[inline]
+    pub(crate) fn run(
+        &mut self,
+        id: ConnectionId,
+        connection: &mut Connection,
+        frames: &[u8],
+        count: u32,
+        origin: Origin,
+    ) {
+        let output = self.output(id, connection);
+        output.extend(frames);
+        output.count_packets(count);
+        output.note(origin.received.as_nanos(), origin.kind(0), count);
+        self.sent.count(PacketType::Publish as usize, count, frames.len());
+    }
+
+    /// An output leaves.
+    #[inline]
+    pub(crate) fn flushed(&mut self, output: &Output) {
+        self.sent.coalesced += u64::from(output.packets().saturating_sub(1));
     }
 
     /// Lists a connection whose output waited for an earlier send.
@@ -82,6 +145,8 @@ pub(crate) struct Shape<'a> {
     pub(crate) duplicate: bool,
     pub(crate) packet_id: Option<PacketId>,
     pub(crate) identifiers: &'a [u32],
+    /// Whose time is noted; `None` for what waited in a queue: how long it did is the client's doing.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// What came of [`append_publish`].
@@ -161,6 +226,7 @@ pub(crate) fn append_publish(
         }
     }
     let output = wire.output(id, connection);
+    let size_before = output.size();
     match cache {
         Some(cache) if !aliased && shape.identifiers.is_empty() && !shape.duplicate => {
             let index = usize::from(version.is_v5()) * 6
@@ -188,5 +254,11 @@ pub(crate) fn append_publish(
     } else {
         output.payload(&publication.payload_bytes());
     }
+    output.count_packets(1);
+    if let Some(origin) = shape.origin {
+        output.note(origin.received.as_nanos(), origin.kind(shape.qos as usize), 1);
+    }
+    let size = output.size() - size_before;
+    wire.sent.count(PacketType::Publish as usize, 1, size);
     Appended::Yes
 }

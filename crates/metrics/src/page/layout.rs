@@ -52,10 +52,13 @@ impl Series {
     ];
 
     /// The latency of a message of this QoS (0 to 2) that was received here, or by another shard.
-    #[inline]
+    ///
+    /// # Panics
+    /// When there is no such QoS.
     #[must_use]
     pub const fn latency(qos: usize, remote: bool) -> Self {
-        Self::ALL[if remote { Qos::COUNT } else { 0 } + if qos < Qos::COUNT { qos } else { 0 }]
+        assert!(qos < Qos::COUNT);
+        Self::ALL[remote as usize * Qos::COUNT + qos]
     }
 
     /// Name, sentence, unit and labels.

@@ -84,6 +84,7 @@ impl Shard {
         let Some(session) = self.sessions.find(client_id) else { return Kicked::Unknown };
         let connection = self.sessions.get(session).and_then(|entry| entry.connection);
         let Some(connection) = connection else { return Kicked::NotConnected };
+        self.counters.closed_by_operator += 1;
         self.note(connection, Event::Kicked);
         let reason_code = ReasonCode::AdministrativeAction;
         self.disconnect(connection, reason_code, "an operator closed the connection");

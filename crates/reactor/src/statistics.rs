@@ -1,0 +1,167 @@
+//! The shard's statistics page, and what the loop counts about itself.
+//!
+//! # When the page is written
+//! At most once a millisecond, before the system call of a turn. A shard that wants to sleep sooner after that sleeps
+//! until the millisecond is over, unless something happens first, and writes then: the page is never older than a
+//! millisecond and a turn, a busy shard writes it a thousand times a second, an idle one not at all.
+//!
+//! # What is measured
+//! The clock is read three times a turn, whatever number of messages it moves: when the turn begins (all that it finds
+//! counts as received then), when the first output is handed to the net ring (all outputs of the turn count as sent
+//! then; the kernel gets them with the system call that follows), and before that system call. So a latency does not
+//! hold the time for which bytes lay in the kernel while the turn before was at work; how long that can have been, the
+//! histogram of turns says. The thread's CPU time, which includes the kernel's work on its sockets, is asked for once
+//! per publication.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use midge_mesh::Node;
+use midge_metrics::{Counters, Identity, MemoryKind, PageWriter, Series};
+use midge_netring::{NetRing, Wait};
+use midge_output::Output;
+use midge_session::Time;
+use midge_shard::{Envelope, Shard};
+use rustix::time::{ClockId, clock_gettime};
+
+/// Between two publications, at least.
+const PERIOD_NS: u64 = 1_000_000;
+
+/// One shard's page and its loop's counters.
+#[derive(Debug)]
+pub(crate) struct Statistics {
+    page: PageWriter,
+    published_at: Time,
+    /// Something may have changed since.
+    stale: bool,
+    turn_began: Time,
+    entering: Time,
+    turns: u64,
+    parks: u64,
+    parked_ns: u64,
+    completions: u64,
+    receive_buffer_bytes: u64,
+}
+
+impl Statistics {
+    /// The page is a file in `directory`; without one, or when it cannot be made there, nobody sees it.
+    ///
+    /// # Errors
+    /// When there is no memory for a page.
+    pub(crate) fn new(
+        directory: Option<&Path>,
+        identity: Identity,
+        receive_buffer_bytes: u64,
+        now: Time,
+    ) -> io::Result<Self> {
+        let page = match directory.map(|directory| PageWriter::create(directory, identity)) {
+            Some(Ok(page)) => page,
+            Some(Err(error)) => {
+                tracing::warn!(shard = identity.shard, %error, "cannot show statistics");
+                PageWriter::unseen(identity)?
+            }
+            None => PageWriter::unseen(identity)?,
+        };
+        Ok(Self {
+            page,
+            published_at: Time::ZERO,
+            stale: true,
+            turn_began: now,
+            entering: now,
+            turns: 0,
+            parks: 0,
+            parked_ns: 0,
+            completions: 0,
+            receive_buffer_bytes,
+        })
+    }
+
+    /// The turn's work is done. Whether it is time to publish.
+    #[inline]
+    pub(crate) fn turn_ends(&mut self, now: Time, ring: &NetRing) -> bool {
+        self.entering = now;
+        self.turns += 1;
+        self.stale = true;
+        self.page.record(Series::Turn, now.since(self.turn_began), 1);
+        let completions = ring.completions();
+        self.page.record(Series::TurnCompletions, completions - self.completions, 1);
+        self.completions = completions;
+        now.since(self.published_at) >= PERIOD_NS
+    }
+
+    /// Keeps a sleep short enough to publish in time what has not been published.
+    #[inline]
+    pub(crate) fn limit(&self, wait: Wait) -> Wait {
+        match wait {
+            Wait::For(limit) if self.stale => {
+                let left = PERIOD_NS.saturating_sub(self.entering.since(self.published_at));
+                Wait::For(limit.min(Duration::from_nanos(left)))
+            }
+            wait => wait,
+        }
+    }
+
+    /// The system call has returned, and the next turn begins.
+    #[inline]
+    pub(crate) fn turn_begins(&mut self, now: Time, slept: bool) {
+        self.turn_began = now;
+        if slept {
+            self.parks += 1;
+            self.parked_ns += now.since(self.entering);
+        }
+    }
+
+    /// An output is handed to the net ring.
+    #[inline]
+    pub(crate) fn sends(&self, output: &Output, now: Time) {
+        for note in output.notes() {
+            let waited_ns = now.as_nanos().saturating_sub(note.received_ns);
+            for (series, count) in Series::ALL.iter().zip(note.counts) {
+                if count > 0 {
+                    self.page.record(*series, waited_ns, count.into());
+                }
+            }
+        }
+    }
+
+    /// Shows readers the present numbers.
+    pub(crate) fn publish(
+        &mut self,
+        shard: &mut Shard,
+        ring: &NetRing,
+        node: &Node<Envelope>,
+        now: Time,
+    ) {
+        let (sent, received, sockets) =
+            (node.outbox_statistics(), node.inbox_statistics(), ring.counters());
+        let busy = clock_gettime(ClockId::ThreadCPUTime);
+        let busy_ns = (busy.tv_sec * 1_000_000_000 + busy.tv_nsec).unsigned_abs();
+        let mut counters = Counters {
+            bytes_received: sockets.bytes_received,
+            bytes_sent: sockets.bytes_sent,
+            envelopes_sent: sent.pushed,
+            envelopes_received: received.drained,
+            ring_full: sent.refused,
+            doorbells: sent.doorbells,
+            loop_turns: self.turns,
+            loop_busy_ns: busy_ns,
+            loop_idle_ns: now.as_nanos().saturating_sub(busy_ns),
+            loop_parks: self.parks,
+            loop_parked_ns: self.parked_ns,
+            ring_enters: sockets.enters,
+            ring_completions: sockets.completions,
+            receives: sockets.receives,
+            receive_buffers_exhausted: sockets.buffers_exhausted,
+            sends: sockets.sends,
+            sends_continued: sockets.sends_continued,
+            submissions_spilled: sockets.submissions_spilled,
+            accept_pauses: sockets.accept_pauses,
+            ..shard.counters()
+        };
+        counters.memory_bytes_now[MemoryKind::ReceiveBuffers as usize] = self.receive_buffer_bytes;
+        self.page.publish(&counters, shard.busiest_mut(), now.as_nanos());
+        self.published_at = now;
+        self.stale = false;
+    }
+}
