@@ -1,0 +1,418 @@
+//! Statistics pages as Prometheus text (format 0.0.4).
+//!
+//! Names follow from the list of counters (`midge_metrics`): the prefix `midge_`, base units (seconds, bytes) at the end,
+//! `_total` behind what only grows; so a number that is counted anew appears here by itself. Every series of a shard has
+//! the label `core`, the number of the shard. Histograms are classic ones; their bounds are met to 3.1 %, the width of
+//! the page's own buckets.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use midge_metrics::{Counters, Field, Header, Kind, Reading, Series, Unit};
+
+use crate::process::Process;
+use crate::standing::Stage;
+
+/// The label of a listener, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerLabel {
+    /// As logs and statistics call it: from the configuration.
+    pub name: String,
+    /// Its real address.
+    pub address: SocketAddr,
+}
+
+/// What does not change while the process lives, made ready once: names, descriptions, labels.
+#[derive(Debug)]
+pub(crate) struct Exposition {
+    counters: Vec<Family>,
+    histograms: Vec<HistogramFamily>,
+    /// Series of the process that are the same at each scrape.
+    constants: String,
+    started: SystemTime,
+}
+
+/// One family of counters or gauges.
+#[derive(Debug)]
+struct Family {
+    /// `# HELP` and `# TYPE`.
+    head: String,
+    unit: Unit,
+    /// Number in the list of counters, and everything of the line before the number of the core.
+    series: Vec<(usize, String, String)>,
+}
+
+#[derive(Debug)]
+struct HistogramFamily {
+    head: String,
+    name: String,
+    unit: Unit,
+    series: Vec<(Series, String)>,
+}
+
+/// Bounds of histograms of times, nanoseconds: 1, 2 and 5 of each power of ten from 10 µs to 10 s.
+const TIME_BOUNDS: [u64; 19] = [
+    10_000,
+    20_000,
+    50_000,
+    100_000,
+    200_000,
+    500_000,
+    1_000_000,
+    2_000_000,
+    5_000_000,
+    10_000_000,
+    20_000_000,
+    50_000_000,
+    100_000_000,
+    200_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_000_000_000,
+    5_000_000_000,
+    10_000_000_000,
+];
+
+/// Bounds of histograms of numbers.
+const COUNT_BOUNDS: [u64; 14] =
+    [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+
+impl Exposition {
+    pub(crate) fn new(version: &str, header: Header, listeners: &[ListenerLabel]) -> Self {
+        let mut constants = String::new();
+        let started =
+            header.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let gauge = |name: &str, help: &str| head(name, help, "gauge");
+        constants += &gauge("midge_build_info", "Always 1; its label is the version.");
+        _ = writeln!(constants, "midge_build_info{{version=\"{}\"}} 1", escaped(version));
+        constants += &gauge("midge_shards", "How many shards serve.");
+        _ = writeln!(constants, "midge_shards {}", header.shards);
+        constants += &gauge("midge_listener_info", "Always 1; its labels name a listener.");
+        for ListenerLabel { name, address } in listeners {
+            _ = writeln!(
+                constants,
+                "midge_listener_info{{listener=\"{}\",address=\"{address}\"}} 1",
+                escaped(name)
+            );
+        }
+        constants +=
+            &gauge("process_start_time_seconds", "When the shards were started, since 1970.");
+        _ = writeln!(constants, "process_start_time_seconds {started}");
+        Self {
+            counters: counter_families(),
+            histograms: histogram_families(),
+            constants,
+            started: header.started,
+        }
+    }
+
+    /// The whole answer to a scrape.
+    pub(crate) fn render(
+        &self,
+        reading: &Reading,
+        stage: Stage,
+        silent: &[usize],
+        process: &Process,
+        now: SystemTime,
+    ) -> String {
+        let mut text = String::with_capacity(4096 + reading.shards.len() * 64 * 1024);
+        text += &self.constants;
+        let ready = stage == Stage::Serving && silent.is_empty();
+        text += &head("midge_ready", "1 while new clients are served: /health/ready.", "gauge");
+        _ = writeln!(text, "midge_ready {}", u8::from(ready));
+        process.write(&mut text);
+
+        let name = "midge_statistics_age_seconds";
+        let help = "Time since the shard last published; much more than 11 seconds: it is stuck.";
+        text += &head(name, help, "gauge");
+        for (core, shard) in reading.shards.iter().enumerate() {
+            let published = self.started + Duration::from_nanos(shard.published_at_ns);
+            let age = now.duration_since(published).unwrap_or_default().as_secs_f64();
+            _ = writeln!(text, "{name}{{core=\"{core}\"}} {age:.3}");
+        }
+
+        let words: Vec<[u64; Counters::WORDS]> =
+            reading.shards.iter().map(|shard| shard.counters.words()).collect();
+        for family in &self.counters {
+            text += &family.head;
+            for (core, words) in words.iter().enumerate() {
+                for (index, before, after) in &family.series {
+                    _ = write!(text, "{before}{core}{after}");
+                    write_value(&mut text, words[*index], family.unit);
+                }
+            }
+        }
+        for family in &self.histograms {
+            text += &family.head;
+            for (core, shard) in reading.shards.iter().enumerate() {
+                for (series, labels) in &family.series {
+                    write_histogram(&mut text, family, core, labels, shard.histogram(*series));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn write_histogram(
+    text: &mut String,
+    family: &HistogramFamily,
+    core: usize,
+    labels: &str,
+    histogram: &midge_metrics::Histogram,
+) {
+    let HistogramFamily { name, unit, .. } = family;
+    let bounds = match unit {
+        Unit::Nanoseconds => &TIME_BOUNDS[..],
+        Unit::Count | Unit::Bytes => &COUNT_BOUNDS,
+    };
+    for bound in bounds {
+        _ = write!(text, "{name}_bucket{{core=\"{core}\"{labels},le=\"");
+        write_number(text, *bound, *unit);
+        _ = writeln!(text, "\"}} {}", histogram.count_up_to(*bound));
+    }
+    let count = histogram.count();
+    _ = writeln!(text, "{name}_bucket{{core=\"{core}\"{labels},le=\"+Inf\"}} {count}");
+    _ = write!(text, "{name}_sum{{core=\"{core}\"{labels}}} ");
+    write_value(text, histogram.sum(), *unit);
+    _ = writeln!(text, "{name}_count{{core=\"{core}\"{labels}}} {count}");
+}
+
+fn write_value(text: &mut String, value: u64, unit: Unit) {
+    write_number(text, value, unit);
+    text.push('\n');
+}
+
+/// In base units: seconds for nanoseconds, exactly.
+fn write_number(text: &mut String, value: u64, unit: Unit) {
+    match unit {
+        Unit::Count | Unit::Bytes => _ = write!(text, "{value}"),
+        Unit::Nanoseconds => {
+            let (seconds, rest) = (value / 1_000_000_000, value % 1_000_000_000);
+            if rest == 0 {
+                _ = write!(text, "{seconds}");
+            } else {
+                let digits = format!("{rest:09}");
+                _ = write!(text, "{seconds}.{}", digits.trim_end_matches('0'));
+            }
+        }
+    }
+}
+
+fn counter_families() -> Vec<Family> {
+    let mut families: Vec<Family> = Vec::new();
+    let mut last = "";
+    for (index, field) in Counters::FIELDS.iter().enumerate() {
+        let name = name(field);
+        if field.name != last {
+            last = field.name;
+            let kind = if field.kind == Kind::Counter { "counter" } else { "gauge" };
+            let unit = field.unit;
+            families.push(Family {
+                head: head(&name, help(field), kind),
+                unit,
+                series: Vec::new(),
+            });
+        }
+        // A packet type that no packet has.
+        if field.labels().any(|(_, value)| value == "reserved") {
+            continue;
+        }
+        let series = (index, format!("{name}{{core=\""), format!("\"{}}} ", labels(field)));
+        families.last_mut().expect("one was begun").series.push(series);
+    }
+    families
+}
+
+fn histogram_families() -> Vec<HistogramFamily> {
+    let mut families: Vec<HistogramFamily> = Vec::new();
+    for series in Series::ALL {
+        let field = series.field();
+        let name = name_of_histogram(field);
+        if families.last().is_none_or(|family| family.name != name) {
+            let head = head(&name, help(field), "histogram");
+            families.push(HistogramFamily { head, name, unit: field.unit, series: Vec::new() });
+        }
+        families.last_mut().expect("one was begun").series.push((series, labels(field)));
+    }
+    families
+}
+
+fn head(name: &str, help: &str, kind: &str) -> String {
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
+}
+
+/// What a family is. The list has a sentence for each of its numbers, and the first one's is not always the family's.
+fn help(field: &Field) -> &'static str {
+    match field.name {
+        "messages_dropped" => "Messages dropped instead of delivered, by why.",
+        _ => field.sentence(),
+    }
+}
+
+/// All labels but the core's, each with a comma before it.
+fn labels(field: &Field) -> String {
+    field.labels().map(|(key, value)| format!(",{key}=\"{}\"", escaped(value))).collect()
+}
+
+/// `connections_now` → `midge_connections`, `bytes_received` → `midge_received_bytes_total`, `loop_busy_ns` →
+/// `midge_loop_busy_seconds_total`.
+fn name(field: &Field) -> String {
+    let mut name = base_name(field);
+    if field.kind == Kind::Counter {
+        name += "_total";
+    }
+    name
+}
+
+/// The same without `_total`, which a histogram does not have.
+fn name_of_histogram(field: &Field) -> String {
+    base_name(field)
+}
+
+fn base_name(field: &Field) -> String {
+    let plain = field.name.strip_suffix("_now").unwrap_or(field.name);
+    let (unit, suffix) = match field.unit {
+        Unit::Count => ("", ""),
+        Unit::Bytes => ("bytes", "_bytes"),
+        Unit::Nanoseconds => ("ns", "_seconds"),
+    };
+    let words: Vec<&str> =
+        plain.split('_').filter(|word| unit.is_empty() || *word != unit).collect();
+    format!("midge_{}{suffix}", words.join("_"))
+}
+
+/// A label's value as the format wants it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use midge_metrics::ShardReading;
+
+    fn header() -> Header {
+        Header {
+            shard: 0,
+            shards: 2,
+            process_id: 1,
+            started: SystemTime::UNIX_EPOCH + Duration::from_secs(1_000),
+        }
+    }
+
+    fn rendered(reading: &Reading, stage: Stage, silent: &[usize]) -> String {
+        let address = "127.0.0.1:1883".parse().expect("an address");
+        let listeners = [ListenerLabel { name: "a\"b\\c".into(), address }];
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
+        let exposition = Exposition::new("1.2.3", header(), &listeners);
+        exposition.render(reading, stage, silent, &Process::default(), now)
+    }
+
+    fn reading() -> Reading {
+        let first = Counters {
+            connections_now: 7,
+            dropped_queue_full: 3,
+            publishes_sent: [1, 2, 3],
+            loop_busy_ns: 1_500_000_000,
+            bytes_received: 99,
+            ..Counters::default()
+        };
+        let shard = |counters| {
+            let mut shard = ShardReading::default();
+            shard.published_at_ns = 9_500_000_000;
+            shard.counters = counters;
+            shard
+        };
+        Reading { shards: vec![shard(first), shard(Counters::default())] }
+    }
+
+    #[test]
+    fn names_have_base_units_and_numbers_are_in_them() {
+        let text = rendered(&reading(), Stage::Serving, &[]);
+        for line in [
+            "midge_build_info{version=\"1.2.3\"} 1",
+            "midge_shards 2",
+            "midge_listener_info{listener=\"a\\\"b\\\\c\",address=\"127.0.0.1:1883\"} 1",
+            "midge_ready 1",
+            "process_start_time_seconds 1000",
+            "midge_statistics_age_seconds{core=\"0\"} 0.500",
+            "# TYPE midge_connections gauge",
+            "midge_connections{core=\"0\"} 7",
+            "midge_connections{core=\"1\"} 0",
+            "# TYPE midge_messages_dropped_total counter",
+            "midge_messages_dropped_total{core=\"0\",reason=\"queue_full\"} 3",
+            "midge_publishes_sent_total{core=\"0\",qos=\"2\"} 3",
+            "midge_received_bytes_total{core=\"0\"} 99",
+            "midge_loop_busy_seconds_total{core=\"0\"} 1.5",
+            "midge_memory_bytes{core=\"1\",kind=\"sessions\"} 0",
+            "midge_retained_bytes{core=\"0\"} 0",
+            "# TYPE midge_latency_seconds histogram",
+            "midge_latency_seconds_bucket{core=\"0\",path=\"local\",qos=\"0\",le=\"0.00001\"} 0",
+            "midge_latency_seconds_bucket{core=\"1\",path=\"remote\",qos=\"2\",le=\"+Inf\"} 0",
+            "midge_turn_completions_bucket{core=\"0\",le=\"10000\"} 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+        for absent in ["reserved", "_ns", "_now"] {
+            assert!(!text.contains(absent), "{absent} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn it_is_ready_only_while_all_shards_serve() {
+        for (stage, silent, ready) in [
+            (Stage::Starting, &[][..], 0),
+            (Stage::Serving, &[], 1),
+            (Stage::Serving, &[1], 0),
+            (Stage::Draining, &[], 0),
+        ] {
+            let text = rendered(&reading(), stage, silent);
+            assert!(text.contains(&format!("\nmidge_ready {ready}\n")), "{stage:?} {silent:?}");
+        }
+    }
+
+    #[test]
+    fn histograms_are_cumulative() {
+        let mut histogram = midge_metrics::Histogram::default();
+        histogram.record(15_000, 3);
+        histogram.record(700_000, 2);
+        histogram.record(40_000_000_000, 1);
+        let family = HistogramFamily {
+            head: String::new(),
+            name: "h".into(),
+            unit: Unit::Nanoseconds,
+            series: Vec::new(),
+        };
+        let mut text = String::new();
+        write_histogram(&mut text, &family, 4, ",qos=\"1\"", &histogram);
+        for line in [
+            "h_bucket{core=\"4\",qos=\"1\",le=\"0.00001\"} 0",
+            "h_bucket{core=\"4\",qos=\"1\",le=\"0.00002\"} 3",
+            "h_bucket{core=\"4\",qos=\"1\",le=\"0.0005\"} 3",
+            "h_bucket{core=\"4\",qos=\"1\",le=\"0.001\"} 5",
+            "h_bucket{core=\"4\",qos=\"1\",le=\"10\"} 5",
+            "h_bucket{core=\"4\",qos=\"1\",le=\"+Inf\"} 6",
+            "h_sum{core=\"4\",qos=\"1\"} 40.001445",
+            "h_count{core=\"4\",qos=\"1\"} 6",
+        ] {
+            assert!(text.lines().any(|found| found == line), "no line {line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_exact() {
+        for (nanoseconds, text) in [
+            (0, "0"),
+            (1, "0.000000001"),
+            (10_000, "0.00001"),
+            (1_500_000_000, "1.5"),
+            (u64::MAX, "18446744073.709551615"),
+        ] {
+            let mut found = String::new();
+            write_number(&mut found, nanoseconds, Unit::Nanoseconds);
+            assert_eq!(found, text);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the broker does beside packets, on Tokio: today the admin endpoint, with metrics for Prometheus and health for
+//! whoever starts and balances processes.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `admin` | the HTTP server: routes, answers, bounds |
+//! | `exposition` | statistics pages → Prometheus text |
+//! | `process` | what the kernel says about this process |
+//! | `pulse` | which shards have stopped saying anything |
+//! | `standing` | starts, serves, drains |
+//! | `throttle` | so many a second and no more |
+//!
+//! # Invariants worth naming
+//! - A shard is never asked. Everything comes from the statistics pages, which a shard writes whether or not anybody
+//!   reads; so a scrape, or a flood of them, costs shards nothing but what else runs on their cores.
+//! - That is bounded: one thread of low priority, [`CONNECTIONS_MAX`] connections, [`REQUESTS_PER_SECOND_MAX`] requests
+//!   and [`CONNECTIONS_PER_SECOND_MAX`] new connections a second. Beyond, requests wait; none is answered faster for being
+//!   asked more often.
+//! - Label values are closed sets or come from the configuration. No client id and no topic ever becomes a label.
+//!
+//! # Deliberately absent
+//! Authentication and TLS: the endpoint tells numbers, and belongs on an address that only operators reach. Anything
+//! that changes the broker.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod exposition;
+mod process;
+mod pulse;
+mod standing;
+mod throttle;
+
+pub use admin::{
+    CONNECTIONS_MAX, CONNECTIONS_PER_SECOND_MAX, HEADER_TIMEOUT, REQUEST_HEAD_BYTES_MAX,
+    REQUESTS_PER_SECOND_MAX, Services, View, start,
+};
+pub use exposition::ListenerLabel;
+pub use pulse::{Pulse, SILENCE_MAX};
+pub use standing::{Stage, Standing};
