@@ -5,7 +5,14 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use midge_config::Auto;
 
-use crate::{doctor::DoctorArguments, plan::PlanArguments};
+use crate::{
+    commands::{
+        clients::ClientsArguments, explain::ExplainArguments, kick::KickArguments,
+        retained::RetainedArguments, subscriptions::SubscriptionsArguments,
+    },
+    doctor::DoctorArguments,
+    plan::PlanArguments,
+};
 
 /// Reads the command line. Ends the process for `--help` and `--version` (exit code 0) and for what
 /// cannot be read (exit code 2).
@@ -37,6 +44,16 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Compute what so many connections need: memory, descriptors, cores, network.
     Plan(PlanArguments),
+    /// List the clients of a running broker.
+    Clients(ClientsArguments),
+    /// List the subscriptions of a running broker.
+    Subscriptions(SubscriptionsArguments),
+    /// List the retained messages of a running broker.
+    Retained(RetainedArguments),
+    /// Close the connection of a client.
+    Kick(KickArguments),
+    /// Tell who would get a message to a topic, by which filter, over which hops.
+    Explain(ExplainArguments),
 }
 
 /// Options of `midge serve`.
@@ -162,6 +179,11 @@ mod tests {
             ("serve --shards -1", ErrorKind::UnknownArgument),
             ("serve --shards 70000", ErrorKind::ValueValidation),
             ("check", ErrorKind::MissingRequiredArgument),
+            ("kick", ErrorKind::MissingRequiredArgument),
+            ("explain", ErrorKind::MissingRequiredArgument),
+            ("clients --connected --disconnected", ErrorKind::ArgumentConflict),
+            ("clients --limit many", ErrorKind::ValueValidation),
+            ("clients --address localhost", ErrorKind::ValueValidation),
             ("--help", ErrorKind::DisplayHelp),
             ("--version", ErrorKind::DisplayVersion),
         ] {

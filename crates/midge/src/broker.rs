@@ -49,6 +49,17 @@ impl Broker {
         Stopper(self.0.stopper())
     }
 
+    /// Asks the shards.
+    pub(crate) fn asker(&self) -> midge_reactor::Asker {
+        self.0.asker()
+    }
+
+    /// The limits of topics that the shards were started with.
+    pub(crate) fn topic_limits(settings: &Settings) -> TopicLimits {
+        let levels_max = settings.config().limits.topic_levels_max;
+        TopicLimits { levels_max, ..TopicLimits::default() }
+    }
+
     /// Waits until all shards have ended.
     pub(crate) fn join(self) -> Result<(), StartError> {
         self.0.join().map_err(|error| StartError(error.to_string()))
@@ -137,7 +148,7 @@ fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Sett
             in_flight_max: limits.inflight_messages_max,
             client_id_size_max: limits.client_id_size_max.into(),
         },
-        topic_limits: TopicLimits { levels_max: limits.topic_levels_max, ..TopicLimits::default() },
+        topic_limits: Broker::topic_limits(settings),
         queue: QueueLimits {
             messages_max: wide(limits.queued_messages_max),
             bytes_max: size(limits.queued_bytes_max.bytes()),

@@ -16,10 +16,11 @@ mod arguments;
 mod broker;
 mod capacity;
 mod check;
+mod commands;
+mod control;
 mod doctor;
 mod failure;
 mod host;
-#[allow(dead_code, reason = "the commands that find a running broker come next")]
 mod instance;
 mod listen;
 mod logging;
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Clients(arguments) => commands::clients::run(&arguments),
+        Command::Subscriptions(arguments) => commands::subscriptions::run(&arguments),
+        Command::Retained(arguments) => commands::retained::run(&arguments),
+        Command::Kick(arguments) => commands::kick::run(&arguments),
+        Command::Explain(arguments) => commands::explain::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use crate::{
     arguments::ServeArguments,
     broker::{Broker, StartError},
+    control,
     failure::Failure,
     host::Host,
     instance::{self, OwnInstance},
@@ -41,6 +42,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     for listener in &listening {
         tracing::debug!(listener = listener.label, address = %listener.address, "listening");
     }
+    let listeners = listening.iter().map(|listener| listener.label.clone()).collect();
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
@@ -64,9 +66,22 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         )
         .map_err(|error| Failure::Other(format!("cannot start the signal thread: {error}")))?;
 
+    // Before the line that says that all is ready.
+    let control = instance.as_ref().map(|instance| {
+        tracing::debug!(directory = %instance.directory().display(), "control and statistics");
+        let topic_limits = Broker::topic_limits(&settings);
+        let answering = control::Answering { asker: broker.asker(), listeners, topic_limits };
+        control::serve(&instance.control_socket(), answering)
+    });
     tracing::info!("{}", start_up_line(&settings, &addresses));
-    if let Err(reason) = &instance {
-        tracing::warn!("statistics and control are off: {reason}; set another with --runtime-dir");
+    match &control {
+        Err(reason) => {
+            tracing::warn!(
+                "statistics and control are off: {reason}; set another with --runtime-dir"
+            );
+        }
+        Ok(Err(error)) => tracing::warn!("control is off: cannot open its socket: {error}"),
+        Ok(Ok(())) => {}
     }
     broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
     drop(instance);

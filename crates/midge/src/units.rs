@@ -25,9 +25,39 @@ pub(crate) fn count(number: u64) -> String {
     text
 }
 
+/// A time in its two largest units: `7s`, `3m 12s`, `4h 5m`, `6d 3h`.
+pub(crate) fn age(seconds: u64) -> String {
+    let (large, small) = match seconds {
+        0..60 => return format!("{seconds}s"),
+        60..3600 => ((seconds / 60, 'm'), (seconds % 60, 's')),
+        3600..86_400 => ((seconds / 3600, 'h'), (seconds / 60 % 60, 'm')),
+        _ => ((seconds / 86_400, 'd'), (seconds / 3600 % 24, 'h')),
+    };
+    match small.0 {
+        0 => format!("{}{}", large.0, large.1),
+        rest => format!("{}{} {rest}{}", large.0, large.1, small.1),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (192, "3m 12s"),
+            (3600, "1h"),
+            (14_759, "4h 5m"),
+            (604_800, "7d"),
+            (529_200, "6d 3h"),
+        ] {
+            assert_eq!(age(seconds), text);
+        }
+    }
 
     #[test]
     fn numbers_are_easy_to_read() {

@@ -1,0 +1,9 @@
+//! Commands that ask a running broker, each in a file of its own.
+
+pub(crate) mod clients;
+pub(crate) mod explain;
+pub(crate) mod kick;
+mod list;
+pub(crate) mod retained;
+pub(crate) mod subscriptions;
+mod table;

@@ -1,0 +1,425 @@
+//! What a request asks of which shards, and the lines that come of it.
+//!
+//! A list goes through the shards one after the other, a part at a time, and each part is written before the next one is asked
+//! for: so a list of ten million needs no memory, and whoever reads slowly waits for himself.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use midge_codec::{ProtocolVersion, QoS};
+use midge_reactor::{AskError, Asker};
+use midge_shard::{
+    home_shard,
+    survey::{
+        Answer, ClientFilter, ClientRow, GroupRow, Holder, Part, Place, Question, RetainedRow,
+        SubscriptionFilter, SubscriptionRow,
+    },
+};
+use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
+
+use super::{
+    cursor::Cursor,
+    protocol::{
+        Client, ClientsRequest, End, ErrorCode, ErrorLine, ExplainRequest, Explained, Group,
+        Interest, KickRequest, Kicked, Line, Outcome, Request, Retained, RetainedRequest,
+        Subscription, SubscriptionsRequest,
+    },
+};
+
+/// How often whoever waits is told that somebody still looks.
+const LOOKING_PERIOD: Duration = Duration::from_secs(5);
+
+/// What answers are made from.
+#[derive(Clone, Debug)]
+pub(crate) struct Answering {
+    pub(crate) asker: Asker,
+    /// The name of each listener, by number.
+    pub(crate) listeners: Vec<String>,
+    pub(crate) topic_limits: TopicLimits,
+}
+
+/// Where lines go.
+pub(crate) trait Sink {
+    /// # Errors
+    /// When nobody reads any more.
+    fn line(&mut self, line: &Line) -> io::Result<()>;
+
+    /// What was written so far shall be read now.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    fn flush(&mut self) -> io::Result<()>;
+}
+
+/// Why an answer ended early.
+enum Cut {
+    /// The one who asked is told this.
+    Told(ErrorLine),
+    /// He is not there any more.
+    Gone(io::Error),
+}
+
+impl From<io::Error> for Cut {
+    fn from(error: io::Error) -> Self {
+        Self::Gone(error)
+    }
+}
+
+impl From<AskError> for Cut {
+    fn from(error: AskError) -> Self {
+        let code = match error {
+            AskError::Busy { .. } => ErrorCode::Busy,
+            AskError::Ended { .. } => ErrorCode::Stopping,
+        };
+        Self::Told(ErrorLine { code, message: error.to_string() })
+    }
+}
+
+fn usage(message: impl Into<String>) -> Cut {
+    Cut::Told(ErrorLine { code: ErrorCode::Usage, message: message.into() })
+}
+
+/// A shard has given the answer to another question, which is our mistake.
+fn mismatch() -> Cut {
+    usage("the answer does not fit the question; please report this")
+}
+
+impl Answering {
+    /// Answers one request, to its last line.
+    ///
+    /// # Errors
+    /// When nobody reads any more.
+    pub(crate) fn answer(&self, request: &Request, sink: &mut dyn Sink) -> io::Result<()> {
+        let outcome = match request {
+            Request::Clients(request) => self.clients(request, sink),
+            Request::Subscriptions(request) => self.subscriptions(request, sink),
+            Request::Retained(request) => self.retained(request, sink),
+            Request::Kick(request) => self.kick(request, sink),
+            Request::Explain(request) => self.explain(request, sink),
+        };
+        let last = match outcome {
+            Ok(end) => Line::End(end),
+            Err(Cut::Told(error)) => Line::Error(error),
+            Err(Cut::Gone(error)) => return Err(error),
+        };
+        sink.line(&last)?;
+        sink.flush()
+    }
+
+    fn clients(&self, request: &ClientsRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let filter = ClientFilter {
+            client_id: request.client_id.as_deref().map(Into::into),
+            prefix: request.prefix.as_deref().map(Into::into),
+            connected: request.connected,
+            address: request.address,
+        };
+        let list =
+            self.list(request.limit, request.after.as_deref(), filter.client_id.as_deref())?;
+        self.run(
+            list,
+            sink,
+            |from, rows_max| Question::Clients { from, filter: filter.clone(), rows_max },
+            |answer| match answer {
+                Answer::Clients(part) => Some(part),
+                _ => None,
+            },
+            |shard, row| Line::Client(self.client(shard, row)),
+        )
+    }
+
+    fn subscriptions(
+        &self,
+        request: &SubscriptionsRequest,
+        sink: &mut dyn Sink,
+    ) -> Result<End, Cut> {
+        if let Some(filter) = &request.filter {
+            self.check_filter(filter)?;
+        }
+        let filter = SubscriptionFilter {
+            client_id: request.client_id.as_deref().map(Into::into),
+            filter: request.filter.as_deref().map(Into::into),
+        };
+        let list =
+            self.list(request.limit, request.after.as_deref(), filter.client_id.as_deref())?;
+        self.run(
+            list,
+            sink,
+            |from, rows_max| Question::Subscriptions { from, filter: filter.clone(), rows_max },
+            |answer| match answer {
+                Answer::Subscriptions(part) => Some(part),
+                _ => None,
+            },
+            |shard, row| Line::Subscription(subscription(shard, row)),
+        )
+    }
+
+    fn retained(&self, request: &RetainedRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let mut of_shard = None;
+        if let Some(filter) = &request.filter {
+            match TopicFilter::parse(filter, &self.topic_limits) {
+                Ok(filter) if filter.has_wildcard() => {}
+                // One topic, so one keeper.
+                Ok(filter) => of_shard = Some(filter.as_str().to_owned()),
+                Err(error) => return Err(usage(format!("`{filter}` is no Topic Filter: {error}"))),
+            }
+        }
+        let list = self.list(request.limit, request.after.as_deref(), of_shard.as_deref())?;
+        let filter: Option<Box<str>> = request.filter.as_deref().map(Into::into);
+        self.run(
+            list,
+            sink,
+            |from, rows_max| Question::Retained { from, filter: filter.clone(), rows_max },
+            |answer| match answer {
+                Answer::Retained(part) => Some(part),
+                _ => None,
+            },
+            |shard, row| Line::Retained(retained(shard, row)),
+        )
+    }
+
+    fn kick(&self, request: &KickRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let client_id = request.client_id.as_str();
+        let shard = home_shard(client_id, self.asker.shards()).get();
+        let question = Question::Kick { client_id: client_id.into() };
+        let Answer::Kicked(kicked) = self.asker.ask(shard, question)? else {
+            return Err(mismatch());
+        };
+        let outcome = match kicked {
+            midge_shard::survey::Kicked::Closed => Outcome::Closed,
+            midge_shard::survey::Kicked::NotConnected => Outcome::NotConnected,
+            midge_shard::survey::Kicked::Unknown => Outcome::Unknown,
+        };
+        sink.line(&Line::Kicked(Kicked { client_id: client_id.into(), outcome }))?;
+        Ok(End { rows: 1, next: None })
+    }
+
+    fn explain(&self, request: &ExplainRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let topic = request.topic.as_str();
+        TopicName::parse(topic, &self.topic_limits)
+            .map_err(|error| usage(format!("`{topic}` is no Topic Name: {error}")))?;
+        let shards = self.asker.shards();
+        let keeper = home_shard(topic, shards).get();
+        let from = request.from.as_deref().map(|client_id| home_shard(client_id, shards).get());
+        let mut explained = Explained {
+            topic: topic.into(),
+            subscriptions: 0,
+            receivers: Vec::new(),
+            groups: Vec::new(),
+            complete: true,
+            retained: None,
+            keeper,
+            shards: Vec::new(),
+            hops_min: 0,
+            hops_max: 0,
+            from,
+        };
+        for shard in 0..shards {
+            let question = Question::Explain { topic: topic.into() };
+            let Answer::Explained(found) = self.asker.ask(shard, question)? else {
+                return Err(mismatch());
+            };
+            explained.subscriptions += found.subscriptions;
+            explained.complete &= found.complete;
+            explained.shards.push(Interest {
+                shard,
+                named: found.interested.contains(&shard),
+                filters: found.filters,
+                subscriptions: found.subscriptions,
+            });
+            let receivers = found.receivers.into_iter();
+            explained.receivers.extend(receivers.map(|row| subscription(shard, row)));
+            if let Some(row) = found.retained {
+                explained.retained = Some(retained(shard, row));
+            }
+            for row in found.groups {
+                explained.groups.push(self.group(shard, row)?);
+            }
+        }
+        let named: Vec<u16> =
+            explained.shards.iter().filter(|one| one.named).map(|one| one.shard).collect();
+        let hops = |home: u16| named.iter().filter(|shard| **shard != home).count();
+        let homes = from.map_or(0..=shards - 1, |home| home..=home);
+        explained.hops_min = homes.clone().map(hops).min().unwrap_or(0);
+        explained.hops_max = homes.map(hops).max().unwrap_or(0);
+        sink.line(&Line::Explained(Box::new(explained)))?;
+        Ok(End { rows: 1, next: None })
+    }
+
+    fn group(&self, shard: u16, row: GroupRow) -> Result<Group, Cut> {
+        let mut next_client_id = None;
+        if let Some(member) = row.next {
+            let question = Question::Identify { members: vec![member] };
+            let Answer::Identified(names) = self.asker.ask(member.shard, question)? else {
+                return Err(mismatch());
+            };
+            next_client_id = names.into_iter().next().flatten().map(String::from);
+        }
+        Ok(Group {
+            filter: row.filter.into(),
+            members: row.members,
+            online: row.online,
+            backlog: row.backlog,
+            shard,
+            next_shard: row.next.map(|member| member.shard),
+            next_client_id,
+        })
+    }
+
+    fn check_filter(&self, filter: &str) -> Result<(), Cut> {
+        let shared = SharedFilter::parse(filter, &self.topic_limits);
+        match shared.and_then(|shared| match shared {
+            Some(_) => Ok(()),
+            None => TopicFilter::parse(filter, &self.topic_limits).map(|_| ()),
+        }) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(usage(format!("`{filter}` is no Topic Filter: {error}"))),
+        }
+    }
+
+    /// Where a list begins and ends. With `hashed`, it is all on the home shard of this text.
+    fn list(&self, limit: u64, after: Option<&str>, hashed: Option<&str>) -> Result<List, Cut> {
+        let shards = self.asker.shards();
+        let (first, end) = match hashed {
+            Some(text) => {
+                let home = home_shard(text, shards).get();
+                (home, home + 1)
+            }
+            None => (0, shards),
+        };
+        let at = match after {
+            None => Cursor { shard: first, place: None },
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|cursor: &Cursor| (first..end).contains(&cursor.shard))
+                .ok_or_else(|| usage(format!("`{text}` is no cursor of this list")))?,
+        };
+        Ok(List { at, end, limit: if limit == 0 { u64::MAX } else { limit } })
+    }
+
+    fn run<T>(
+        &self,
+        list: List,
+        sink: &mut dyn Sink,
+        question: impl Fn(Option<Place>, usize) -> Question,
+        part_of: impl Fn(Answer) -> Option<Part<T>>,
+        line_of: impl Fn(u16, T) -> Line,
+    ) -> Result<End, Cut> {
+        let List { mut at, end, limit } = list;
+        let mut rows = 0;
+        let mut said = Instant::now();
+        while at.shard < end {
+            if rows == limit {
+                return Ok(End { rows, next: Some(at.to_string()) });
+            }
+            let shard = at.shard;
+            let rows_max = usize::try_from(limit - rows).unwrap_or(usize::MAX);
+            let answer = self.asker.ask(shard, question(at.place.take(), rows_max))?;
+            let part = part_of(answer).ok_or_else(mismatch)?;
+            let found = part.rows.len() as u64;
+            rows += found;
+            for row in part.rows {
+                sink.line(&line_of(shard, row))?;
+            }
+            if found > 0 || said.elapsed() >= LOOKING_PERIOD {
+                if found == 0 {
+                    sink.line(&Line::Looking { shard })?;
+                }
+                sink.flush()?;
+                said = Instant::now();
+            }
+            at = match part.next {
+                Some(place) => Cursor { shard, place: Some(place) },
+                None => Cursor { shard: shard + 1, place: None },
+            };
+        }
+        Ok(End { rows, next: None })
+    }
+
+    fn client(&self, shard: u16, row: ClientRow) -> Client {
+        let connection = row.connection.as_ref();
+        Client {
+            client_id: row.client_id.into(),
+            connected: connection.is_some(),
+            address: connection.map(|connection| connection.peer),
+            listener: connection.map(|connection| {
+                let name = self.listeners.get(usize::from(connection.listener.0));
+                name.cloned().unwrap_or_default()
+            }),
+            version: connection.map(|connection| {
+                match connection.version {
+                    ProtocolVersion::V31 => "3.1",
+                    ProtocolVersion::V311 => "3.1.1",
+                    ProtocolVersion::V5 => "5.0",
+                }
+                .into()
+            }),
+            keep_alive_seconds: connection.map(|connection| connection.keep_alive_seconds),
+            output_bytes: connection.map(|connection| connection.output_bytes),
+            session_expiry_interval_seconds: Some(row.expiry_interval_seconds)
+                .filter(|seconds| *seconds != u32::MAX),
+            subscriptions: row.subscriptions,
+            queued: row.queued,
+            in_flight: row.in_flight,
+            will: row.will,
+            since_seconds: row.since_seconds,
+            shard,
+        }
+    }
+}
+
+/// What is left of a list: from a place up to a shard, so many rows.
+struct List {
+    at: Cursor,
+    end: u16,
+    limit: u64,
+}
+
+fn subscription(shard: u16, row: SubscriptionRow) -> Subscription {
+    let mut subscription = Subscription {
+        filter: row.filter.into(),
+        client_id: None,
+        connected: None,
+        qos: None,
+        no_local: None,
+        retain_as_published: None,
+        subscription_identifier: None,
+        members: None,
+        online: None,
+        backlog: None,
+        shard,
+    };
+    match row.holder {
+        Holder::Client(client) => {
+            subscription.client_id = Some(client.client_id.into());
+            subscription.connected = Some(client.connected);
+            subscription.qos = Some(number(client.qos));
+            subscription.no_local = Some(client.no_local);
+            subscription.retain_as_published = Some(client.retain_as_published);
+            subscription.subscription_identifier = client.identifier;
+        }
+        Holder::Group(group) => {
+            subscription.members = Some(group.members);
+            subscription.online = Some(group.online);
+            subscription.backlog = Some(group.backlog);
+        }
+    }
+    subscription
+}
+
+fn retained(shard: u16, row: RetainedRow) -> Retained {
+    Retained {
+        topic: row.topic.into(),
+        payload_bytes: row.payload_bytes,
+        qos: number(row.qos),
+        age_seconds: row.age_seconds,
+        expiry_interval_seconds: row.expiry_interval_seconds,
+        shard,
+    }
+}
+
+fn number(qos: QoS) -> u8 {
+    qos as u8
+}
