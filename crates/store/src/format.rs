@@ -17,7 +17,14 @@ pub const RECORD_HEADER_SIZE: usize = 24;
 pub const BATCH_HEADER_SIZE: usize = 40;
 
 /// Bytes of a segment's header, without the zeroes that fill its block.
-pub(crate) const SEGMENT_HEADER_SIZE: usize = 80;
+pub(crate) const SEGMENT_HEADER_SIZE: usize = 72 + KNOWN_MAX * KNOWN_SIZE;
+
+/// Places that one header can name.
+pub(crate) const KNOWN_MAX: usize = 12;
+
+const KNOWN_SIZE: usize = 32;
+
+const _: () = assert!(SEGMENT_HEADER_SIZE <= 512);
 
 /// The segment header stands in this many blocks, once in each.
 pub(crate) const SEGMENT_HEADER_COPIES: u32 = 2;
@@ -137,6 +144,22 @@ impl BatchHeader {
     }
 }
 
+/// A place in an earlier segment that a crash has torn. It was found and told when the log was continued; it is not told
+/// again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KnownDamage {
+    /// Where.
+    pub segment: SegmentId,
+    /// Where in it.
+    pub offset: u32,
+    /// How many bytes are stepped over; 0 when only records are missing.
+    pub size: u32,
+    /// The first record that is missing for it; 0 when none is.
+    pub first: Sequence,
+    /// The last one.
+    pub last: Sequence,
+}
+
 /// What a segment says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
@@ -155,6 +178,8 @@ pub(crate) struct SegmentHeader {
     /// Records of earlier segments count up to here; what they hold between this and `first` was given up after a
     /// failure of the disk.
     pub(crate) kept: Sequence,
+    /// From the front; the rest is as by default.
+    pub(crate) known: [KnownDamage; KNOWN_MAX],
 }
 
 /// What the first bytes of a segment are.
@@ -185,6 +210,13 @@ impl SegmentHeader {
         bytes[48..56].copy_from_slice(&self.first.0.to_le_bytes());
         bytes[56..64].copy_from_slice(&self.kept.0.to_le_bytes());
         bytes[64..68].copy_from_slice(&self.previous.0.to_le_bytes());
+        for (known, place) in self.known.iter().zip(bytes[72..].chunks_exact_mut(KNOWN_SIZE)) {
+            place[0..4].copy_from_slice(&known.segment.0.to_le_bytes());
+            place[4..8].copy_from_slice(&known.offset.to_le_bytes());
+            place[8..12].copy_from_slice(&known.size.to_le_bytes());
+            place[16..24].copy_from_slice(&known.first.0.to_le_bytes());
+            place[24..32].copy_from_slice(&known.last.0.to_le_bytes());
+        }
         let crc = crc32c::crc32c(&bytes);
         bytes[12..16].copy_from_slice(&crc.to_le_bytes());
         bytes
@@ -207,6 +239,16 @@ impl SegmentHeader {
         }
         let mut id = [0; 16];
         id.copy_from_slice(&bytes[16..32]);
+        let mut known = [KnownDamage::default(); KNOWN_MAX];
+        for (known, place) in known.iter_mut().zip(bytes[72..].chunks_exact(KNOWN_SIZE)) {
+            *known = KnownDamage {
+                segment: SegmentId(u32_at(place, 0)),
+                offset: u32_at(place, 4),
+                size: u32_at(place, 8),
+                first: Sequence(u64_at(place, 16)),
+                last: Sequence(u64_at(place, 24)),
+            };
+        }
         let header = Self {
             block_size: u32_at(bytes, 40),
             id: LogId(id),
@@ -217,6 +259,7 @@ impl SegmentHeader {
             previous: SegmentId(u32_at(bytes, 64)),
             first: Sequence(u64_at(bytes, 48)),
             kept: Sequence(u64_at(bytes, 56)),
+            known,
         };
         let sound = header.block_size.is_power_of_two()
             && (512..=4096).contains(&header.block_size)
@@ -431,6 +474,7 @@ mod tests {
             previous: SegmentId(3),
             first: Sequence(100),
             kept: Sequence(99),
+            known: [KnownDamage { first: Sequence(8), ..KnownDamage::default() }; KNOWN_MAX],
         };
         let bytes = header.encode();
         assert_eq!(SegmentHeader::decode(&bytes), HeaderFound::Sound(header));

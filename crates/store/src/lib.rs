@@ -49,7 +49,8 @@ pub use buffer::{BUFFER_ALIGNMENT, Buffer};
 pub use chunk::{Chunk, ChunkError, Records, Rest};
 pub use event::{Condition, Event, Failure};
 pub use format::{
-    BATCH_HEADER_SIZE, FORMAT_VERSION, KIND_MAX, RECORD_HEADER_SIZE, Record, record_size,
+    BATCH_HEADER_SIZE, FORMAT_VERSION, KIND_MAX, KnownDamage, RECORD_HEADER_SIZE, Record,
+    record_size,
 };
 pub use ids::{Appended, Level, LogId, Position, Refused, Room, SegmentId, Sequence};
 pub use log::{Log, ReadId, Statistics};

@@ -24,8 +24,8 @@ use crate::{
     Appended, Buffer, Completion, Condition, Event, Failure, Level, LogId, Operation, OperationId,
     Position, Refused, Room, SegmentId, Sequence, Settings,
     format::{
-        BATCH_HEADER_SIZE, KIND_MAX, RECORD_HEADER_SIZE, Seal, SegmentHeader, record_header,
-        record_size,
+        BATCH_HEADER_SIZE, KIND_MAX, KNOWN_MAX, KnownDamage, RECORD_HEADER_SIZE, Seal,
+        SegmentHeader, record_header, record_size,
     },
     recovery::Recovered,
 };
@@ -64,6 +64,8 @@ pub struct Log {
     gap: Option<Sequence>,
     /// The segment whose header says so, until that is synced.
     gap_stated: Option<(SegmentId, Sequence)>,
+    /// What the last crash has torn, for the headers of this life.
+    known: [KnownDamage; KNOWN_MAX],
     /// Oldest first. The last one takes records if `open`.
     segments: VecDeque<Segment>,
     open: bool,
@@ -158,6 +160,9 @@ impl Log {
             recovered.next_segment,
         );
         log.gap = Some(recovered.last);
+        for (known, torn) in log.known.iter_mut().zip(&recovered.torn) {
+            *known = *torn;
+        }
         log.segments = recovered
             .segments
             .iter()
@@ -202,6 +207,7 @@ impl Log {
             synced,
             gap: None,
             gap_stated: None,
+            known: [KnownDamage::default(); KNOWN_MAX],
             segments: VecDeque::new(),
             open: false,
             gather: Gather {
@@ -503,7 +509,7 @@ impl Log {
         self.seal();
         let (segment, size) = self.prepare.take();
         if self.segments.is_empty() {
-            self.oldest_stated = self.oldest_stated.max(segment);
+            self.oldest_stated = segment;
         }
         let header = SegmentHeader {
             block_size: self.settings.block_size,
@@ -515,6 +521,7 @@ impl Log {
             previous: self.segments.back().map_or(SegmentId(0), |previous| previous.id),
             first: self.appended.next(),
             kept: self.gap.unwrap_or(self.appended),
+            known: self.known,
         };
         if let Some(gap) = self.gap.take() {
             self.gap_stated = Some((segment, gap));

@@ -179,6 +179,14 @@ impl MemoryDisk {
         }
     }
 
+    /// Everything that reads show is on the disk from now on: what the hands do once after a recovery.
+    pub fn settle(&mut self) {
+        for file in self.files.values_mut() {
+            file.unsynced.clear();
+            file.kept.clone_from(&file.shown);
+        }
+    }
+
     /// The bytes of a file, to be spoiled.
     pub fn file_mut(&mut self, segment: SegmentId) -> Option<&mut Vec<u8>> {
         self.files.get_mut(&segment).map(|file| {

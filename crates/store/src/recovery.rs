@@ -10,15 +10,19 @@
 //! synced when it was written, so what is missing below the highest such mark was kept once and is [`Cause::Rotten`].
 //! Above it, it may have been torn, or be the last batch of all and have rotted after its sync: [`Cause::Torn`] says that
 //! no more is known. A log that was closed in good order has a mark behind its last record.
+//!
+//! The log goes on in a new segment, whose header names the torn places, so that they are told once. Behind the last
+//! record that counts, a segment that was left because of a crash or a failure may hold anything.
 
 use std::{collections::HashMap, fmt, io, mem};
 
 use crate::{
     LogId, Position, Record, SegmentId, Sequence,
     format::{
-        HeaderFound, RECORD_ALIGNMENT, SEGMENT_HEADER_SIZE, Seal, SegmentHeader, Step, is_zero,
-        step,
+        HeaderFound, KNOWN_MAX, KnownDamage, RECORD_ALIGNMENT, SEGMENT_HEADER_SIZE, Seal,
+        SegmentHeader, Step, is_zero, step,
     },
+    settings::SEGMENT_SIZE_LEAST,
 };
 
 mod window;
@@ -201,6 +205,8 @@ pub struct Recovered {
     pub closed: bool,
     /// Everything up to here was known to be synced by what was found.
     pub synced: Sequence,
+    /// The places that were torn, for the next segment's header.
+    pub torn: Vec<KnownDamage>,
     /// What was damaged, the first thousand.
     pub damage: Vec<Damage>,
     /// How much was damaged.
@@ -246,6 +252,8 @@ struct Planned {
     segment: SegmentId,
     file_size: u64,
     header: Option<SegmentHeader>,
+    /// Which copies of the header are not as they were written.
+    spoiled: [bool; 2],
     block_size: u32,
 }
 
@@ -260,9 +268,13 @@ struct Current {
     /// Where the last sound thing ends.
     records_end: u32,
     live: u64,
+    /// Behind this record, what stands here does not count, whatever it is.
+    void_after: Option<Sequence>,
     /// Damage that is being stepped over: where it begins and ends so far.
     damage: Option<(u32, u32)>,
     damaged: bool,
+    /// Nothing but zeroes so far.
+    is_zero: bool,
 }
 
 /// What a walk comes upon, without the payload itself.
@@ -284,9 +296,10 @@ impl<S: Segments> Recovery<S> {
         let mut plan = Vec::new();
         for segment in list {
             let file_size = segments.size(segment).map_err(io(Some(segment)))?;
-            let header = read_header(&mut segments, segment, &mut found)?;
+            let found = read_header(&mut segments, segment)?;
+            let (header, spoiled) = found.map_or((None, [false; 2]), |(h, s)| (Some(h), s));
             let block_size = header.map_or(0, |header| header.block_size);
-            plan.push(Planned { segment, file_size, header, block_size });
+            plan.push(Planned { segment, file_size, header, spoiled, block_size });
         }
         let id = prevailing_id(&plan, shard).unwrap_or(new_id);
         plan.retain(|planned| {
@@ -317,6 +330,7 @@ impl<S: Segments> Recovery<S> {
             records: 0,
             closed: false,
             synced: Sequence(0),
+            torn: Vec::new(),
             damage: Vec::new(),
             damage_count: 0,
         };
@@ -343,6 +357,11 @@ impl<S: Segments> Recovery<S> {
             None => Ok(None),
             Some(Found::Damage(damage)) => {
                 self.recovered.damage_count += 1;
+                if damage.cause == Cause::Torn {
+                    let (first, last) = damage.missing.unwrap_or_default();
+                    let Damage { segment, offset, size, .. } = damage;
+                    self.recovered.torn.push(KnownDamage { segment, offset, size, first, last });
+                }
                 if self.recovered.damage.len() < DAMAGE_MAX {
                     self.recovered.damage.push(damage);
                 }
@@ -379,6 +398,7 @@ impl<S: Segments> Recovery<S> {
     /// When the disk cannot be read.
     pub fn finish(mut self) -> Result<(Recovered, S), RecoveryError> {
         while self.next_item()?.is_some() {}
+        self.look_for_the_newest();
         let mut recovered = self.recovered;
         recovered.last = self.expected.map_or(Sequence(0), |next| Sequence(next.0 - 1));
         let highest = recovered.last.max(recovered.synced);
@@ -390,6 +410,24 @@ impl<S: Segments> Recovery<S> {
         let newest = self.plan.last().map_or(0, |planned| planned.segment.0);
         recovered.next_segment = SegmentId(newest + 1);
         Ok((recovered, self.segments))
+    }
+
+    /// Segments are prepared one after the other: if one is there, so was the one before it.
+    fn look_for_the_newest(&mut self) {
+        let last = self.recovered.segments.last().map_or(0, |last| last.segment.0);
+        let next = SegmentId(last + 1);
+        let known = self.plan.iter().any(|planned| planned.segment == next);
+        let ready = self.recovered.ready.first().map(|(ready, _)| *ready);
+        if last > 0 && !known && ready.is_some_and(|ready| ready > next) {
+            self.recovered.damage_count += 1;
+            self.recovered.damage.push(Damage {
+                segment: next,
+                offset: 0,
+                size: 0,
+                missing: None,
+                cause: Cause::MissingSegment,
+            });
+        }
     }
 
     /// What headers and the newest batches say about the rest.
@@ -461,8 +499,10 @@ impl<S: Segments> Recovery<S> {
             end,
             records_end: offset,
             live: 0,
+            void_after: None,
             damage: None,
             damaged: false,
+            is_zero: true,
         }
     }
 
@@ -520,7 +560,12 @@ impl<S: Segments> Recovery<S> {
                 self.current = None;
                 continue;
             }
+            if self.skips(&mut current) {
+                self.current = Some(current);
+                continue;
+            }
             let walked = self.step(&current)?;
+            current.is_zero &= matches!(walked, Walked::Padding { .. });
             match walked {
                 Walked::Damaged => {
                     let start = current.damage.map_or(current.offset, |(start, _)| start);
@@ -543,6 +588,15 @@ impl<S: Segments> Recovery<S> {
                     }
                 }
                 Walked::Record { next, sequence, kind, payload, padding_sound } => {
+                    if let Some(last) = current.void_after.filter(|last| sequence > *last) {
+                        // What counts ends before it.
+                        current.offset = current.end;
+                        if self.expected.is_none_or(|expected| expected > last) {
+                            current.damage = None;
+                        }
+                        self.current = Some(current);
+                        continue;
+                    }
                     if current.damage.is_some() {
                         self.close_damage(&mut current, Some(sequence));
                         self.current = Some(current);
@@ -572,13 +626,12 @@ impl<S: Segments> Recovery<S> {
                     if !stale {
                         self.expected = Some(sequence.next());
                     }
-                    let counts = !stale && !self.abandoned(current.planned.segment, sequence);
-                    if counts {
+                    if !stale {
                         current.live += u64::from(next - offset);
                         self.recovered.records += 1;
                     }
                     self.current = Some(current);
-                    if counts {
+                    if !stale {
                         return Ok(Some(Found::Record { offset, payload, sequence, kind }));
                     }
                 }
@@ -623,7 +676,61 @@ impl<S: Segments> Recovery<S> {
                 });
             }
         }
+        let later = self.plan[self.turn..].iter().filter_map(|planned| planned.header);
+        current.void_after = later
+            .filter(|header| header.kept.next() < header.first)
+            .map(|header| header.kept)
+            .min();
+        if let Some(header) = planned.header
+            && current.void_after.is_none_or(|last| header.first <= last)
+        {
+            for copy in 0..2 {
+                let offset = copy * planned.block_size;
+                if planned.spoiled[copy as usize] && self.known(planned.segment, offset).is_none() {
+                    let rotten = header.first <= self.recovered.synced;
+                    current.damaged |= rotten;
+                    self.found.push(Damage {
+                        segment: planned.segment,
+                        offset,
+                        size: planned.block_size,
+                        missing: None,
+                        cause: if rotten { Cause::Rotten } else { Cause::Torn },
+                    });
+                }
+            }
+        }
         self.current = Some(current);
+    }
+
+    /// Steps over what is known not to count. Whether there was any.
+    fn skips(&mut self, current: &mut Current) -> bool {
+        if current.void_after.zip(self.expected).is_some_and(|(last, next)| next > last) {
+            current.offset = current.end;
+            current.damage = None;
+            return true;
+        }
+        if current.damage.is_none()
+            && let Some(known) = self.known(current.planned.segment, current.offset)
+            && known.size > 0
+        {
+            current.offset = current.offset.saturating_add(known.size).min(current.end);
+            if let Some(expected) = &mut self.expected
+                && known.first == *expected
+            {
+                *expected = known.last.next();
+            }
+            return true;
+        }
+        false
+    }
+
+    /// A torn place that an earlier recovery has told.
+    fn known(&self, segment: SegmentId, offset: u32) -> Option<KnownDamage> {
+        let headers = self.plan.iter().filter_map(|planned| planned.header);
+        headers
+            .filter(|header| header.segment > segment)
+            .flat_map(|header| header.known)
+            .find(|known| known.segment == segment && known.offset == offset)
     }
 
     /// Ends with a segment.
@@ -661,15 +768,19 @@ impl<S: Segments> Recovery<S> {
                 cause: Cause::Rotten,
             });
         }
-        let empty = current.records_end <= SegmentHeader::batches_start(planned.block_size);
-        if planned.header.is_none() && empty && !current.damaged && self.found.is_empty() {
+        if planned.header.is_none() && current.is_zero {
             let newer = self.plan[self.turn..].iter().all(|planned| planned.header.is_none());
             let size = planned.file_size;
-            let usable = (32 << 10..=1 << 30).contains(&size) && size.is_multiple_of(512);
+            let least = u64::from(SEGMENT_SIZE_LEAST);
+            let usable = (least..=1 << 30).contains(&size) && size.is_multiple_of(512);
             if newer && usable {
                 self.recovered.ready.push((planned.segment, size as u32));
             } else {
                 self.recovered.unused.push(planned.segment);
+            }
+            if !usable {
+                // Files are made whole or not at all.
+                self.found.push(whole(&planned, Cause::Truncated));
             }
             return;
         }
@@ -690,13 +801,7 @@ impl<S: Segments> Recovery<S> {
     fn close_damage(&mut self, current: &mut Current, sequence: Option<Sequence>) {
         let Some((start, end)) = current.damage.take() else { return };
         let expected = self.expected.unwrap_or(sequence.unwrap_or(Sequence(1)));
-        let missing = match sequence {
-            Some(sequence) if sequence > expected => {
-                self.expected = Some(sequence);
-                Some((expected, Sequence(sequence.0 - 1)))
-            }
-            _ => None,
-        };
+        let missing = sequence.and_then(|sequence| self.miss(current, expected, sequence));
         let rotten = missing.map_or(expected.0 <= self.recovered.synced.0, |(first, _)| {
             first <= self.recovered.synced
         });
@@ -704,10 +809,35 @@ impl<S: Segments> Recovery<S> {
         self.found.push(Damage {
             segment: current.planned.segment,
             offset: start,
-            size: end - start,
+            size: if rotten { end - start } else { self.cut(current, start, end) },
             missing,
             cause: if rotten { Cause::Rotten } else { Cause::Torn },
         });
+    }
+
+    /// The records between the one that was expected and the one that came, as far as they count.
+    fn miss(
+        &mut self,
+        current: &Current,
+        expected: Sequence,
+        found: Sequence,
+    ) -> Option<(Sequence, Sequence)> {
+        let end = found.min(current.void_after.map_or(found, Sequence::next));
+        if end <= expected {
+            return None;
+        }
+        self.expected = Some(end);
+        Some((expected, Sequence(end.0 - 1)))
+    }
+
+    /// The size of a torn place. There are few; when there are more than a header can name, the rest of the segment is
+    /// given up with the last one: nobody was told that it is kept.
+    fn cut(&self, current: &mut Current, start: u32, end: u32) -> u32 {
+        if self.recovered.torn.len() + self.found.len() + 1 < KNOWN_MAX {
+            return end - start;
+        }
+        current.offset = current.end;
+        current.end - start
     }
 
     /// Records are missing although no byte looks wrong: a write that never arrived.
@@ -718,23 +848,20 @@ impl<S: Segments> Recovery<S> {
         expected: Sequence,
         sequence: Sequence,
     ) {
-        self.expected = Some(sequence);
+        if self.known(current.planned.segment, offset).is_some() {
+            self.expected = Some(sequence);
+            return;
+        }
+        let missing = self.miss(current, expected, sequence);
         let rotten = expected <= self.recovered.synced;
         current.damaged |= rotten;
         self.found.push(Damage {
             segment: current.planned.segment,
             offset,
-            size: 0,
-            missing: Some((expected, Sequence(sequence.0 - 1))),
+            size: if rotten { 0 } else { self.cut(current, offset, offset) },
+            missing,
             cause: if rotten { Cause::Rotten } else { Cause::Torn },
         });
-    }
-
-    /// Whether a later header says that this record was given up after a failure.
-    fn abandoned(&self, segment: SegmentId, sequence: Sequence) -> bool {
-        self.plan[self.turn..].iter().filter_map(|planned| planned.header).any(|header| {
-            header.segment > segment && header.kept < sequence && sequence < header.first
-        })
     }
 }
 
@@ -761,8 +888,7 @@ enum Walked {
 fn read_header(
     segments: &mut impl Segments,
     segment: SegmentId,
-    found: &mut Vec<Damage>,
-) -> Result<Option<SegmentHeader>, RecoveryError> {
+) -> Result<Option<(SegmentHeader, [bool; 2])>, RecoveryError> {
     let mut bytes = vec![0; 2 * BLOCK_SIZE_MAX];
     let size = segments
         .read(segment, 0, &mut bytes)
@@ -784,24 +910,17 @@ fn read_header(
     let Some(header) = sound else { return Ok(None) };
     let block_size = header.block_size as usize;
     let encoded = header.encode();
-    for copy in 0..2 {
+    let mut spoiled = [false; 2];
+    for (copy, spoiled) in spoiled.iter_mut().enumerate() {
         let at = copy * block_size;
         let block = bytes.get(at..).unwrap_or_default();
         let block = &block[..block.len().min(block_size)];
         let as_written = block.get(..SEGMENT_HEADER_SIZE) == Some(&encoded[..])
             && is_zero(&block[SEGMENT_HEADER_SIZE..]);
         // One that ends before is cut short, which is told elsewhere.
-        if !as_written && block.len() == block_size {
-            found.push(Damage {
-                segment,
-                offset: at as u32,
-                size: block_size as u32,
-                missing: None,
-                cause: Cause::Rotten,
-            });
-        }
+        *spoiled = !as_written && block.len() == block_size;
     }
-    Ok(Some(header))
+    Ok(Some((header, spoiled)))
 }
 
 /// The identity that most headers carry; of several, that of the newest.

@@ -1,5 +1,8 @@
 //! Sizes of one log.
 
+/// The smallest segment, in bytes.
+pub(crate) const SEGMENT_SIZE_LEAST: u32 = 8 << 10;
+
 /// Sizes of one log. The defaults suit a disk of a few GiB and a few MiB alike: segments begin small and grow with the
 /// log, and shrink when there is no room for a large one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -7,7 +10,7 @@ pub struct Settings {
     /// What writes are aligned to, in bytes: a power of two from 512 to 4,096; default 4,096. Each commit begins at a
     /// multiple of it and committed bytes are never written again, so it is also the least that a commit costs.
     pub block_size: u32,
-    /// The size of the first segment in bytes, and the smallest worth trying on a nearly full disk; 32 KiB or more,
+    /// The size of the first segment in bytes, and the smallest worth trying on a nearly full disk; 8 KiB or more,
     /// default 1 MiB.
     pub segment_size_min: u32,
     /// The size that segments grow to, in bytes: up to 1 GiB, default 64 MiB. The largest record is a little smaller.
@@ -39,8 +42,10 @@ impl Settings {
     #[must_use]
     pub(crate) fn checked(self) -> Self {
         let block_size = self.block_size.clamp(512, 4096).next_power_of_two();
-        let largest = self.segment_size_max.clamp(32 << 10, 1 << 30).next_multiple_of(block_size);
-        let least = self.segment_size_min.clamp(32 << 10, largest).next_multiple_of(block_size);
+        let largest =
+            self.segment_size_max.clamp(SEGMENT_SIZE_LEAST, 1 << 30).next_multiple_of(block_size);
+        let least =
+            self.segment_size_min.clamp(SEGMENT_SIZE_LEAST, largest).next_multiple_of(block_size);
         Self {
             block_size,
             segment_size_min: least,

@@ -8,7 +8,8 @@
 use super::{Closing, Log, Segment};
 use crate::{
     Appended, Completion, Condition, Event, Level, Operation, OperationId, Position, Refused, Room,
-    SegmentId, Sequence, format::record_size,
+    SegmentId, Sequence,
+    format::{SegmentHeader, record_size},
 };
 
 /// A copy that is not synced yet.
@@ -92,7 +93,10 @@ impl Log {
     /// Where the first batch of a segment is: where to begin to read it.
     #[must_use]
     pub fn first_position(&self, segment: SegmentId) -> Position {
-        let offset = crate::format::SegmentHeader::batches_start(self.settings.block_size);
+        // An earlier life may have had blocks of another size.
+        let found = self.segments.binary_search_by_key(&segment, |found| found.id);
+        let block_size = found.map_or(self.settings.block_size, |at| self.segments[at].block_size);
+        let offset = SegmentHeader::batches_start(block_size);
         Position { segment, offset }
     }
 

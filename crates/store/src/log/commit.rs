@@ -66,7 +66,8 @@ impl Log {
                 size: (buffer.len() - at) as u32,
                 records: self.gather.records,
                 first: self.gather.first,
-                synced: self.synced,
+                // Says nothing as long as the header that names what earlier lives lost may be lost itself.
+                synced: if self.gap_stated.is_some() { Sequence(0) } else { self.synced },
                 oldest: self.oldest_stated,
                 closes: self.closing == Closing::Marking,
             };

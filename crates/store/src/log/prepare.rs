@@ -81,8 +81,8 @@ impl Prepare {
     /// Segments that the last run prepared and did not use.
     pub(super) fn adopt(&mut self, ready: &[(SegmentId, u32)], settings: &Settings) {
         self.creating = None;
-        let fits = |size: u32| size.is_multiple_of(settings.block_size);
-        self.ready = ready.iter().copied().filter(|(_, size)| fits(*size)).collect();
+        let whole = |size: u32| size / settings.block_size * settings.block_size;
+        self.ready = ready.iter().map(|(segment, size)| (*segment, whole(*size))).collect();
     }
 
     /// Takes the next ready segment, of which there is one.
