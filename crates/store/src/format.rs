@@ -184,6 +184,7 @@ pub(crate) struct SegmentHeader {
 
 /// What the first bytes of a segment are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "lives for a moment, once per segment")]
 pub(crate) enum HeaderFound {
     Sound(SegmentHeader),
     /// Written by a later version of this program.

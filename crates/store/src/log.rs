@@ -87,6 +87,9 @@ pub struct Log {
     failure: Option<Failure>,
     /// The open segment is on trial after a failure.
     probing: bool,
+    /// The first segment whose trial failed. Its file stays until one succeeds: as long as it is there, nobody takes it
+    /// for one that was lost.
+    failed_probe: Option<SegmentId>,
     retiring: Option<Retiring>,
     /// What the next batch says about which segments are done with.
     oldest_stated: SegmentId,
@@ -230,6 +233,7 @@ impl Log {
             condition: Condition::Healthy,
             failure: None,
             probing: false,
+            failed_probe: None,
             retiring: None,
             oldest_stated: next_segment,
             moves: VecDeque::new(),

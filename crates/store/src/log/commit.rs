@@ -192,6 +192,9 @@ impl Log {
             self.written = self.appended;
             self.synced = self.appended;
             self.set_condition(Condition::Healthy);
+            if let Some(segment) = self.failed_probe.take() {
+                self.push_operation(Operation::Remove { segment });
+            }
         }
         self.synced = self.synced.max(commit.last);
         self.written = self.written.max(commit.last);
@@ -234,7 +237,11 @@ impl Log {
         if std::mem::take(&mut self.probing) {
             // A segment on trial holds nothing but its header.
             self.segments.pop_back();
-            self.push_operation(Operation::Remove { segment });
+            if self.failed_probe.is_none() {
+                self.failed_probe = Some(segment);
+            } else {
+                self.push_operation(Operation::Remove { segment });
+            }
             return;
         }
         let moved_back = self.moves.drain(..).map(|moved| (moved.to, moved.from)).collect();
