@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::{
     model::{
-        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol,
-        Runtime, Shutdown,
+        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Runtime,
+        Shutdown,
     },
+    transport::{FileMode, Protocol, WebSocket},
     units::{Auto, ByteSize, Expiry, Period},
 };
 
@@ -31,8 +32,12 @@ impl Listener {
     pub fn new(address: SocketAddr) -> Self {
         Self {
             name: None,
-            address,
+            address: address.into(),
             protocol: Protocol::Tcp,
+            tls: None,
+            websocket: WebSocket::default(),
+            proxy_protocol: None,
+            unix_mode: FileMode::default(),
             backlog: backlog(),
             tcp_keep_alive: tcp_keep_alive(),
             tcp_send_buffer_bytes: ByteSize::new(0),

@@ -24,8 +24,10 @@ mod error;
 mod load;
 mod model;
 mod positions;
+mod transport;
 mod units;
 mod validate;
+mod validate_transport;
 
 #[cfg(test)]
 mod tests;
@@ -33,9 +35,12 @@ mod tests;
 pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
-    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Protocol, Runtime,
-    Shutdown,
+    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Runtime, Shutdown,
 };
 pub use positions::Origin;
+pub use transport::{
+    Address, ClientCertificates, FileMode, NamedCertificate, Protocol, ProxyProtocol, Tls,
+    TlsVersion, WebSocket,
+};
 pub use units::{Auto, ByteSize, Expiry, Period, UnitError};
 pub use validate::{Problem, SHARDS_MAX};

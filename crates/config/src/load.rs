@@ -75,6 +75,11 @@ impl Loaded {
         self.config.validate().err().unwrap_or_default().iter().map(|p| self.describe(p)).collect()
     }
 
+    /// A problem that only the program can find, with its place: the content of a file that `key` names, for instance.
+    pub fn problem(&self, key: &str, message: &str) -> String {
+        self.describe(&Problem { key: key.into(), message: message.into() })
+    }
+
     fn describe(&self, problem: &Problem) -> String {
         match (self.origin(&problem.key), &self.source_name) {
             (Origin::Flag(flag), _) => format!("{flag}: {}", problem.message),

@@ -6,14 +6,17 @@
 //! Limits in bytes are [`ByteSize`] (`1MiB`, `512KiB`, `2MB` or a number of bytes), times are
 //! [`Period`] (`10s`, `5m`, `2h`, `7d` or a number of seconds).
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, path::PathBuf};
 
 use serde::{
     Deserialize, Deserializer,
     de::{Error, Unexpected, Visitor},
 };
 
-use crate::units::{Auto, ByteSize, Expiry, Period};
+use crate::{
+    transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
+    units::{Auto, ByteSize, Expiry, Period},
+};
 
 /// All settings of one broker process.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -60,12 +63,29 @@ pub struct Listener {
     /// IP address and port, such as `127.0.0.1:1883`, `0.0.0.0:1883` or `[::1]:1883`; required. An
     /// IPv6 address takes IPv6 clients only: list `0.0.0.0:1883` and `[::]:1883` to serve both.
     /// Port 0 takes a free port, which the start-up line tells.
-    #[serde(deserialize_with = "address")]
-    pub address: SocketAddr,
+    /// Or `unix:` and the path of a unix-domain socket.
+    pub address: Address,
 
-    /// What is spoken on this listener. Default `tcp`: MQTT 3.1, 3.1.1 and 5.0 over plain TCP.
+    /// What is spoken on this listener: `tcp` (default; MQTT 3.1, 3.1.1 and 5.0 directly), `tls`, `ws` (WebSocket) or `wss`
+    /// (WebSocket over TLS).
     #[serde(default)]
     pub protocol: Protocol,
+
+    /// Certificates and what clients must show; required for `tls` and `wss`, and only there. Default `null`.
+    #[serde(default)]
+    pub tls: Option<Tls>,
+
+    /// What a WebSocket request must say; only for `ws` and `wss`.
+    #[serde(default)]
+    pub websocket: WebSocket,
+
+    /// A proxy in front says who the client is. Default `null`: none does.
+    #[serde(default)]
+    pub proxy_protocol: Option<ProxyProtocol>,
+
+    /// The rights of a unix-domain socket's file: three octal digits, default 660. Ignored for IP addresses.
+    #[serde(default)]
+    pub unix_mode: FileMode,
 
     /// Connections the kernel holds that no shard has accepted yet, per shard: 1 to 65,535,
     /// default 4,096. The kernel also caps it at `net.core.somaxconn`. Full: the kernel drops the
@@ -96,23 +116,6 @@ impl Listener {
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())
     }
-}
-
-/// An address, with an error that shows how one is written.
-fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    const EXPECTED: &str = "an IP address and a port, such as 127.0.0.1:1883 or [::1]:1883";
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &EXPECTED))
-}
-
-/// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// MQTT over plain TCP.
-    #[default]
-    Tcp,
 }
 
 /// Whether shard threads are pinned to cores.

@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Auto, ByteSize, Config, DEFAULT_FILE, Expiry, Listener, LogFormat, LogLevel, Origin, Period,
-    PinCores, SHARDS_MAX, load, parse,
+    Address, Auto, ByteSize, Config, DEFAULT_FILE, Expiry, FileMode, Listener, LogFormat, LogLevel,
+    Origin, Period, PinCores, SHARDS_MAX, load, parse,
 };
 
 #[test]
@@ -160,7 +160,7 @@ fn texts_that_are_refused() {
         (
             "listeners:\n  - address: localhost:1883",
             "m.yaml:2:5: listeners[0].address: expected an IP address and a port, such as \
-             127.0.0.1:1883 or [::1]:1883, found `localhost:1883`",
+             127.0.0.1:1883 or [::1]:1883, or unix: and a path, found `localhost:1883`",
         ),
         ("shards: two", "m.yaml:1:1: shards: expected auto or a whole number, found `two`"),
         ("shards: 70000", "m.yaml:1:1: shards: expected auto or a whole number, found `70000`"),
@@ -428,6 +428,8 @@ macro_rules! serialize_as_text {
 }
 
 serialize_as_text! {
+    Address => ToString::to_string,
+    FileMode => ToString::to_string,
     ByteSize => ToString::to_string,
     Period => ToString::to_string,
     Expiry => ToString::to_string,

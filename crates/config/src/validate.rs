@@ -4,11 +4,13 @@
 //! its key and says what to do. What depends on the machine (descriptor limits, ports in use) is
 //! the program's to check.
 
-use std::{collections::HashMap, fmt, net::SocketAddr};
+use std::{collections::HashMap, fmt};
 
 use crate::{
     model::{Config, Limits, Listener, Performance},
+    transport::Address,
     units::{Auto, ByteSize, Expiry, Period},
+    validate_transport,
 };
 
 /// Shards of one process: the widest set of shards the mesh can name.
@@ -88,13 +90,15 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
         }
         let others = &listeners[..index];
         if let Some(other) =
-            others.iter().position(|other| overlap(other.address, listener.address))
+            others.iter().position(|other| overlap(&other.address, &listener.address))
         {
             problems.add(
                 key("address"),
                 format!(
-                    "{} is already taken by listeners[{other}] ({}); choose another port",
-                    listener.address, listeners[other].address,
+                    "{} is already taken by listeners[{other}] ({}); choose another {}",
+                    listener.address,
+                    listeners[other].address,
+                    if listener.address.ip().is_some() { "port" } else { "path" },
                 ),
             );
         } else if let Some(other) = labels.insert(listener.label(), index) {
@@ -106,6 +110,7 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
                 problems.add(key("name"), message);
             }
         }
+        validate_transport::listener(listener, &key, problems);
         problems.range(&key("backlog"), listener.backlog, 1, 65_535);
         let keep_alive = listener.tcp_keep_alive;
         if keep_alive != Period::default() {
@@ -127,7 +132,8 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
 
 /// Whether two listeners cannot both have their address: the same port of one family, on the same
 /// address or on one that stands for all.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn overlap(a: &Address, b: &Address) -> bool {
+    let (Some(a), Some(b)) = (a.ip(), b.ip()) else { return a == b };
     let all = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (a.ip() == b.ip() || all)
 }
@@ -272,10 +278,10 @@ fn performance(performance: &Performance, problems: &mut Problems) {
     problems.range("performance.spin_before_park_microseconds", spin, 0, 10_000);
 }
 
-struct Problems(Vec<Problem>);
+pub(crate) struct Problems(Vec<Problem>);
 
 impl Problems {
-    fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
+    pub(crate) fn add(&mut self, key: impl Into<String>, message: impl Into<String>) {
         self.0.push(Problem { key: key.into(), message: message.into() });
     }
 

@@ -15,7 +15,7 @@ use midge_session::{Limits, QueueLimits};
 use midge_shard::OutboxLimits;
 use midge_topic::TopicLimits;
 
-use crate::{listen::Listening, settings::Settings};
+use crate::{listen::Listening, settings::Settings, transports::Layers};
 
 /// Running shards.
 #[derive(Debug)]
@@ -24,6 +24,10 @@ pub(crate) struct Broker(midge_reactor::Broker);
 /// Asks the shards to drain, from any thread.
 #[derive(Debug)]
 pub(crate) struct Stopper(midge_reactor::Stopper);
+
+/// Tells the shards what listeners speak from now on, from any thread.
+#[derive(Debug)]
+pub(crate) struct Speaker(midge_reactor::Speaker);
 
 /// Why the shards could not start, or ended by themselves: one sentence.
 #[derive(Debug)]
@@ -35,11 +39,13 @@ impl Broker {
         settings: &Settings,
         listening: Vec<Listening>,
         statistics: Option<&Path>,
+        layers: Layers,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
         let mut reactor = reactor_settings(settings);
         reactor.statistics = statistics.map(Path::to_owned);
+        reactor.layers = layers;
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
             .map(Self)
             .map_err(|error| StartError(error.to_string()))
@@ -60,9 +66,19 @@ impl Broker {
         TopicLimits { levels_max, ..TopicLimits::default() }
     }
 
+    pub(crate) fn speaker(&self) -> Speaker {
+        Speaker(self.0.speaker())
+    }
+
     /// Waits until all shards have ended.
     pub(crate) fn join(self) -> Result<(), StartError> {
         self.0.join().map_err(|error| StartError(error.to_string()))
+    }
+}
+
+impl Speaker {
+    pub(crate) fn speak(&self, layers: &Layers) {
+        self.0.speak(layers);
     }
 }
 

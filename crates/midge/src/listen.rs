@@ -14,10 +14,14 @@ use std::{
     time::Duration,
 };
 
-use midge_config::{Listener, Origin};
+use midge_config::{Address, Listener, Origin};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::{failure::Failure, settings::Settings};
+
+mod unix;
+
+pub(crate) use unix::remove_all;
 
 /// The sockets of one listener.
 #[derive(Debug)]
@@ -25,7 +29,7 @@ pub(crate) struct Listening {
     /// What logs and statistics call the listener.
     pub(crate) label: String,
     /// The real address: with the port that the kernel chose, if it was asked to.
-    pub(crate) address: SocketAddr,
+    pub(crate) address: Address,
     /// One socket for each shard, by shard.
     pub(crate) sockets: Vec<TcpListener>,
 }
@@ -40,14 +44,24 @@ pub(crate) fn open_all(settings: &Settings) -> Result<Vec<Listening>, Failure> {
         .map(|(index, listener)| {
             open(listener, settings.shards).map_err(|error| {
                 let way_out = way_out(settings, index);
-                Failure::Other(sentence(listener.address, &error, &way_out))
+                Failure::Other(match &listener.address {
+                    Address::Ip(address) => sentence(*address, &error, &way_out),
+                    Address::Unix(path) => unix::sentence(path, &error),
+                })
             })
         })
         .collect()
 }
 
 fn open(listener: &Listener, shards: u16) -> io::Result<Listening> {
-    let mut address = listener.address;
+    let mut address = match &listener.address {
+        Address::Ip(address) => *address,
+        Address::Unix(path) => {
+            let sockets = unix::open(path, listener, shards)?;
+            let address = listener.address.clone();
+            return Ok(Listening { label: listener.label(), address, sockets });
+        }
+    };
     let shared = shards > 1;
     if shared && address.port() != 0 {
         // Bound but not listening, so that no client can reach it, and closed at once.
@@ -63,7 +77,7 @@ fn open(listener: &Listener, shards: u16) -> io::Result<Listening> {
         address = socket.local_addr()?;
         sockets.push(socket);
     }
-    Ok(Listening { label: listener.label(), address, sockets })
+    Ok(Listening { label: listener.label(), address: address.into(), sockets })
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -155,12 +169,13 @@ mod tests {
     fn all_shards_listen_on_the_one_port_found() {
         for shards in [1, 2, 8] {
             let listening = open(&listener("127.0.0.1:0"), shards).expect("a free port");
-            assert_ne!(listening.address.port(), 0);
+            let address = listening.address.ip().expect("an IP address");
+            assert_ne!(address.port(), 0);
             assert_eq!(listening.sockets.len(), usize::from(shards));
             for socket in &listening.sockets {
-                assert_eq!(socket.local_addr().expect("bound"), listening.address);
+                assert_eq!(socket.local_addr().expect("bound"), address);
             }
-            TcpStream::connect(listening.address).expect("somebody listens");
+            TcpStream::connect(address).expect("somebody listens");
         }
     }
 
@@ -178,7 +193,10 @@ mod tests {
     fn ipv4_and_ipv6_share_a_port() {
         let both = || {
             let six = open(&listener("[::]:0"), 2)?;
-            open(&listener(&format!("0.0.0.0:{}", six.address.port())), 2)
+            open(
+                &listener(&format!("0.0.0.0:{}", six.address.ip().expect("an IP address").port())),
+                2,
+            )
         };
         // Somebody else may have the free port of one family in the other: then the next one.
         let outcome = (0..10).map(|_| both()).find(|outcome| {
@@ -200,7 +218,8 @@ mod tests {
             ..listener("127.0.0.1:0")
         };
         let listening = open(&listener, 1).expect("a free port");
-        let _client = TcpStream::connect(listening.address).expect("somebody listens");
+        let address = listening.address.ip().expect("an IP address");
+        let _client = TcpStream::connect(address).expect("somebody listens");
         let (accepted, _) = listening.sockets[0].accept().expect("a connection");
         let accepted = Socket::from(accepted);
         assert!(accepted.tcp_nodelay().expect("an option"));

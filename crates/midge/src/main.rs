@@ -28,6 +28,7 @@ mod plan;
 mod serve;
 mod settings;
 mod signals;
+mod transports;
 mod units;
 
 use std::process::ExitCode;

@@ -6,11 +6,11 @@
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
 //! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
 
-use std::net::SocketAddr;
+use midge_config::Address;
 
 use crate::{
     arguments::ServeArguments,
-    broker::{Broker, StartError},
+    broker::{Broker, Speaker, StartError},
     control,
     failure::Failure,
     host::Host,
@@ -19,18 +19,29 @@ use crate::{
     logging::Logging,
     settings::Settings,
     signals,
+    transports::Transports,
 };
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let settings = Settings::resolve(arguments, &Host::prepare())?;
+    let (mut transports, warnings) = Transports::load(&settings)?;
     let signals = signals::hold().map_err(|error| {
-        Failure::Other(format!("cannot take SIGTERM and SIGINT from the system: {error}"))
+        Failure::Other(format!("cannot take SIGTERM, SIGINT and SIGHUP from the system: {error}"))
     })?;
     let logging = Logging::start(&settings.config().log)
         .map_err(|error| Failure::Other(format!("cannot start the log thread: {error}")))?;
 
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let listening = listen::open_all(&settings)?;
-    let addresses: Vec<SocketAddr> = listening.iter().map(|listener| listener.address).collect();
+    let addresses: Vec<Address> =
+        listening.iter().map(|listener| listener.address.clone()).collect();
+    let described: Vec<String> = listening
+        .iter()
+        .zip(&settings.config().listeners)
+        .map(|(open, said)| open.described(said))
+        .collect();
     tracing::debug!(
         cores = ?settings.cores,
         connections_per_shard = settings.connections_per_shard,
@@ -46,11 +57,15 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
-    let broker = Broker::start(&settings, listening, statistics)
+    let broker = Broker::start(&settings, listening, statistics, transports.layers())
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     let drain_timeout = settings.config().shutdown.drain_timeout;
     let stopper = broker.stopper();
+    let speaker = broker.speaker();
+    signals
+        .watch_hangups(move || reload(&mut transports, &speaker))
+        .map_err(|error| Failure::Other(format!("cannot start the reload thread: {error}")))?;
     let flush = logging.flusher();
     signals
         .watch(
@@ -73,7 +88,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         let answering = control::Answering { asker: broker.asker(), listeners, topic_limits };
         control::serve(&instance.control_socket(), answering)
     });
-    tracing::info!("{}", start_up_line(&settings, &addresses));
+    tracing::info!("{}", start_up_line(&settings, &described));
     match &control {
         Err(reason) => {
             tracing::warn!(
@@ -85,13 +100,33 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     }
     broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
     drop(instance);
+    listen::remove_all(&addresses);
     tracing::info!("stopped");
     Ok(())
 }
 
+/// SIGHUP: certificates, keys and revocation lists are read again. Connections that are there keep what they have.
+fn reload(transports: &mut Transports, speaker: &Speaker) {
+    if !transports.has_files() {
+        tracing::info!("asked to read certificates again: there are none");
+        return;
+    }
+    match transports.reload() {
+        Ok(Some(layers)) => {
+            speaker.speak(&layers);
+            tracing::info!("certificates were read again: new connections get the new ones");
+        }
+        Ok(None) => tracing::info!("certificates were read again: nothing has changed"),
+        Err(problems) => {
+            for problem in problems {
+                tracing::error!("certificates stay as they are: {problem}");
+            }
+        }
+    }
+}
+
 /// What an operator wants to see first: where, how many, how large, how durable.
-fn start_up_line(settings: &Settings, addresses: &[SocketAddr]) -> String {
-    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+fn start_up_line(settings: &Settings, addresses: &[String]) -> String {
     format!(
         "midge {} serves mqtt on {}: {}, in memory, packets up to {}, {}",
         env!("CARGO_PKG_VERSION"),

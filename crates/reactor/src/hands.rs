@@ -307,8 +307,8 @@ impl Hands {
     }
 
     fn publish(&mut self, now: Time) {
-        let Self { statistics, shard, ring, node, .. } = self;
-        statistics.publish(shard, ring, node, now);
+        let Self { statistics, shard, ring, node, layers, .. } = self;
+        statistics.publish(shard, ring, node, &layers.counters, now);
     }
 
     /// One line of envelopes per shard, as far as its ring has room; what has none waits

@@ -25,6 +25,8 @@ use midge_session::Time;
 use midge_shard::{Envelope, Shard};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::layers::LayerCounters;
+
 /// Between two publications, at least.
 const PERIOD_NS: u64 = 1_000_000;
 
@@ -131,6 +133,7 @@ impl Statistics {
         shard: &mut Shard,
         ring: &NetRing,
         node: &Node<Envelope>,
+        layers: &LayerCounters,
         now: Time,
     ) {
         let (sent, received, sockets) =
@@ -157,6 +160,8 @@ impl Statistics {
             sends_continued: sockets.sends_continued,
             submissions_spilled: sockets.submissions_spilled,
             accept_pauses: sockets.accept_pauses,
+            transport_refusals: layers.refusals,
+            tls_handshakes: layers.handshakes,
             ..shard.counters()
         };
         counters.memory_bytes_now[MemoryKind::ReceiveBuffers as usize] = self.receive_buffer_bytes;
