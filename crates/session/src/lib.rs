@@ -41,7 +41,10 @@ pub mod time;
 pub use handshake::{Limits, Refusal, Terms};
 pub use inbound::Inbound;
 pub use options::SubscriptionOptions;
-pub use outbound::{Acknowledged, Delivery, Offer, Outbound, QueueLimits, Resend};
+pub use outbound::{
+    Acknowledged, Delivery, DeliveryExtra, Keep, Kept, KeptMessage, Offer, Outbound, QueueLimits,
+    Resend,
+};
 pub use publication::Publication;
 pub use session::{Session, Will};
 pub use time::Time;

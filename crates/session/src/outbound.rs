@@ -17,6 +17,7 @@
 //! comes back as [`Offer::Full`] and the caller counts it.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
@@ -33,6 +34,19 @@ pub struct QueueLimits {
     pub bytes_max: usize,
 }
 
+/// Where a delivery stands in its shard's log; what the numbers mean is the shard's business.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// The message's id in the log. In one session's line ids grow from the front to the back.
+    pub message: NonZeroU64,
+    /// The segment of its record.
+    pub segment: u32,
+    /// Where in the segment.
+    pub offset: u32,
+    /// How many bytes of the record are there for this delivery.
+    pub share: u32,
+}
+
 /// One message for one client.
 #[derive(Debug, Clone)]
 pub struct Delivery {
@@ -42,11 +56,61 @@ pub struct Delivery {
     pub qos: QoS,
     /// The RETAIN flag to send.
     pub retain: bool,
-    /// The identifiers of all subscriptions that matched [MQTT-3.3.4-3]; `None` when there are none.
-    pub subscription_identifiers: Option<Box<[u32]>>,
+    /// What most deliveries do not have.
+    pub extra: Option<Box<DeliveryExtra>>,
+    /// Where it stands in the log; `None` when it is not kept there.
+    pub keep: Option<Keep>,
+}
+
+/// What a message that waits for a client costs, beside the message.
+const _: () = assert!(size_of::<Delivery>() <= 48);
+
+/// What most deliveries do not have.
+#[derive(Debug, Clone, Default)]
+pub struct DeliveryExtra {
+    /// The identifiers of all subscriptions that matched [MQTT-3.3.4-3].
+    pub subscription_identifiers: Box<[u32]>,
     /// The shared subscription (its whole filter, `$share/…`) that chose this session; whoever cannot keep the
     /// message gives it back to that group's chooser.
     pub share: Option<Arc<str>>,
+}
+
+impl Delivery {
+    /// The identifiers of all subscriptions that matched; empty when there are none.
+    #[must_use]
+    pub fn subscription_identifiers(&self) -> &[u32] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.subscription_identifiers)
+    }
+
+    /// The shared subscription that chose this session.
+    #[must_use]
+    pub fn share(&self) -> Option<&Arc<str>> {
+        self.extra.as_ref().and_then(|extra| extra.share.as_ref())
+    }
+}
+
+/// A delivery that stands in the log, for whoever copies its record.
+#[derive(Debug)]
+pub struct Kept<'a> {
+    /// Where; to be changed when it was copied.
+    pub keep: &'a mut Keep,
+    /// Its packet id, when it has one.
+    pub packet_id: Option<PacketId>,
+    /// The message; `None` when the client has it and only its PUBREL is left.
+    pub message: Option<KeptMessage<'a>>,
+}
+
+/// See [`Kept::message`].
+#[derive(Debug)]
+pub struct KeptMessage<'a> {
+    /// The message.
+    pub publication: &'a Arc<Publication>,
+    /// As [`Delivery::qos`].
+    pub qos: QoS,
+    /// As [`Delivery::retain`].
+    pub retain: bool,
+    /// As [`Delivery::extra`].
+    pub extra: &'a Option<Box<DeliveryExtra>>,
 }
 
 /// The answer to [`Outbound::offer`].
@@ -106,6 +170,8 @@ struct InFlight {
     sent_before: bool,
     /// `None` once PUBREC came: the client has the message.
     delivery: Option<Delivery>,
+    /// Where it, or the fact that the client has it, stands in the log.
+    keep: Option<Keep>,
 }
 
 /// One session's outgoing line.
@@ -120,6 +186,8 @@ pub struct Outbound {
     queued_once: usize,
     next_packet_id: PacketId,
     next_serial: u32,
+    /// Kept deliveries that are done, for the log.
+    gone: Vec<Keep>,
 }
 
 impl Default for Outbound {
@@ -132,6 +200,7 @@ impl Default for Outbound {
             queued_once: 0,
             next_packet_id: FIRST_PACKET_ID,
             next_serial: 0,
+            gone: Vec::new(),
         }
     }
 }
@@ -203,12 +272,15 @@ impl Outbound {
         }
         while let Some(front) = self.queue.front() {
             if front.publication.expired(now) && !mutant!("expired-delivered") {
-                self.pop_queue();
+                let gone = self.pop_queue();
+                self.gone.extend(gone.and_then(|delivery| delivery.keep));
                 *expired += 1;
                 continue;
             }
             if front.qos == QoS::AtMostOnce {
-                return self.pop_queue().map(Resend::PublishOnce);
+                let once = self.pop_queue()?;
+                self.gone.extend(once.keep);
+                return Some(Resend::PublishOnce(once));
             }
             if self.sent >= usize::from(window) {
                 return None;
@@ -274,6 +346,119 @@ impl Outbound {
     pub fn into_undelivered(self) -> impl Iterator<Item = Delivery> {
         let in_flight = self.in_flight.into_iter().filter(|e| e.stage == Stage::PubAck);
         in_flight.filter_map(|entry| entry.delivery).chain(self.queue)
+    }
+
+    /// Notes where the delivery that was taken last stands in the log.
+    pub fn keep_last(&mut self, keep: Keep) {
+        if let Some(last) = self.queue.back_mut() {
+            last.keep = Some(keep);
+        } else if let Some(last) = self.in_flight.back_mut() {
+            last.keep = Some(keep);
+        }
+    }
+
+    /// Where the message with this packet id stands in the log.
+    #[must_use]
+    pub fn keep_of(&self, packet_id: PacketId) -> Option<Keep> {
+        self.in_flight[self.position(packet_id)?].keep
+    }
+
+    /// Notes that the log now says something else about the message with this packet id; returns where the earlier record is.
+    pub fn replace_keep(&mut self, packet_id: PacketId, keep: Keep) -> Option<Keep> {
+        let index = self.position(packet_id)?;
+        self.in_flight[index].keep.replace(keep)
+    }
+
+    /// Kept deliveries that have been done since the last call: acknowledged, expired, given up.
+    pub fn take_gone(&mut self) -> impl Iterator<Item = Keep> + '_ {
+        self.gone.drain(..)
+    }
+
+    /// Whether kept deliveries have been done since [`Outbound::take_gone`].
+    #[inline]
+    #[must_use]
+    pub fn has_gone(&self) -> bool {
+        !self.gone.is_empty()
+    }
+
+    /// Everything that stands in the log, when the session ends.
+    pub fn keeps(&self) -> impl Iterator<Item = Keep> + '_ {
+        let in_flight = self.in_flight.iter().filter_map(|entry| entry.keep);
+        in_flight.chain(self.queue.iter().filter_map(|delivery| delivery.keep))
+    }
+
+    /// A delivery that stands in the log, by its message.
+    pub fn find_kept(&mut self, message: NonZeroU64) -> Option<Kept<'_>> {
+        let of = |keep: &Option<Keep>| keep.is_some_and(|keep| keep.message == message);
+        if let Some(entry) = self.in_flight.iter_mut().find(|entry| of(&entry.keep)) {
+            let InFlight { packet_id, delivery, keep, .. } = entry;
+            let message = delivery.as_ref().map(|delivery| KeptMessage {
+                publication: &delivery.publication,
+                qos: delivery.qos,
+                retain: delivery.retain,
+                extra: &delivery.extra,
+            });
+            return Some(Kept { keep: keep.as_mut()?, packet_id: Some(*packet_id), message });
+        }
+        // Messages that are not kept (QoS 0, or while the log took none) stand in between: rare enough to step over.
+        let queue = self.queue.make_contiguous();
+        let least = queue.partition_point(|delivery| {
+            delivery.keep.is_some_and(|keep| keep.message < message)
+        });
+        let found = queue[least..].iter().position(|delivery| of(&delivery.keep));
+        let found = found.map(|at| least + at).or_else(|| {
+            queue.iter().position(|delivery| of(&delivery.keep))
+        })?;
+        let Delivery { publication, qos, retain, extra, keep } = &mut queue[found];
+        Some(Kept {
+            keep: keep.as_mut()?,
+            packet_id: None,
+            message: Some(KeptMessage { publication, qos: *qos, retain: *retain, extra }),
+        })
+    }
+
+    /// Puts a message back in flight after a restart, behind those put back before.
+    pub fn restore_in_flight(&mut self, packet_id: PacketId, delivery: Delivery) {
+        if self.position(packet_id).is_some() {
+            // Two with one id: only a damaged log says so. It gets another.
+            self.restore_queued(delivery);
+            return;
+        }
+        self.push_in_flight(packet_id, delivery);
+        self.restored(packet_id);
+    }
+
+    /// Puts a message back of which the client is known to have it: its PUBREL is next.
+    pub fn restore_received(&mut self, packet_id: PacketId, keep: Keep) {
+        if self.position(packet_id).is_some() {
+            return;
+        }
+        self.in_flight.push_back(InFlight {
+            packet_id,
+            stage: Stage::PubComp,
+            serial: 0,
+            sent_before: true,
+            delivery: None,
+            keep: Some(keep),
+        });
+        self.restored(packet_id);
+    }
+
+    /// Puts a message back in the queue after a restart. No bound is asked: it was taken once.
+    pub fn restore_queued(&mut self, delivery: Delivery) {
+        self.queue_bytes += delivery.publication.memory_size();
+        self.queued_once += usize::from(delivery.qos == QoS::AtMostOnce);
+        self.queue.push_back(delivery);
+    }
+
+    /// What was put back may lie any number of ids apart: until it is done, each new id is looked for in the line.
+    fn restored(&mut self, packet_id: PacketId) {
+        let serial = self.next_serial.wrapping_sub(u32::from(u16::MAX));
+        if let Some(entry) = self.in_flight.back_mut() {
+            entry.serial = serial;
+            entry.sent_before = true;
+        }
+        self.next_packet_id = successor(packet_id);
     }
 
     /// Messages in flight.
@@ -343,6 +528,7 @@ impl Outbound {
             stage,
             serial,
             sent_before: false,
+            keep: delivery.keep,
             delivery: Some(delivery),
         });
     }
@@ -367,7 +553,9 @@ impl Outbound {
         if index < self.sent {
             self.sent -= 1;
         }
-        self.in_flight.remove(index)?.delivery
+        let entry = self.in_flight.remove(index)?;
+        self.gone.extend(entry.keep);
+        entry.delivery
     }
 
     /// Clients acknowledge in the order of arrival [MQTT-4.6.0-2], so this nearly always looks at one entry.
@@ -419,8 +607,8 @@ mod tests {
             publication: Arc::new(publication),
             qos,
             retain: false,
-            subscription_identifiers: None,
-            share: None,
+            extra: None,
+            keep: None,
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use midge_codec::{PubRel, QoS, ReasonCode};
 use midge_session::outbound::Resend;
-use midge_session::{Delivery, Offer, Publication, SubscriptionOptions};
+use midge_session::{Delivery, DeliveryExtra, Offer, Publication, SubscriptionOptions};
 use midge_topic::SubscriberId;
 
 use crate::connection::State;
@@ -234,7 +234,7 @@ impl Shard {
                 retain: delivery.retain,
                 duplicate,
                 packet_id,
-                identifiers: delivery.subscription_identifiers.as_deref().unwrap_or_default(),
+                identifiers: delivery.subscription_identifiers(),
                 origin: None,
             };
             let publication = Arc::clone(&delivery.publication);
@@ -307,14 +307,12 @@ fn delivery(
     identifiers: &[u32],
     occasion: Occasion<'_>,
 ) -> Delivery {
-    Delivery {
-        publication: Arc::clone(publication),
-        qos,
-        retain,
-        subscription_identifiers: (!identifiers.is_empty()).then(|| identifiers.into()),
-        share: match occasion {
-            Occasion::Shared(group) => Some(Arc::clone(group)),
-            Occasion::Live | Occasion::Retained => None,
-        },
-    }
+    let share = match occasion {
+        Occasion::Shared(group) => Some(Arc::clone(group)),
+        Occasion::Live | Occasion::Retained => None,
+    };
+    let extra = (share.is_some() || !identifiers.is_empty()).then(|| {
+        Box::new(DeliveryExtra { subscription_identifiers: identifiers.into(), share })
+    });
+    Delivery { publication: Arc::clone(publication), qos, retain, extra, keep: None }
 }

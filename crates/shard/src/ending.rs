@@ -198,7 +198,7 @@ impl Shard {
             if mutant!("share-not-returned") {
                 continue;
             }
-            if let Some(group) = delivery.share
+            if let Some(group) = delivery.share().cloned()
                 && delivery.qos > QoS::AtMostOnce
             {
                 let member = ShareMember { group, session: reference };
