@@ -230,6 +230,8 @@ counters! {
     dropped_output_full: counter Count in messages_dropped(reason = "output_full");
     /// Messages dropped because the session's queue was full.
     dropped_queue_full: counter Count in messages_dropped(reason = "queue_full");
+    /// Messages not taken because the log of the session that must get them takes nothing.
+    dropped_log_full: counter Count in messages_dropped(reason = "log_full");
     /// Messages dropped because their Message Expiry Interval had passed.
     dropped_expired: counter Count in messages_dropped(reason = "expired");
     /// Messages not sent because they exceed the client's Maximum Packet Size.
@@ -328,6 +330,7 @@ impl Counters {
     pub fn messages_dropped(&self) -> u64 {
         self.dropped_output_full
             + self.dropped_queue_full
+            + self.dropped_log_full
             + self.dropped_expired
             + self.dropped_too_large
             + self.dropped_no_member

@@ -77,6 +77,18 @@ impl SubscriptionOptions {
         (identifier != 0).then_some(identifier)
     }
 
+    /// The packed word, for storing.
+    #[must_use]
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// From a stored word; `None` when no options look like that.
+    #[must_use]
+    pub fn from_bits(bits: u32) -> Option<Self> {
+        ((bits >> QOS_SHIFT) & 3 != 3).then_some(Self(bits))
+    }
+
     /// The options of one delivery that two overlapping subscriptions of one client cause: the higher QoS
     /// [MQTT-3.3.4-2], and RETAIN as published if either asks for it. The identifiers of both are the caller's to keep.
     #[must_use]

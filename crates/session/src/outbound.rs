@@ -402,13 +402,12 @@ impl Outbound {
         }
         // Messages that are not kept (QoS 0, or while the log took none) stand in between: rare enough to step over.
         let queue = self.queue.make_contiguous();
-        let least = queue.partition_point(|delivery| {
-            delivery.keep.is_some_and(|keep| keep.message < message)
-        });
+        let least = queue
+            .partition_point(|delivery| delivery.keep.is_some_and(|keep| keep.message < message));
         let found = queue[least..].iter().position(|delivery| of(&delivery.keep));
-        let found = found.map(|at| least + at).or_else(|| {
-            queue.iter().position(|delivery| of(&delivery.keep))
-        })?;
+        let found = found
+            .map(|at| least + at)
+            .or_else(|| queue.iter().position(|delivery| of(&delivery.keep)))?;
         let Delivery { publication, qos, retain, extra, keep } = &mut queue[found];
         Some(Kept {
             keep: keep.as_mut()?,
@@ -603,13 +602,7 @@ mod tests {
 
     fn expiring(payload: &str, qos: QoS, expires_at: Option<Time>) -> Delivery {
         let publication = Publication::new("t", b"", payload.as_bytes(), qos, false, expires_at);
-        Delivery {
-            publication: Arc::new(publication),
-            qos,
-            retain: false,
-            extra: None,
-            keep: None,
-        }
+        Delivery { publication: Arc::new(publication), qos, retain: false, extra: None, keep: None }
     }
 
     fn id(number: u16) -> PacketId {

@@ -37,6 +37,9 @@ impl Shard {
             Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
             Acknowledged::Done | Acknowledged::Release | Acknowledged::Unknown => {}
         }
+        if outbound.has_gone() {
+            self.note_gone(session);
+        }
         self.after_acknowledgement(id);
         Ok(())
     }
@@ -55,6 +58,13 @@ impl Shard {
             }
             None => Acknowledged::Unknown,
         };
+        if let (Some(kept), Some(durable), Some(outbound)) =
+            (&entry.kept, &mut self.durable, entry.session.outbound.as_mut())
+            && matches!(outcome, Acknowledged::Release)
+        {
+            durable.note_received(kept.key, outbound, ack.packet_id, connection);
+        }
+        let gone = entry.session.outbound.as_ref().is_some_and(|outbound| outbound.has_gone());
         let reason_code = match outcome {
             Acknowledged::Mismatch => return Err(Violation::AcknowledgementMismatch.into()),
             Acknowledged::Done => None,
@@ -68,6 +78,9 @@ impl Shard {
         {
             let release = PubRel::new(ack.packet_id, reason_code);
             self.wire.answer(id, connection, |version, out| release.encode(version, out));
+        }
+        if gone {
+            self.note_gone(session);
         }
         self.after_acknowledgement(id);
         Ok(())

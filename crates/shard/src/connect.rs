@@ -105,8 +105,14 @@ impl Shard {
                 return self.refuse(id, connect.version, refusal);
             }
             None => {
-                let serial = self.next_serial();
                 let expiry = terms.session_expiry_interval_seconds;
+                if expiry > 0
+                    && let Some(reason_code) = self.log_refusal()
+                {
+                    let reason = "the disk that would keep the session takes nothing";
+                    return self.refuse(id, connect.version, Refusal { reason_code, reason });
+                }
+                let serial = self.next_serial();
                 self.sessions.insert(Session::new(client_id, expiry), serial)
             }
         };
@@ -154,6 +160,7 @@ impl Shard {
         }
         self.counters.connects_accepted += 1;
         self.actions.push_back(Action::Receive(id));
+        self.keep_terms(id, session);
         self.write_connack(id, connect.version, terms, client_id, session_present, assigned);
         if session_present {
             self.tell_choosers(session);

@@ -8,7 +8,9 @@ use midge_codec::{PacketId, ProtocolVersion, QoS, ReasonCode};
 use midge_output::Output;
 use midge_session::Time;
 use midge_session::alias::{InboundAliases, OutboundAliases};
+use midge_store::Sequence;
 
+use crate::durable::wait::Gate;
 use crate::identity::Identity;
 use crate::ids::{ListenerId, PeerAddress, SessionId};
 use crate::retained::{RetainedPump, YoungSent};
@@ -93,6 +95,8 @@ pub(crate) struct Connection {
     pub(crate) input: Option<Box<Vec<u8>>>,
     /// To be sent.
     pub(crate) output: Option<Box<Output>>,
+    /// While its output says something that is not committed.
+    pub(crate) gate: Option<Box<Gate>>,
     /// What most connections never need.
     pub(crate) extra: Option<Box<Extra>>,
 }
@@ -112,6 +116,17 @@ pub(crate) struct Extra {
     pub(crate) young_sent: Vec<YoungSent>,
     /// The pumps have had their part of this turn; the connection is in the shard's list of those that go on.
     pub(crate) gave_way: bool,
+}
+
+/// What another shard says about a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It has it, or did not want it.
+    Kept,
+    /// It had no room.
+    Refused,
+    /// It must keep it, and its disk did not take it.
+    Unkept,
 }
 
 /// A SUBACK that waits for choosers on other shards.
@@ -143,12 +158,25 @@ pub(crate) struct PendingAck {
     pub(crate) kept: bool,
     /// Somebody wanted it and had no room.
     pub(crate) refused: bool,
+    /// Somebody must keep it, and the disk did not take it.
+    pub(crate) unkept: bool,
+    /// What the log must have reached before it leaves.
+    pub(crate) after: Sequence,
 }
 
 impl PendingAck {
     /// One that waits for nobody.
     pub(crate) const fn at_once(packet_id: PacketId, qos: QoS, reason_code: ReasonCode) -> Self {
-        Self { packet_id, qos, reason_code, waiting_for: 0, kept: false, refused: false }
+        Self {
+            packet_id,
+            qos,
+            reason_code,
+            waiting_for: 0,
+            kept: false,
+            refused: false,
+            unkept: false,
+            after: Sequence(0),
+        }
     }
 }
 
@@ -171,15 +199,18 @@ impl PendingAcks {
     }
 
     /// One of the shards that number `number` waits for has answered.
-    pub(crate) fn answer(&mut self, number: u32, refused: bool) {
+    pub(crate) fn answer(&mut self, number: u32, answer: Answer) {
+        let refused = answer != Answer::Kept;
         if let Some(ack) = self.line.get_mut(number.wrapping_sub(self.first) as usize) {
             debug_assert!(ack.waiting_for > 0);
             ack.waiting_for = ack.waiting_for.saturating_sub(1);
             ack.refused |= refused;
             ack.kept |= !refused;
+            ack.unkept |= answer == Answer::Unkept;
             // Refused by all that wanted it: one full queue of many is not the publisher's failure, and a publisher
             // that is told so publishes again, which would reach those who have it twice.
             ack.reason_code = match ack.reason_code {
+                _ if ack.unkept => ReasonCode::QuotaExceeded,
                 ReasonCode::Success | ReasonCode::QuotaExceeded if ack.refused && !ack.kept => {
                     ReasonCode::QuotaExceeded
                 }
@@ -217,6 +248,7 @@ impl Connection {
             flags: Flags::default(),
             input: None,
             output: None,
+            gate: None,
             extra: None,
         };
         connection.hear(now);
@@ -255,7 +287,8 @@ impl Connection {
     /// Bytes that wait for the socket, without those of the send in flight.
     #[inline]
     pub(crate) fn output_size(&self) -> usize {
-        self.output.as_ref().map_or(0, |output| output.size())
+        let held = self.gate.as_ref().map_or(0, |gate| gate.held_size());
+        held + self.output.as_ref().map_or(0, |output| output.size())
     }
 
     /// Bytes received and not consumed.
@@ -307,16 +340,18 @@ mod tests {
             waiting_for,
             kept: false,
             refused: false,
+            unkept: false,
+            after: Sequence(0),
         };
         let mut acks = PendingAcks::default();
         let first = acks.push(ack(1, 2));
         let second = acks.push(ack(2, 1));
         acks.push(ack(3, 0));
-        acks.answer(second, true);
+        acks.answer(second, Answer::Refused);
         assert_eq!(acks.pop_ready(), None);
-        acks.answer(first, false);
+        acks.answer(first, Answer::Kept);
         assert_eq!(acks.pop_ready(), None);
-        acks.answer(first, false);
+        acks.answer(first, Answer::Kept);
         assert_eq!(acks.pop_ready().map(|a| a.reason_code), Some(ReasonCode::Success));
         assert_eq!(acks.pop_ready().map(|a| a.reason_code), Some(ReasonCode::QuotaExceeded));
         assert_eq!(acks.pop_ready().map(|a| a.packet_id.get()), Some(3));

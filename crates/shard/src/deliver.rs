@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use midge_codec::{PubRel, QoS, ReasonCode};
+use midge_codec::{PacketId, PubRel, QoS, ReasonCode};
 use midge_session::outbound::Resend;
 use midge_session::{Delivery, DeliveryExtra, Offer, Publication, SubscriptionOptions};
 use midge_topic::SubscriberId;
 
 use crate::connection::State;
+use crate::durable::{Durable, Kept, Recipient};
 use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
-use crate::ids::SessionId;
+use crate::ids::{SessionId, SessionRef};
 use crate::retained::{note_overtaken, was_sent_as_retained};
 use crate::shard::Shard;
 use crate::tally::Load;
@@ -37,6 +38,8 @@ pub(crate) enum Delivered {
     Dropped,
     /// QoS 1 or 2 and the queue is full.
     Full,
+    /// QoS 1 or 2 for a session that is kept, and the log does not take it.
+    Unkept,
 }
 
 impl Shard {
@@ -100,11 +103,13 @@ impl Shard {
                     return Delivered::Dropped;
                 }
                 let delivery = delivery(publication, qos, retain, &self.identifiers, occasion);
+                let recipient = recipient(&self.durable, session, &entry.kept, &delivery);
                 let outbound = entry.session.outbound.get_or_insert_default();
                 return match outbound.enqueue(delivery, &settings.queue) {
                     Offer::Queued | Offer::Send(..) => {
                         self.counters.messages_queued += 1;
                         self.counters.messages_queued_now += 1;
+                        note_recipient(&mut self.durable, recipient, None);
                         Delivered::Queued
                     }
                     Offer::Full(_) => {
@@ -153,12 +158,18 @@ impl Shard {
             }
             _ => 0,
         };
-        let outbound = entry.session.outbound.get_or_insert_default();
+        if entry.kept.is_some() && self.durable.as_ref().is_some_and(|d| !d.opening.ready) {
+            self.counters.dropped_log_full += 1;
+            return Delivered::Unkept;
+        }
         let message = delivery(publication, qos, retain, &self.identifiers, occasion);
+        let recipient = recipient(&self.durable, session, &entry.kept, &message);
+        let outbound = entry.session.outbound.get_or_insert_default();
         match outbound.offer(message, window, &settings.queue) {
             Offer::Queued => {
                 self.counters.messages_queued += 1;
                 self.counters.messages_queued_now += 1;
+                note_recipient(&mut self.durable, recipient, None);
                 Delivered::Queued
             }
             Offer::Full(_) => {
@@ -190,6 +201,7 @@ impl Shard {
                     self.now,
                 ) {
                     Appended::Yes => {
+                        note_recipient(&mut self.durable, recipient, Some(packet_id));
                         self.counters.publishes_sent[qos as usize] += 1;
                         self.counters.messages_in_flight_now += 1;
                         Delivered::Sent
@@ -214,7 +226,14 @@ impl Shard {
             return;
         }
         let before = Load::of(outbound);
+        let kept = entry.kept.as_ref().map(|kept| kept.key);
         while connection.output_size() < self.settings.output_bytes_max {
+            if kept.is_some()
+                && self.durable.as_mut().is_some_and(|durable| !durable.has_control_room())
+            {
+                // What gets a packet id now could not be written down.
+                break;
+            }
             let next =
                 outbound.next(connection.window, self.now, &mut self.counters.dropped_expired);
             let (packet_id, delivery, duplicate) = match &next {
@@ -237,7 +256,7 @@ impl Shard {
                 identifiers: delivery.subscription_identifiers(),
                 origin: None,
             };
-            let publication = Arc::clone(&delivery.publication);
+            let (publication, qos) = (Arc::clone(&delivery.publication), delivery.qos);
             match append_publish(
                 &mut self.wire,
                 None,
@@ -247,13 +266,23 @@ impl Shard {
                 shape,
                 self.now,
             ) {
-                Appended::Yes => self.counters.publishes_sent[shape.qos as usize] += 1,
+                Appended::Yes => {
+                    self.counters.publishes_sent[qos as usize] += 1;
+                    if let (Some(key), Some(packet_id), false) = (kept, packet_id, duplicate)
+                        && let Some(durable) = &mut self.durable
+                    {
+                        durable.note_assigned(key, outbound, packet_id, qos, connection);
+                    }
+                }
                 Appended::TooLarge => {
                     self.counters.dropped_too_large += 1;
                     let Some(packet_id) = packet_id else { continue };
-                    if shape.qos == QoS::ExactlyOnce && duplicate {
+                    if qos == QoS::ExactlyOnce && duplicate {
                         // The client, whose limit was larger before, may have it and hold the id: release it first.
                         outbound.pubrec(packet_id, false);
+                        if let (Some(key), Some(durable)) = (kept, &mut self.durable) {
+                            durable.note_received(key, outbound, packet_id, connection);
+                        }
                         let release = PubRel::new(packet_id, ReasonCode::Success);
                         self.wire.answer_always(id, connection, |version, out| {
                             release.encode(version, out);
@@ -267,8 +296,12 @@ impl Shard {
         before.has_become(Load::of(outbound), &mut self.counters);
         let half = self.settings.queue.messages_max / 2;
         let room = outbound.queued_count() <= half;
+        let gone = outbound.has_gone();
         if room && entry.shares.as_ref().is_some_and(|shares| shares.told_full) {
             self.tell_choosers(session);
+        }
+        if gone {
+            self.note_gone(session);
         }
     }
 
@@ -288,15 +321,44 @@ impl Shard {
         }
     }
 
-    /// A message from a shared subscription that this session cannot keep goes back to the chooser.
-    pub(crate) fn return_shared(&mut self, member: ShareMember, publication: Arc<Publication>) {
-        if let Some(entry) = self.sessions.current(member.session)
+    /// The choosers take a session for full: it says when it has room.
+    pub(crate) fn note_told_full(&mut self, session: SessionRef) {
+        if let Some(entry) = self.sessions.current(session)
             && let Some(shares) = entry.shares.as_mut()
         {
             shares.told_full = true;
         }
+    }
+
+    /// A message from a shared subscription that this session cannot keep goes back to the chooser.
+    pub(crate) fn return_shared(&mut self, member: ShareMember, publication: Arc<Publication>) {
+        self.note_told_full(member.session);
         let target = chooser(&member.group, self.shards);
         self.send(target, Envelope::ShareReturn(Box::new(ShareReturn { member, publication })));
+    }
+}
+
+/// Whom the record of a publication will name, when the session is kept.
+#[inline]
+fn recipient(
+    durable: &Option<Box<Durable>>,
+    session: SessionId,
+    kept: &Option<Box<Kept>>,
+    delivery: &Delivery,
+) -> Option<Recipient> {
+    let kept = kept.as_ref()?;
+    durable.as_ref().filter(|durable| durable.opening.ready)?;
+    Some(Recipient::new(session, kept.key, delivery))
+}
+
+#[inline]
+fn note_recipient(
+    durable: &mut Option<Box<Durable>>,
+    recipient: Option<Recipient>,
+    packet_id: Option<PacketId>,
+) {
+    if let (Some(durable), Some(recipient)) = (durable, recipient) {
+        durable.opening.recipients.push(Recipient { packet_id, ..recipient });
     }
 }
 
@@ -311,8 +373,7 @@ fn delivery(
         Occasion::Shared(group) => Some(Arc::clone(group)),
         Occasion::Live | Occasion::Retained => None,
     };
-    let extra = (share.is_some() || !identifiers.is_empty()).then(|| {
-        Box::new(DeliveryExtra { subscription_identifiers: identifiers.into(), share })
-    });
+    let extra = (share.is_some() || !identifiers.is_empty())
+        .then(|| Box::new(DeliveryExtra { subscription_identifiers: identifiers.into(), share }));
     Delivery { publication: Arc::clone(publication), qos, retain, extra, keep: None }
 }

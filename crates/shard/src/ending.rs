@@ -7,6 +7,7 @@ use midge_session::session::NEVER;
 
 use crate::action::{Action, Event, PeerError, Violation};
 use crate::connection::{Flags, State};
+use crate::durable::Late;
 use crate::envelope::ShareMember;
 use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
@@ -158,6 +159,7 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(id) else { return };
         let away = Away {
             timer_serial,
+            since: now,
             expires_at: (expiry != NEVER).then(|| now.plus_seconds(expiry.into())),
             will_at: entry.session.will.is_some().then(|| now.plus_seconds(delay.into())),
         };
@@ -167,6 +169,7 @@ impl Shard {
         {
             self.wheel.insert(deadline, Entry::new(Subject::Session, id.0, timer_serial));
         }
+        self.note_terms(id);
         self.tell_choosers(id);
     }
 
@@ -180,7 +183,11 @@ impl Shard {
         let publication = Arc::new(will.publication(self.now));
         self.counters.wills_published += 1;
         // The will's own session may be subscribed to it: no-local counts for it as for any publication of the client.
-        self.route(&publication, Some(id), false);
+        let busy = self.route(&publication, Some(id), false, true).busy;
+        if let (true, Some(durable)) = (busy, &mut self.durable) {
+            durable.late.push_back(Late::Publication(publication, Some(id)));
+        }
+        self.note_terms(id);
     }
 
     /// A session's end: its subscriptions, its queue, its place in shared groups, its waiting will.
@@ -193,6 +200,7 @@ impl Shard {
             Load::of(outbound).has_become(Load::NOTHING, &mut self.counters);
         }
         debug_assert!(entry.connection.is_none());
+        self.forget_session(&entry);
         let back = entry.session.outbound.take().map(|outbound| outbound.into_undelivered());
         for delivery in back.into_iter().flatten() {
             if mutant!("share-not-returned") {
@@ -304,7 +312,8 @@ impl Shard {
         if connection.state != State::Closed {
             set_state(connection, State::Closed, &mut self.counters);
             connection.input = None;
-            if let Some(output) = connection.output.take() {
+            let held = connection.gate.take().and_then(|mut gate| gate.take_held());
+            for output in connection.output.take().into_iter().chain(held) {
                 self.wire.recycle(output);
             }
             self.actions.push_back(Action::Close(id));

@@ -59,7 +59,8 @@ pub(crate) enum Item {
     /// QoS 0 PUBLISH packets to one topic, as they were received, in `Batch::frames`.
     Run(RunPlace),
     /// Anything else; `ticket` is answered with [`Envelope::Accepted`] when it is not zero.
-    Publication { publication: Arc<Publication>, ticket: u64 },
+    /// When `number` is not zero it is kept by the shard that hands it on, under that number, until the ticket is answered.
+    Publication { publication: Arc<Publication>, ticket: u64, number: u64 },
 }
 
 /// Where a run's frames lie, and what is known about them.
@@ -84,6 +85,8 @@ pub struct Accepted {
     pub(crate) ticket: u64,
     /// Those among them that could not be kept (a quota was reached).
     pub(crate) refused: Vec<u64>,
+    /// Those that somebody must keep and the disk did not take: they are not acknowledged, whoever else has them.
+    pub(crate) unkept: Vec<u64>,
 }
 
 /// A connection that arrives at its client's home.
@@ -152,6 +155,8 @@ pub struct ShareDeliver {
     pub(crate) member: ShareMember,
     /// When and where it came into the broker, or was taken from the group's backlog.
     pub(crate) origin: Origin,
+    /// Answered with [`Envelope::Accepted`] when it is not zero.
+    pub(crate) ticket: u64,
     pub(crate) publication: Arc<Publication>,
 }
 

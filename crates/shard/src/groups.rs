@@ -15,20 +15,26 @@
 //! chooses again. A member whose queue is full is skipped until it says that it has room.
 
 use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::QoS;
 use midge_mesh::ShardId;
-use midge_session::{Publication, SubscriptionOptions};
+use midge_session::{Keep, Publication, SubscriptionOptions};
+use midge_store::Sequence;
 use midge_topic::{FilterId, SharedFilter, SubscriberId};
 
+use crate::connection::Answer;
 use crate::deliver::{Delivered, Occasion};
+use crate::durable::Late;
+use crate::durable::record::Record;
 use crate::envelope::{
-    Envelope, ShareDeliver, ShareJoin, ShareJoined, ShareMember, ShareReturn, ShareState,
+    Envelope, ShareDeliver, ShareJoin, ShareJoined, ShareMember, ShareReturn, ShareState, chooser,
 };
 use crate::ids::SessionRef;
-use crate::shard::Shard;
+use crate::shard::{Shard, Waiter, WaitingAck};
 use crate::slab::Slab;
+use crate::tally::Origin;
 
 /// Subscriber numbers from here on are groups, below it sessions.
 const GROUP_BIT: u32 = 1 << 31;
@@ -50,7 +56,15 @@ struct Group {
     members: Vec<Member>,
     /// Where the round goes on.
     cursor: usize,
-    backlog: VecDeque<Arc<Publication>>,
+    backlog: VecDeque<Waiting>,
+}
+
+/// A message that waits for a member.
+#[derive(Debug)]
+struct Waiting {
+    publication: Arc<Publication>,
+    /// Where it stands in the log.
+    keep: Option<Keep>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -93,6 +107,40 @@ impl Groups {
     /// The same, of the group with this text.
     pub(crate) fn outline_of(&self, text: &str) -> Option<GroupOutline<'_>> {
         self.slab.get(*self.by_text.get(text)?).map(Group::outline)
+    }
+
+    /// Notes where the message that a group's backlog took last stands in the log.
+    pub(crate) fn keep_last(&mut self, text: &str, keep: Keep) {
+        if let Some((_, group)) = self.find(text)
+            && let Some(last) = group.backlog.back_mut()
+        {
+            last.keep = Some(keep);
+        }
+    }
+
+    /// A message in a group's backlog that stands in the log.
+    pub(crate) fn find_kept(
+        &mut self,
+        text: &str,
+        message: NonZeroU64,
+    ) -> Option<(&Arc<Publication>, &mut Keep)> {
+        let (_, group) = self.find(text)?;
+        group.backlog.iter_mut().find_map(|waiting| {
+            let Waiting { publication, keep: Some(keep) } = waiting else { return None };
+            (keep.message == message).then_some((&*publication, keep))
+        })
+    }
+
+    /// All messages of backlogs that stand in the log.
+    pub(crate) fn kept_messages(&self) -> Vec<(Arc<str>, Arc<Publication>, Keep)> {
+        let groups = self.slab.iter();
+        let waiting = groups.flat_map(|(_, group)| {
+            group.backlog.iter().map(|waiting| (Arc::clone(&group.text), waiting))
+        });
+        let kept = waiting.filter_map(|(text, waiting)| {
+            Some((text, Arc::clone(&waiting.publication), waiting.keep?))
+        });
+        kept.collect()
     }
 
     fn find(&mut self, text: &str) -> Option<(u32, &mut Group)> {
@@ -142,25 +190,38 @@ impl Group {
         })
     }
 
+    /// Whether some member outlives its connection, and what waits for it the process.
+    fn is_persistent(&self) -> bool {
+        self.members.iter().any(|member| member.persistent)
+    }
+
     fn member(&mut self, shard: ShardId, session: SessionRef) -> Option<&mut Member> {
         self.members.iter_mut().find(|m| m.shard == shard && m.session == session)
     }
 }
 
 impl Shard {
-    /// Gives a message to one member of a group; whether one takes it or the group keeps it.
-    pub(crate) fn choose(&mut self, group: GroupIndex, publication: &Arc<Publication>) -> bool {
-        let Some(entry) = self.groups.slab.get_mut(group.0) else { return false };
+    /// Gives a message to one member of a group: [`Delivered::Sent`] when one takes it or the group keeps it.
+    pub(crate) fn choose(
+        &mut self,
+        group: GroupIndex,
+        publication: &Arc<Publication>,
+    ) -> Delivered {
+        if self.durable.is_some() && publication.qos() > QoS::AtMostOnce {
+            return self.choose_kept(group, publication);
+        }
+        let Some(entry) = self.groups.slab.get_mut(group.0) else { return Delivered::Dropped };
         let chosen = if entry.backlog.is_empty() { entry.next(publication.qos()) } else { None };
         let Some(member) = chosen else {
             let keep = publication.qos() > QoS::AtMostOnce
                 && entry.backlog.len() < self.settings.share_backlog_messages_max;
             if keep {
-                entry.backlog.push_back(Arc::clone(publication));
-            } else {
-                self.counters.dropped_no_member += 1;
+                let publication = Arc::clone(publication);
+                entry.backlog.push_back(Waiting { publication, keep: None });
+                return Delivered::Sent;
             }
-            return keep;
+            self.counters.dropped_no_member += 1;
+            return Delivered::Dropped;
         };
         let text = Arc::clone(&entry.text);
         if mutant!("share-two-members")
@@ -169,30 +230,119 @@ impl Shard {
             self.give(second, Arc::clone(&text), Arc::clone(publication));
         }
         self.give(member, text, Arc::clone(publication));
-        true
+        Delivered::Sent
+    }
+
+    /// The same for a message that must not be lost: a member here takes it into the record that is being made, one on another
+    /// shard answers a ticket once it has it, and a backlog stands in the record.
+    fn choose_kept(&mut self, group: GroupIndex, publication: &Arc<Publication>) -> Delivered {
+        loop {
+            let Some(entry) = self.groups.slab.get_mut(group.0) else { return Delivered::Dropped };
+            let persistent = entry.is_persistent();
+            let chosen =
+                if entry.backlog.is_empty() { entry.next(publication.qos()) } else { None };
+            let text = Arc::clone(&entry.text);
+            let Some(member) = chosen else {
+                if entry.backlog.len() >= self.settings.share_backlog_messages_max {
+                    self.counters.dropped_no_member += 1;
+                    return Delivered::Dropped;
+                }
+                if persistent && let Some(durable) = &mut self.durable {
+                    if !durable.opening.ready {
+                        return Delivered::Unkept;
+                    }
+                    durable.opening.groups.push(text);
+                }
+                let publication = Arc::clone(publication);
+                entry.backlog.push_back(Waiting { publication, keep: None });
+                return Delivered::Sent;
+            };
+            let share = ShareMember { group: text, session: member.session };
+            if member.shard != self.id {
+                let ticket = if member.persistent {
+                    let ticket = self.outboxes.next_ticket(member.shard);
+                    self.tickets.push((member.shard, ticket));
+                    ticket
+                } else {
+                    0
+                };
+                let publication = Arc::clone(publication);
+                let origin = Origin { remote: true, ..self.origin() };
+                let deliver = ShareDeliver { member: share, origin, ticket, publication };
+                self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
+                return Delivered::Sent;
+            }
+            let (origin, before) = (self.origin(), self.origin);
+            let delivered = self.deliver_shared(&share, origin, publication);
+            self.origin = before;
+            match delivered {
+                Some(Delivered::Full) | None => {
+                    let entry = self.groups.slab.get_mut(group.0);
+                    if let Some(full) = entry.and_then(|e| e.member(member.shard, member.session)) {
+                        full.room = false;
+                    }
+                    self.note_told_full(member.session);
+                }
+                Some(Delivered::Unkept) => return Delivered::Unkept,
+                Some(_) => return Delivered::Sent,
+            }
+        }
     }
 
     fn give(&mut self, member: Member, group: Arc<str>, publication: Arc<Publication>) {
         let mut origin = self.origin();
         origin.remote |= member.shard != self.id;
-        let member_of = ShareMember { group, session: member.session };
-        let deliver = ShareDeliver { member: member_of, origin, publication };
+        let member_there = ShareMember { group, session: member.session };
+        let deliver = ShareDeliver { member: member_there, origin, ticket: 0, publication };
         self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
+    }
+
+    /// Gives out a message of a backlog that stands in the log: it stands there until the member's shard has it.
+    fn give_waiting(&mut self, member: Member, group: Arc<str>, waiting: Waiting) {
+        let Some(keep) = waiting.keep else { return self.give(member, group, waiting.publication) };
+        let share = ShareMember { group: Arc::clone(&group), session: member.session };
+        let mut origin = self.origin();
+        if member.shard == self.id {
+            // Taken from here in the same turn; what does not fit comes back at once, and is kept anew.
+            let publication = waiting.publication;
+            let deliver = ShareDeliver { member: share, origin, ticket: 0, publication };
+            if self.handle_share_deliver(deliver) {
+                self.backlog_taken(&group, &keep);
+            }
+            return;
+        }
+        let ticket = self.outboxes.next_ticket(member.shard);
+        let waiter = Waiter::Backlog { group, keep };
+        self.waiting_acks[member.shard.index()].push_back(WaitingAck { ticket, waiter });
+        origin.remote = true;
+        let publication = waiting.publication;
+        let deliver = ShareDeliver { member: share, origin, ticket, publication };
+        self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
+    }
+
+    /// A member has taken what a backlog kept.
+    pub(crate) fn backlog_taken(&mut self, group: &str, keep: &Keep) {
+        let Some(durable) = &mut self.durable else { return };
+        durable.note_end(&Record::Taken { message: keep.message.get(), group });
+        durable.release_keep(keep);
     }
 
     /// Gives out what a group kept, as far as members take it.
     fn give_backlog(&mut self, index: u32) {
         while let Some(group) = self.groups.slab.get_mut(index) {
             let Some(front) = group.backlog.front() else { return };
-            if front.expired(self.now) {
-                group.backlog.pop_front();
+            let text = Arc::clone(&group.text);
+            if front.publication.expired(self.now) {
+                let expired = group.backlog.pop_front();
                 self.counters.dropped_expired += 1;
+                if let Some(keep) = expired.and_then(|expired| expired.keep) {
+                    self.backlog_taken(&text, &keep);
+                }
                 continue;
             }
-            let Some(member) = group.next(front.qos()) else { return };
-            let Some(publication) = group.backlog.pop_front() else { return };
-            let text = Arc::clone(&group.text);
-            self.give(member, text, publication);
+            let Some(member) = group.next(front.publication.qos()) else { return };
+            let Some(waiting) = group.backlog.pop_front() else { return };
+            self.give_waiting(member, text, waiting);
         }
     }
 
@@ -221,6 +371,22 @@ impl Shard {
         let joined = ShareJoined { token: join.token, connection: join.connection };
         self.send(from, Envelope::ShareJoined(Box::new(joined)));
         self.give_backlog(index);
+    }
+
+    /// Puts a group's backlog back after a restart; its members join later.
+    pub(crate) fn restore_backlog(&mut self, text: &str, messages: Vec<(Arc<Publication>, Keep)>) {
+        let options = SubscriptionOptions::new(QoS::ExactlyOnce, false, false, None);
+        let text: Arc<str> = text.into();
+        if messages.is_empty() || self.groups.by_text.contains_key(&text) {
+            return;
+        }
+        let Some(index) = self.found_group(&text, options) else { return };
+        let Some(group) = self.groups.slab.get_mut(index) else { return };
+        group.backlog.extend(
+            messages
+                .into_iter()
+                .map(|(publication, keep)| Waiting { publication, keep: Some(keep) }),
+        );
     }
 
     /// A group with its filter in the table, without members yet.
@@ -252,6 +418,9 @@ impl Shard {
         }
         let Some(group) = self.groups.slab.remove(index) else { return };
         self.groups.by_text.remove(&group.text);
+        for keep in group.backlog.iter().filter_map(|waiting| waiting.keep) {
+            self.backlog_taken(&group.text, &keep);
+        }
         self.counters.dropped_no_member += group.backlog.len() as u64;
         self.unsubscribe_table(group.filter, SubscriberId(GROUP_BIT | index));
     }
@@ -286,7 +455,14 @@ impl Shard {
         }
         // It was chosen before anything that waits in the backlog came, so it goes first.
         if group.backlog.len() < self.settings.share_backlog_messages_max {
-            group.backlog.push_front(back.publication);
+            let persistent = group.is_persistent();
+            let keep = if persistent {
+                self.keep_backlog(&back.member.group, &back.publication)
+            } else {
+                None
+            };
+            let Some((_, group)) = self.groups.find(&back.member.group) else { return };
+            group.backlog.push_front(Waiting { publication: back.publication, keep });
             self.give_backlog(index);
         } else {
             self.counters.dropped_no_member += 1;
@@ -294,24 +470,52 @@ impl Shard {
     }
 
     /// The chooser has chosen a session of this shard.
-    pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) {
-        let ShareDeliver { member, origin, publication } = deliver;
+    /// `false`: later, when the log has room.
+    pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) -> bool {
+        let size = deliver.member.group.len();
+        if self.durable.is_some()
+            && !self.open_delivery(deliver.member.session.id, &deliver.publication, size)
+        {
+            if let Some(durable) = &mut self.durable {
+                durable.late.push_back(Late::Share(deliver));
+            }
+            return false;
+        }
+        let ShareDeliver { member, origin, ticket, publication } = deliver;
+        let delivered = self.deliver_shared(&member, origin, &publication);
+        let after = match &self.durable {
+            Some(_) => self.close_message(&publication),
+            None => Sequence(0),
+        };
+        let chooser = chooser(&member.group, self.shards);
+        if matches!(delivered, Some(Delivered::Full | Delivered::Unkept) | None) {
+            self.return_shared(member, publication);
+        }
+        if ticket != 0 {
+            self.note_accepted(chooser, ticket, after, 0, Answer::Kept);
+            self.tell_accepted(chooser);
+        }
+        true
+    }
+
+    /// Delivers to a session that was chosen; `None`: it is no member.
+    fn deliver_shared(
+        &mut self,
+        member: &ShareMember,
+        origin: Origin,
+        publication: &Arc<Publication>,
+    ) -> Option<Delivered> {
         // It may have left since it was chosen: nothing new comes after its UNSUBACK [MQTT-3.10.4-2]. Or it may have left and
         // joined again: what it wants now is what counts.
         let shares = self.sessions.current(member.session).and_then(|entry| entry.shares.as_ref());
         let share = shares.and_then(|shares| shares.groups.get(&member.group));
-        let Some(&options) = share else {
-            self.return_shared(member, publication);
-            return;
-        };
+        let &options = share?;
         self.headers.clear();
         let matched = [(SubscriberId(member.session.id.0), options)];
         let occasion = Occasion::Shared(&member.group);
         self.origin = Some(origin);
-        let delivered = self.deliver(member.session.id, &matched, &publication, occasion);
+        let delivered = self.deliver(member.session.id, &matched, publication, occasion);
         self.origin = None;
-        if delivered == Delivered::Full {
-            self.return_shared(member, publication);
-        }
+        Some(delivered)
     }
 }

@@ -45,6 +45,7 @@ mod action;
 mod connect;
 mod connection;
 mod deliver;
+mod durable;
 mod ending;
 mod envelope;
 mod explain;
@@ -72,6 +73,8 @@ mod wheel;
 mod wire;
 
 pub use action::{Action, Event, Note, PeerError, Violation};
+pub use durable::restore::{Counts, Image, split};
+pub use durable::{WallTime, record};
 pub use envelope::{Arrival, Carried, Envelope, Luggage};
 pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};

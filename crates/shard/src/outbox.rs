@@ -49,6 +49,13 @@ struct Outbox {
     parked: Vec<(ConnectionId, u32)>,
 }
 
+impl Outbox {
+    fn next_ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
+    }
+}
+
 /// One outbox per shard; the own one stays empty.
 #[derive(Debug)]
 pub(crate) struct Outboxes {
@@ -68,6 +75,11 @@ impl Outboxes {
     pub(crate) fn push(&mut self, target: ShardId, envelope: Envelope) {
         debug_assert!(!matches!(envelope, Envelope::Publications(_)));
         self.note(target).line.push_back(envelope);
+    }
+
+    /// A ticket for something else that is answered like a publication; to be pushed before another is asked for.
+    pub(crate) fn next_ticket(&mut self, target: ShardId) -> u64 {
+        self.boxes[target.index()].next_ticket()
     }
 
     /// Frames of one run. `place.at` is set here.
@@ -94,18 +106,18 @@ impl Outboxes {
         publication: &Arc<Publication>,
         wants_answer: bool,
         received: Time,
+        number: u64,
     ) -> u64 {
         let size = publication.memory_size();
         let outbox = self.note(target);
         outbox.bytes += size;
-        let ticket = if wants_answer {
-            outbox.ticket += 1;
-            outbox.ticket
-        } else {
-            0
-        };
+        let ticket = if wants_answer { outbox.next_ticket() } else { 0 };
         let batch = open_batch(&mut outbox.line, received);
-        batch.items.push(Item::Publication { publication: Arc::clone(publication), ticket });
+        batch.items.push(Item::Publication {
+            publication: Arc::clone(publication),
+            ticket,
+            number,
+        });
         batch.size += size;
         ticket
     }
@@ -217,16 +229,20 @@ mod tests {
     }
 
     fn accepted(ticket: u64) -> Envelope {
-        Envelope::Accepted(Box::new(crate::envelope::Accepted { ticket, refused: Vec::new() }))
+        Envelope::Accepted(Box::new(crate::envelope::Accepted {
+            ticket,
+            refused: Vec::new(),
+            unkept: Vec::new(),
+        }))
     }
 
     #[test]
     fn publications_share_a_batch_and_keep_their_place() {
         let mut outboxes = Outboxes::new(2, OutboxLimits::default());
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO), 1);
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), false, Time::ZERO), 0);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO, 0), 1);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), false, Time::ZERO, 0), 0);
         outboxes.push(TARGET, accepted(7));
-        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO), 2);
+        assert_eq!(outboxes.push_publication(TARGET, &publication(1), true, Time::ZERO, 0), 2);
         let mut targets = Vec::new();
         outboxes.take_waiting_targets(&mut targets);
         assert_eq!(targets, [TARGET]);
@@ -244,7 +260,7 @@ mod tests {
     fn full_parks_and_half_empty_releases() {
         let limits = OutboxLimits { bytes_max: 1000, envelopes_max: 10 };
         let mut outboxes = Outboxes::new(2, limits);
-        outboxes.push_publication(TARGET, &publication(2000), false, Time::ZERO);
+        outboxes.push_publication(TARGET, &publication(2000), false, Time::ZERO, 0);
         assert!(outboxes.is_full(TARGET));
         outboxes.park(TARGET, ConnectionId(3), 9);
         let mut released = Vec::new();

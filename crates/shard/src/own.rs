@@ -37,9 +37,9 @@ impl Shard {
         if targets.iter().any(|target| target != self.id && self.outboxes.is_full(target)) {
             return false;
         }
-        self.route(publication, None, false);
+        let busy = self.route(publication, None, false, false).busy;
         self.settle();
-        true
+        !busy
     }
 
     /// Keeps, replaces or removes a retained message of the broker's own.
@@ -48,7 +48,7 @@ impl Shard {
             self.own_retained.remove(publication.topic());
             return;
         }
-        let message = RetainedMessage { publication: Arc::clone(publication), stored_at: self.now };
+        let message = RetainedMessage::new(Arc::clone(publication), self.now, None);
         self.own_retained.insert(message);
     }
 

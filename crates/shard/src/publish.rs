@@ -10,20 +10,30 @@ use midge_mesh::ShardId;
 use midge_metrics::PacketType;
 use midge_session::Publication;
 use midge_session::inbound::Received;
+use midge_store::Sequence;
 use midge_topic::TopicName;
 
 use crate::action::{PeerError, Violation};
-use crate::connection::{Flags, PendingAck};
+use crate::connection::{Answer, Flags, PendingAck};
+use crate::ending::WillCase;
 use crate::envelope::{Accepted, RunPlace};
 use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
 use crate::own;
 use crate::receive::Handled;
 use crate::route::{RUN_FRAME_SIZE_MAX, Routed, Run};
-use crate::shard::{Shard, WaitingAck};
+use crate::shard::{Shard, Waiter, WaitingAck};
 
 /// PUBLISH, QoS 0, not retained: the first byte of a packet that may travel in a run.
 const PLAIN: u8 = 0x30;
+
+/// Whether a packet was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    Now,
+    /// The log had no room: nothing has happened, and the connection is held until it has.
+    Later,
+}
 
 impl Shard {
     /// One PUBLISH, or as many as stand behind it in `rest` and go the same way; returns the bytes used.
@@ -51,9 +61,14 @@ impl Shard {
             }
             return Ok(run.frames.len());
         }
-        self.counters.publishes_received[publish.qos as usize] += 1;
-        self.handle_single_publish(id, session, version, &publish)?;
-        Ok(raw.size)
+        match self.handle_single_publish(id, session, version, &publish)? {
+            Taken::Now => {
+                self.counters.publishes_received[publish.qos as usize] += 1;
+                Ok(raw.size)
+            }
+            // It will be counted, and looked at, again.
+            Taken::Later => Ok(0),
+        }
     }
 
     /// Counts the packets of a run; the first, `raw`, has been counted as a packet.
@@ -71,7 +86,7 @@ impl Shard {
         session: SessionId,
         version: ProtocolVersion,
         publish: &Publish<'_>,
-    ) -> Handled {
+    ) -> Result<Taken, PeerError> {
         let limits = &self.settings.limits;
         let properties = &publish.properties;
         // [MQTT-3.3.4-6]
@@ -101,27 +116,31 @@ impl Shard {
                     ReasonCode::TopicNameInvalid => Err(Violation::TopicNameInvalid.into()),
                     ReasonCode::PayloadFormatInvalid => Err(Violation::PayloadFormatInvalid.into()),
                     // Not allowed to publish there: there is no packet to say so with.
-                    _ => Ok(()),
+                    _ => Ok(Taken::Now),
                 };
             }
             let publication = self.publication(topic, publish);
-            self.route(&publication, Some(session), false);
+            if self.route(&publication, Some(session), false, false).busy {
+                self.park_for_log(id);
+                return Ok(Taken::Later);
+            }
             self.park_if_full(id);
-            return Ok(());
+            return Ok(Taken::Now);
         };
 
         if publish.qos == QoS::ExactlyOnce {
-            let Some(entry) = self.sessions.get_mut(session) else { return Ok(()) };
+            let Some(entry) = self.sessions.get_mut(session) else { return Ok(Taken::Now) };
             let inbound = entry.session.inbound.get_or_insert_default();
             if inbound.receive(packet_id) == Received::Again {
                 // [MQTT-4.3.3-10]: acknowledge again, deliver once.
                 self.counters.duplicates_received += 1;
-                self.acknowledge(
-                    id,
-                    PendingAck::at_once(packet_id, publish.qos, ReasonCode::Success),
-                    &[],
-                );
-                return Ok(());
+                let mut ack = PendingAck::at_once(packet_id, publish.qos, ReasonCode::Success);
+                if let Some(durable) = &self.durable {
+                    // What was received first may still wait for its commit.
+                    ack.after = durable.log.appended();
+                }
+                self.acknowledge(id, ack, &[], None);
+                return Ok(Taken::Now);
             }
         }
         self.check_receive_maximum(id, session, version)?;
@@ -131,29 +150,43 @@ impl Shard {
             }
             self.forget_refused(session, packet_id, publish.qos);
             // A 3.1 or 3.1.1 client can only be told "received" [MQTT-3.3.5-2 @3.1.1].
-            self.acknowledge(id, PendingAck::at_once(packet_id, publish.qos, reason_code), &[]);
-            return Ok(());
+            let ack = PendingAck::at_once(packet_id, publish.qos, reason_code);
+            self.acknowledge(id, ack, &[], None);
+            return Ok(Taken::Now);
         }
         let publication = self.publication(topic, publish);
-        let routed = self.route(&publication, Some(session), true);
+        if let Some(durable) = &mut self.durable {
+            durable.opening.origin =
+                (publish.qos == QoS::ExactlyOnce).then_some((session, packet_id));
+        }
+        // An older client cannot be told that there is no room, so it has to wait for some.
+        let routed = self.route(&publication, Some(session), true, !version.is_v5());
+        if routed.busy {
+            self.forget_refused(session, packet_id, publish.qos);
+            self.park_for_log(id);
+            return Ok(Taken::Later);
+        }
         let reason_code = reason_of(routed, version);
         let tickets = std::mem::take(&mut self.tickets);
         // With tickets it is not known yet whether somebody else keeps it.
         if reason_code.is_error() && tickets.is_empty() {
             self.forget_refused(session, packet_id, publish.qos);
         }
+        let waiting_for = tickets.len() + usize::from(routed.handing_on.is_some());
         let ack = PendingAck {
             packet_id,
             qos: publish.qos,
             reason_code,
-            waiting_for: u16::try_from(tickets.len()).unwrap_or(u16::MAX),
+            waiting_for: u16::try_from(waiting_for).unwrap_or(u16::MAX),
             kept: routed.kept,
             refused: routed.refused,
+            unkept: routed.unkept,
+            after: routed.after,
         };
-        self.acknowledge(id, ack, &tickets);
+        self.acknowledge(id, ack, &tickets, routed.handing_on);
         self.tickets = tickets;
         self.park_if_full(id);
-        Ok(())
+        Ok(Taken::Now)
     }
 
     fn publication(&mut self, topic: &str, publish: &Publish<'_>) -> Arc<Publication> {
@@ -251,20 +284,34 @@ impl Shard {
 
     /// Acknowledges a PUBLISH when all shards that `tickets` name have taken it, and not before those that came
     /// earlier on this connection [MQTT-4.6.0-2].
-    fn acknowledge(&mut self, id: ConnectionId, ack: PendingAck, tickets: &[(ShardId, u64)]) {
+    fn acknowledge(
+        &mut self,
+        id: ConnectionId,
+        ack: PendingAck,
+        tickets: &[(ShardId, u64)],
+        handing_on: Option<u64>,
+    ) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         let in_line = connection.extra.as_ref().is_some_and(|extra| !extra.acks.is_empty());
         let in_line = in_line && !mutant!("ack-out-of-order");
         let tickets = if mutant!("ack-early") { &[] } else { tickets };
-        if tickets.is_empty() && !in_line {
+        if tickets.is_empty() && handing_on.is_none() && !in_line {
+            let after = if mutant!("ack-early") { Sequence(0) } else { ack.after };
+            connection.close_gate(after);
             self.write_acknowledgement(id, ack.packet_id, ack.qos, ack.reason_code);
             return;
         }
         let serial = connection.serial;
         let number = connection.extra().acks.push(ack);
         for &(target, ticket) in tickets {
-            let waiting = WaitingAck { ticket, connection: id, serial, number };
-            self.waiting_acks[target.index()].push_back(waiting);
+            let waiter = Waiter::Ack { connection: id, serial, number };
+            self.waiting_acks[target.index()].push_back(WaitingAck { ticket, waiter });
+        }
+        if let Some(handing_on) = handing_on
+            && let Some(durable) = &mut self.durable
+            && let Some(handing_on) = durable.handing_on.get_mut(&handing_on)
+        {
+            handing_on.waiter = Some(Waiter::Ack { connection: id, serial, number });
         }
     }
 
@@ -303,15 +350,35 @@ impl Shard {
         let mut line = std::mem::take(&mut self.waiting_acks[from.index()]);
         while line.front().is_some_and(|waiting| waiting.ticket <= accepted.ticket) {
             let Some(waiting) = line.pop_front() else { break };
-            let Some(connection) = self.connections.get_mut(waiting.connection.0) else { continue };
-            if connection.serial != waiting.serial {
-                continue;
-            }
-            let refused = accepted.refused.contains(&waiting.ticket);
-            connection.extra().acks.answer(waiting.number, refused);
-            self.write_ready_acknowledgements(waiting.connection);
+            let answer = if accepted.unkept.contains(&waiting.ticket) {
+                Answer::Unkept
+            } else if accepted.refused.contains(&waiting.ticket) {
+                Answer::Refused
+            } else {
+                Answer::Kept
+            };
+            self.answer_waiter(waiting.waiter, answer);
         }
+        // What the answers caused may wait for the same shard, behind what waited before.
+        line.append(&mut self.waiting_acks[from.index()]);
         self.waiting_acks[from.index()] = line;
+    }
+
+    /// One of those that somebody waits for has answered.
+    pub(crate) fn answer_waiter(&mut self, waiter: Waiter, answer: Answer) {
+        match waiter {
+            Waiter::Ack { connection: id, serial, number } => {
+                let Some(connection) = self.connections.get_mut(id.0) else { return };
+                if connection.serial != serial {
+                    return;
+                }
+                connection.extra().acks.answer(number, answer);
+                self.write_ready_acknowledgements(id);
+            }
+            Waiter::HandingOn { number } => self.answer_handing_on(number, answer),
+            Waiter::Ticket { from, ticket } => self.answer_accept(from, ticket, answer),
+            Waiter::Backlog { group, keep } => self.backlog_taken(&group, &keep),
+        }
     }
 
     fn write_ready_acknowledgements(&mut self, id: ConnectionId) {
@@ -322,10 +389,16 @@ impl Shard {
             .and_then(|extra| extra.acks.pop_ready())
         {
             let mut reason_code = ready.reason_code;
+            let Some(connection) = self.connections.get_mut(id.0) else { return };
+            connection.close_gate(ready.after);
+            if ready.unkept && !connection.version.is_v5() {
+                // It cannot be told, and must not believe that it is kept: it sends again when it is back.
+                self.leave(id, WillCase::Published);
+                return;
+            }
             if reason_code.is_error() {
-                let connection = self.connections.get(id.0);
-                let v5 = connection.is_some_and(|c| c.version.is_v5());
-                let session = connection.and_then(|c| c.session);
+                let v5 = connection.version.is_v5();
+                let session = connection.session;
                 if !v5 {
                     reason_code = ReasonCode::Success;
                 } else if let Some(session) = session {
@@ -345,6 +418,10 @@ impl Shard {
             .get_mut(session)
             .and_then(|entry| entry.session.inbound.as_mut())
             .is_some_and(|inbound| inbound.release(packet_id));
+        // A release that a crash forgets would make the next message under this id a duplicate.
+        let after = self.note_released(session, packet_id);
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        connection.close_gate(after);
         let reason_code =
             if known { ReasonCode::Success } else { ReasonCode::PacketIdentifierNotFound };
         let complete = PubComp::new(packet_id, reason_code);
@@ -357,6 +434,7 @@ impl Shard {
 fn reason_of(routed: Routed, version: ProtocolVersion) -> ReasonCode {
     match routed {
         _ if !version.is_v5() => ReasonCode::Success,
+        Routed { unkept: true, .. } => ReasonCode::QuotaExceeded,
         Routed { refused: true, kept: false, .. } => ReasonCode::QuotaExceeded,
         Routed { wanted: false, .. } => ReasonCode::NoMatchingSubscribers,
         Routed { .. } => ReasonCode::Success,

@@ -128,6 +128,15 @@ impl Shard {
                 break;
             }
             let rest = &bytes[at..];
+            // QoS 0 needs no room in the log.
+            if self.durable.is_some()
+                && state == State::Connected
+                && !matches!(rest[0] & 0xf6, 0x30)
+                && !self.has_log_room()
+            {
+                self.park_for_log(id);
+                break;
+            }
             let raw = match frame(rest, maximum_packet_size) {
                 Ok(Framed::Packet(raw)) => raw,
                 // [MQTT-3.1.0-1]: nothing but a CONNECT is waited for.

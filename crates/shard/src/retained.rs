@@ -16,12 +16,14 @@
 //! the retained message of the same topic that it replaced. The pump remembers the topics of retained publications that
 //! were delivered meanwhile and leaves those out: the newer message is there already.
 
+use std::cell::Cell;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use midge_mesh::ShardId;
-use midge_session::{Publication, SubscriptionOptions, Time};
+use midge_session::{Keep, Publication, SubscriptionOptions, Time};
+use midge_store::Sequence;
 use midge_topic::{RetainedIndex, Scan, SubscriberId, Topic, TopicFilter};
 
 use crate::connection::State;
@@ -56,6 +58,25 @@ const YOUNG_MAX: usize = 1024;
 pub(crate) struct RetainedMessage {
     pub(crate) publication: Arc<Publication>,
     pub(crate) stored_at: Time,
+    /// Where it stands in the log.
+    keep: Cell<Option<Keep>>,
+}
+
+impl RetainedMessage {
+    pub(crate) fn new(publication: Arc<Publication>, stored_at: Time, keep: Option<Keep>) -> Self {
+        Self { publication, stored_at, keep: Cell::new(keep) }
+    }
+}
+
+/// What came of a publication to be retained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retained {
+    /// It is, or the earlier one is gone; the log must have reached this before anybody is told.
+    Kept(Sequence),
+    /// A limit is reached.
+    Refused,
+    /// The log does not take it.
+    Unkept,
 }
 
 impl Topic for RetainedMessage {
@@ -175,26 +196,63 @@ impl RetainedSlice {
             assert_eq!(holders, 1, "holders of the retained {}", message.topic());
         }
     }
+
+    /// Notes where the retained message of a topic stands in the log.
+    pub(crate) fn set_keep(&self, topic: &str, keep: Keep) {
+        if let Some(message) = self.index.find(topic) {
+            message.keep.set(Some(keep));
+        }
+    }
+
+    /// The retained message of a topic, and where it stands in the log.
+    pub(crate) fn kept(&self, topic: &str) -> Option<(&Arc<Publication>, Keep)> {
+        let message = self.index.find(topic)?;
+        Some((&message.publication, message.keep.get()?))
+    }
+
+    /// All that stand in the log.
+    pub(crate) fn kept_messages(&self) -> impl Iterator<Item = (Arc<Publication>, Keep)> + '_ {
+        self.index
+            .iter_after(None)
+            .filter_map(|message| Some((Arc::clone(&message.publication), message.keep.get()?)))
+    }
+
+    /// Puts one back after a restart.
+    pub(crate) fn restore(&mut self, publication: Arc<Publication>, keep: Keep, now: Time) {
+        self.bytes += publication.memory_size();
+        let earlier = self.index.insert(RetainedMessage::new(publication, now, Some(keep)));
+        if let Some(earlier) = earlier {
+            self.bytes -= earlier.publication.memory_size();
+        }
+    }
 }
 
 impl Shard {
-    /// Keeps, replaces or removes the retained message of a topic whose keeper this shard is. `false`: a limit is reached.
-    pub(crate) fn retain(&mut self, publication: &Arc<Publication>) -> bool {
+    /// Keeps, replaces or removes the retained message of a topic whose keeper this shard is.
+    pub(crate) fn retain(&mut self, publication: &Arc<Publication>) -> Retained {
         if own::is_own(publication.topic()) {
+            // The broker says it again soon after a restart.
             self.retain_own(publication);
-            return true;
+            return Retained::Kept(Sequence(0));
         }
         let slice = &mut self.retained;
         // [MQTT-3.3.1-6] [MQTT-3.3.1-7]
         if publication.payload().is_empty() && mutant!("clear-keeps-retained") {
-            return true;
+            return Retained::Kept(Sequence(0));
         }
         if publication.payload().is_empty() {
             if let Some(old) = slice.index.remove(publication.topic()) {
                 slice.bytes -= old.publication.memory_size();
                 self.retained_counts.set(self.id, slice.index.len());
+                if let Some(keep) = old.keep.get() {
+                    return Retained::Kept(self.forget_retained(publication.topic(), &keep));
+                }
             }
-            return true;
+            return Retained::Kept(Sequence(0));
+        }
+        if self.durable.as_ref().is_some_and(|durable| !durable.opening.ready) {
+            self.counters.retained_refused += 1;
+            return Retained::Unkept;
         }
         let replaced =
             slice.index.find(publication.topic()).map_or(0, |old| old.publication.memory_size());
@@ -204,18 +262,28 @@ impl Shard {
             || bytes > self.settings.retained_bytes_max
         {
             self.counters.retained_refused += 1;
-            return false;
+            return Retained::Refused;
         }
         if replaced > 0 && mutant!("first-retained-stays") {
-            return true;
+            return Retained::Kept(Sequence(0));
         }
         // [MQTT-3.3.1-5]
-        slice
-            .index
-            .insert(RetainedMessage { publication: Arc::clone(publication), stored_at: self.now });
+        let message = RetainedMessage::new(Arc::clone(publication), self.now, None);
+        let earlier = slice.index.insert(message);
         slice.bytes = bytes;
         self.retained_counts.set(self.id, slice.index.len());
-        true
+        if let Some(durable) = &mut self.durable {
+            durable.opening.retained = true;
+            if let Some(keep) = earlier.and_then(|earlier| earlier.keep.get()) {
+                durable.release_keep(&keep);
+            }
+        }
+        Retained::Kept(Sequence(0))
+    }
+
+    /// Tells the other shards how many this one keeps.
+    pub(crate) fn tell_retained_count(&self) {
+        self.retained_counts.set(self.id, self.retained.index.len());
     }
 
     /// Sends a new subscription its retained messages.
@@ -322,6 +390,16 @@ impl Shard {
                 }
                 return;
             }
+            let next = pump.ready.front().map(|next| Arc::clone(&next.publication));
+            if let (Some(publication), true) = (next, self.durable.is_some())
+                && !self.open_delivery(session, &publication, 0)
+            {
+                self.give_way(id);
+                return;
+            }
+            let Some(connection) = self.connections.get_mut(id.0) else { return };
+            let Some(extra) = connection.extra.as_mut() else { return };
+            let Some(pump) = extra.pumps.front_mut() else { return };
             if let Some(Found { publication, young, .. }) = pump.ready.pop_front() {
                 pumped += 1;
                 let overtaken = pump.overtaken.contains(publication.topic());
@@ -338,6 +416,9 @@ impl Shard {
                     let matched = [(SubscriberId(session.0), pump.options)];
                     self.headers.clear();
                     self.deliver(session, &matched, &publication, Occasion::Retained);
+                    if self.durable.is_some() {
+                        self.close_message(&publication);
+                    }
                 }
                 continue;
             }
@@ -475,6 +556,9 @@ impl Shard {
             if let Some(old) = self.retained.index.remove(&topic) {
                 self.retained.bytes -= old.publication.memory_size();
                 self.counters.dropped_expired += 1;
+                if let (Some(durable), Some(keep)) = (&mut self.durable, old.keep.get()) {
+                    durable.release_keep(&keep);
+                }
             }
         }
         self.retained_counts.set(self.id, self.retained.index.len());

@@ -8,17 +8,19 @@
 use std::sync::Arc;
 
 use midge_codec::{Framed, ProtocolVersion, Publish, QoS, frame};
-use midge_mesh::ShardId;
+use midge_mesh::{ShardId, ShardSet};
 use midge_metrics::Qos;
 use midge_session::Publication;
+use midge_store::Sequence;
 use midge_topic::{SubscriberId, TopicName};
 
-use crate::connection::State;
+use crate::connection::{Answer, State};
 use crate::deliver::{Delivered, Occasion};
 use crate::envelope::{Batch, Envelope, Item, RunPlace};
 use crate::groups;
 use crate::ids::{ConnectionId, SessionId, keeper_shard};
-use crate::shard::Shard;
+use crate::retained::Retained;
+use crate::shard::{Shard, Waiter, WaitingAck};
 use crate::tally::Origin;
 
 /// Packets larger than this do not travel in runs: their payload is worth sharing.
@@ -41,40 +43,88 @@ pub(crate) struct Routed {
     pub(crate) kept: bool,
     /// A session here (or the retained slice) wanted it and had no room.
     pub(crate) refused: bool,
+    /// Somebody here must keep it, and the log did not take it.
+    pub(crate) unkept: bool,
+    /// Nothing has happened: the log has no room just now.
+    pub(crate) busy: bool,
+    /// What the log must have reached before anybody is told that it is kept.
+    pub(crate) after: Sequence,
+    /// The number under which it will be handed on to other shards once it is kept here.
+    pub(crate) handing_on: Option<u64>,
 }
 
 impl Shard {
     /// Routes one publication that entered the broker on this shard. With `wants_answer`, the shards that it was sent
-    /// to and their tickets are left in `self.tickets`.
+    /// to and their tickets are left in `self.tickets`. `patient`: its publisher rather waits than hears that the disk is full.
     pub(crate) fn route(
         &mut self,
         publication: &Arc<Publication>,
         publisher: Option<SessionId>,
         wants_answer: bool,
+        patient: bool,
     ) -> Routed {
         self.tickets.clear();
-        let mut routed = self.route_here(publication, publisher);
-        if self.shards > 1 {
-            let mut targets = std::mem::take(&mut self.targets);
-            targets.clear();
-            if let Some(interest) = &self.interest {
-                interest.map().interested(publication.topic(), &mut targets);
+        if self.shards == 1 {
+            return self.route_here(publication, publisher, patient);
+        }
+        let mut targets = std::mem::take(&mut self.targets);
+        targets.clear();
+        if let Some(interest) = &self.interest {
+            interest.map().interested(publication.topic(), &mut targets);
+        }
+        if publication.retain() {
+            targets.insert(keeper_shard(publication.topic(), self.shards));
+        }
+        let hands_on = wants_answer
+            && publication.qos() == QoS::ExactlyOnce
+            && self.durable.is_some()
+            && self.is_kept(publisher)
+            && targets.iter().any(|target| target != self.id);
+        if let Some(durable) = &mut self.durable {
+            durable.opening.targets.clear();
+            if hands_on {
+                let others = targets.iter().filter(|target| *target != self.id);
+                durable.opening.targets.extend(others.map(ShardId::get));
             }
-            if publication.retain() {
-                targets.insert(keeper_shard(publication.topic(), self.shards));
-            }
+        }
+        let mut routed = self.route_here(publication, publisher, patient);
+        if hands_on && !routed.busy {
+            self.hand_on_later(publication, &targets, &mut routed);
+        } else if !routed.busy {
             let now = self.now;
             for target in targets.iter().filter(|target| *target != self.id) {
-                let ticket = self.outboxes.push_publication(target, publication, wants_answer, now);
+                let outboxes = &mut self.outboxes;
+                let ticket = outboxes.push_publication(target, publication, wants_answer, now, 0);
                 if wants_answer {
                     self.tickets.push((target, ticket));
                 }
                 self.counters.hops_sent += 1;
                 routed.wanted = true;
             }
-            self.targets = targets;
         }
+        self.targets = targets;
         routed
+    }
+
+    /// A QoS 2 publication of a session that a crash does not end: other shards get it once it is kept here, so that they
+    /// can be given it again under the same number.
+    fn hand_on_later(
+        &mut self,
+        publication: &Arc<Publication>,
+        targets: &ShardSet,
+        routed: &mut Routed,
+    ) {
+        let Some(durable) = &mut self.durable else { return };
+        routed.wanted = true;
+        if routed.after == Sequence(0) {
+            routed.unkept = true;
+            return;
+        }
+        let number = durable.next_number - 1;
+        let others = targets.iter().filter(|target| *target != self.id);
+        let others = others.map(ShardId::get).collect();
+        durable.forward(routed.after, number, publication, others);
+        routed.handing_on = Some(number);
     }
 
     /// Routes one publication to what is on this shard.
@@ -82,6 +132,7 @@ impl Shard {
         &mut self,
         publication: &Arc<Publication>,
         publisher: Option<SessionId>,
+        patient: bool,
     ) -> Routed {
         let mut routed = Routed::default();
         let Ok(topic) = TopicName::parse(publication.topic(), &self.settings.topic_limits) else {
@@ -91,12 +142,21 @@ impl Shard {
         if self.table.matches(topic, &mut matched) > 1 {
             matched.sort_unstable_by_key(|one| one.0);
         }
+        if self.durable.is_some() && !self.open_message(publication, &matched, patient) {
+            matched.clear();
+            self.matched = matched;
+            routed.busy = true;
+            return routed;
+        }
         self.headers.clear();
         for same in matched.chunk_by(|a, b| a.0 == b.0) {
             let subscriber = same[0].0;
             if let Some(group) = groups::group_of(subscriber) {
                 routed.wanted = true;
-                routed.kept |= self.choose(group, publication);
+                match self.choose(group, publication) {
+                    Delivered::Unkept => routed.unkept = true,
+                    chosen => routed.kept |= chosen == Delivered::Sent,
+                }
                 continue;
             }
             let session = SessionId(subscriber.0);
@@ -115,6 +175,7 @@ impl Shard {
             match delivered {
                 Delivered::Sent | Delivered::Queued => routed.kept = true,
                 Delivered::Full => routed.refused = true,
+                Delivered::Unkept => routed.unkept = true,
                 Delivered::Dropped => {}
             }
         }
@@ -122,11 +183,17 @@ impl Shard {
         self.matched = matched;
         if publication.retain() && keeper_shard(publication.topic(), self.shards) == self.id {
             routed.wanted = true;
-            if self.retain(publication) {
-                routed.kept = true;
-            } else {
-                routed.refused = true;
+            match self.retain(publication) {
+                Retained::Kept(after) => {
+                    routed.kept = true;
+                    routed.after = after;
+                }
+                Retained::Refused => routed.refused = true,
+                Retained::Unkept => routed.unkept = true,
             }
+        }
+        if self.durable.is_some() {
+            routed.after = routed.after.max(self.close_message(publication));
         }
         routed
     }
@@ -252,17 +319,41 @@ impl Shard {
                 self.choose(group, &publication);
             } else {
                 self.headers.clear();
+                let queued = self.settings.queue_qos0 && self.durable.is_some();
+                if queued {
+                    self.open_delivery(session, &publication, 0);
+                }
                 self.deliver(session, &same, &publication, Occasion::Live);
+                if queued {
+                    self.close_message(&publication);
+                }
             }
         }
     }
 
     /// A batch from another shard.
-    pub(crate) fn handle_batch(&mut self, from: ShardId, batch: &Batch) {
+    pub(crate) fn handle_batch(&mut self, from: ShardId, batch: Box<Batch>) {
+        let stalled = match &mut self.durable {
+            Some(durable) if !durable.stalled.is_empty() => Some(0),
+            _ => self.open_batch(from, &batch, 0),
+        };
+        if let (Some(at), Some(durable)) = (stalled, &mut self.durable) {
+            durable.stalled.push_back((from, batch, at));
+        }
+    }
+
+    /// Opens a batch from its item number `start` on; where to go on when the log has room again, if it has not.
+    pub(crate) fn open_batch(
+        &mut self,
+        from: ShardId,
+        batch: &Batch,
+        start: usize,
+    ) -> Option<usize> {
         self.origin = Some(Origin { received: batch.received, remote: true });
         let mut last_ticket = 0;
         let mut refused = Vec::new();
-        for item in &batch.items {
+        let mut stalled = None;
+        for (at, item) in batch.items.iter().enumerate().skip(start) {
             match item {
                 Item::Run(place) => {
                     let frames = &batch.frames[place.at as usize..][..place.size as usize];
@@ -274,26 +365,89 @@ impl Shard {
                         self.counters.hops_unwanted += u64::from(place.count);
                     }
                 }
-                Item::Publication { publication, ticket } => {
+                Item::Publication { publication, ticket, number } => {
+                    let (ticket, number) = (*ticket, *number);
+                    let routed = self.route_handed_on(from, publication, number);
+                    if routed.busy {
+                        stalled = Some(at);
+                        break;
+                    }
                     self.counters.hops_received += 1;
-                    let routed = self.route_here(publication, None);
                     if !routed.wanted {
                         self.counters.hops_unwanted += 1;
                     }
-                    if *ticket != 0 {
-                        last_ticket = *ticket;
-                        if routed.refused && !routed.kept {
-                            refused.push(*ticket);
-                        }
+                    if ticket == 0 {
+                        continue;
+                    }
+                    let nobody = routed.refused && !routed.kept;
+                    if self.durable.is_some() {
+                        let answer = match routed {
+                            Routed { unkept: true, .. } => Answer::Unkept,
+                            _ if nobody => Answer::Refused,
+                            _ => Answer::Kept,
+                        };
+                        let given = self.wait_for_members(from, ticket);
+                        self.note_accepted(from, ticket, routed.after, given, answer);
+                        continue;
+                    }
+                    last_ticket = ticket;
+                    if nobody {
+                        refused.push(ticket);
                     }
                 }
             }
         }
         self.origin = None;
-        if last_ticket != 0 {
-            let accepted = crate::envelope::Accepted { ticket: last_ticket, refused };
+        if self.durable.is_some() {
+            self.tell_accepted(from);
+        } else if last_ticket != 0 {
+            let unkept = Vec::new();
+            let accepted = crate::envelope::Accepted { ticket: last_ticket, refused, unkept };
             self.send(from, Envelope::Accepted(Box::new(accepted)));
         }
+        stalled
+    }
+
+    /// Routes one publication from another shard; not again what that shard hands on a second time after a crash.
+    fn route_handed_on(
+        &mut self,
+        from: ShardId,
+        publication: &Arc<Publication>,
+        number: u64,
+    ) -> Routed {
+        self.tickets.clear();
+        if let Some(durable) = &mut self.durable {
+            durable.opening.targets.clear();
+            durable.opening.came_from = None;
+            if number != 0 {
+                if number <= durable.marks[from.index()] {
+                    // What it became may not be committed yet.
+                    let after = durable.log.appended();
+                    return Routed { wanted: true, kept: true, after, ..Routed::default() };
+                }
+                durable.opening.came_from = Some((from.get(), number));
+            }
+        }
+        let routed = self.route_here(publication, None, false);
+        if let Some(durable) = &mut self.durable
+            && number != 0
+            && !routed.busy
+            && !routed.unkept
+        {
+            durable.marks[from.index()] = number;
+        }
+        routed
+    }
+
+    /// What was given to members of groups on other shards, and a ticket of `from` therefore waits for: how many.
+    fn wait_for_members(&mut self, from: ShardId, ticket: u64) -> u16 {
+        let count = self.tickets.len();
+        for (target, given) in self.tickets.drain(..) {
+            let waiter = Waiter::Ticket { from, ticket };
+            let waiting = WaitingAck { ticket: given, waiter };
+            self.waiting_acks[target.index()].push_back(waiting);
+        }
+        u16::try_from(count).unwrap_or(u16::MAX)
     }
 
     /// Holds a publisher back when a shard that it has just published to is behind. Call it after `route` or

@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 use midge_session::{Session, SubscriptionOptions, Time};
 use midge_topic::FilterId;
 
+use crate::durable::Kept;
 use crate::ids::{ConnectionId, SessionId, SessionRef};
 use crate::slab::Slab;
 
@@ -27,6 +28,8 @@ pub(crate) struct SessionEntry {
     pub(crate) shares: Option<Box<Shares>>,
     /// While no connection serves it: what happens when.
     pub(crate) away: Option<Box<Away>>,
+    /// What the log has of it; `None`: it does not outlive the process.
+    pub(crate) kept: Option<Box<Kept>>,
 }
 
 /// Deadlines of a session without a connection.
@@ -34,6 +37,8 @@ pub(crate) struct SessionEntry {
 pub(crate) struct Away {
     /// Marks the one timer entry that counts.
     pub(crate) timer_serial: u32,
+    /// When its connection was gone.
+    pub(crate) since: Time,
     /// End of the Session Expiry Interval; `None` never.
     pub(crate) expires_at: Option<Time>,
     /// End of the Will Delay Interval; `None` when no will waits.
@@ -168,6 +173,7 @@ impl Sessions {
             subscriptions: Subscriptions::None,
             shares: None,
             away: None,
+            kept: None,
         });
         let Self { slab, by_client, hasher } = self;
         by_client.insert_unique(hash, index, |index| {

@@ -13,6 +13,7 @@ use midge_topic::{RetainedIndex, SubscriberId, SubscriptionTable};
 
 use crate::action::{Action, Event, Note};
 use crate::connection::{Connection, Flags, State};
+use crate::durable::Durable;
 use crate::ending::WillCase;
 use crate::envelope::{Arrival, Envelope, Luggage};
 use crate::groups::Groups;
@@ -34,14 +35,24 @@ const RELEASED_PER_TURN: usize = 64;
 /// Timers that may be stale before anybody looks: 64 KiB of them.
 const TIMERS_FREE: usize = 4096;
 
-/// An acknowledgement that waits for another shard.
-#[derive(Debug, Clone, Copy)]
+/// Who waits for another shard's answer to a ticket.
+#[derive(Debug)]
 pub(crate) struct WaitingAck {
     pub(crate) ticket: u64,
-    pub(crate) connection: ConnectionId,
-    pub(crate) serial: u32,
-    /// Its number in the connection's line.
-    pub(crate) number: u32,
+    pub(crate) waiter: Waiter,
+}
+
+/// See [`WaitingAck`].
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// An acknowledgement in a connection's line, by its number there.
+    Ack { connection: ConnectionId, serial: u32, number: u32 },
+    /// A publication that was handed on after it was kept here.
+    HandingOn { number: u64 },
+    /// Another shard's ticket, whose publication was given to a member of a group.
+    Ticket { from: ShardId, ticket: u64 },
+    /// A group's backlog, which keeps the message until then.
+    Backlog { group: Arc<str>, keep: midge_session::Keep },
 }
 
 /// What all shards of a process share: two arrays of atomics, both only hints about who must be asked.
@@ -84,6 +95,8 @@ pub struct Shard {
     pub(crate) holding: VecDeque<(Time, ConnectionId, u32)>,
     /// Connections that remember young retained messages, and since when.
     pub(crate) forgetting: VecDeque<(Time, ConnectionId, u32)>,
+    /// What outlives the process; `None`: nothing does.
+    pub(crate) durable: Option<Box<Durable>>,
     pub(crate) counters: Counters,
     pub(crate) busiest: Busiest,
     /// Of the message that is being routed, when it does not come from here and now.
@@ -145,6 +158,7 @@ impl Shard {
             pumping: VecDeque::new(),
             forgetting: VecDeque::new(),
             holding: VecDeque::new(),
+            durable: None,
             counters: Counters::default(),
             busiest: Busiest::default(),
             origin: None,
@@ -358,6 +372,7 @@ impl Shard {
         self.end_holding();
         self.forget_young();
         self.run_leaving();
+        self.turn_log();
         self.settle();
         !self.runnable.is_empty() || !self.pumping.is_empty() || !self.leaving.is_empty()
     }
@@ -412,6 +427,15 @@ impl Shard {
             if connection.flags.has(Flags::SENDING) || connection.state == State::Closed {
                 continue;
             }
+            if connection.gate.is_some() {
+                if let Some(output) = self.pass_gate(id) {
+                    if let Some(connection) = self.connections.get_mut(id.0) {
+                        connection.flags.set(Flags::SENDING, true);
+                    }
+                    return Some((id, output));
+                }
+                continue;
+            }
             if let Some(output) = connection.output.take() {
                 connection.flags.set(Flags::SENDING, true);
                 self.wire.flushed(&output);
@@ -446,7 +470,8 @@ impl Shard {
     /// When [`Shard::handle_turn`] is needed next, if nothing else happens.
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
-        [self.wheel.next_deadline(), self.next_retained_deadline()].into_iter().flatten().min()
+        let log = self.durable.as_ref().and_then(|durable| durable.next_deadline());
+        [self.wheel.next_deadline(), self.next_retained_deadline(), log].into_iter().flatten().min()
     }
 
     /// Whether nothing waits to leave: no envelope, no output. For the end of a shutdown.
@@ -533,14 +558,16 @@ impl Shard {
 
     fn open(&mut self, from: ShardId, envelope: Envelope) {
         match envelope {
-            Envelope::Publications(batch) => self.handle_batch(from, &batch),
+            Envelope::Publications(batch) => self.handle_batch(from, batch),
             Envelope::Accepted(accepted) => self.handle_accepted_tickets(from, &accepted),
             Envelope::HandOver(arrival) => self.handle_arrival(*arrival),
             Envelope::ShareJoin(join) => self.handle_share_join(from, *join),
             Envelope::ShareJoined(joined) => self.handle_share_joined(&joined),
             Envelope::ShareLeave(member) => self.handle_share_leave(from, &member),
             Envelope::ShareState(state) => self.handle_share_state(from, &state),
-            Envelope::ShareDeliver(deliver) => self.handle_share_deliver(*deliver),
+            Envelope::ShareDeliver(deliver) => {
+                self.handle_share_deliver(*deliver);
+            }
             Envelope::ShareReturn(back) => self.handle_share_return(from, *back),
             Envelope::RetainedQuery(query) => self.handle_retained_query(from, &query),
             Envelope::RetainedAnswer(answer) => self.handle_retained_answer(*answer),

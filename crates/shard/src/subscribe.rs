@@ -75,6 +75,11 @@ impl Shard {
             return Err(Violation::TopicFilterInvalid.into());
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
+        if let Some(durable) = &self.durable
+            && self.sessions.get(session).is_some_and(|entry| entry.kept.is_some())
+        {
+            connection.close_gate(durable.log.appended());
+        }
         if waiting_for == 0 {
             // [MQTT-3.8.4-1] [MQTT-3.8.4-6]
             answer_subscribe(&mut self.wire, id, connection, subscribe.packet_id, &reason_codes);
@@ -110,6 +115,14 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);
         };
+        if entry.kept.is_some()
+            && let Some(reason_code) = self.log_refusal()
+        {
+            return Granted::Now(reason_code);
+        }
+        let Some(entry) = self.sessions.get_mut(session) else {
+            return Granted::Now(ReasonCode::UnspecifiedError);
+        };
         let full = entry.subscriptions.len() >= self.settings.subscriptions_per_client_max;
         if full && !self.is_subscribed(session, filter.as_str()) {
             return Granted::Now(ReasonCode::QuotaExceeded);
@@ -128,6 +141,11 @@ impl Shard {
             if let Some(entry) = self.sessions.get_mut(session) {
                 entry.subscriptions.insert(subscribed.filter_id, &hasher);
             }
+        }
+        if !self.keep_subscription(session, subscribed.filter_id, options) {
+            // A session that outlives its connection must not lose a subscription that was granted.
+            self.unsubscribe(session, filter.as_str());
+            return Granted::Now(ReasonCode::QuotaExceeded);
         }
         // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
         let wanted = match asked.retain_handling {
@@ -185,6 +203,13 @@ impl Shard {
         }
         let group = known.unwrap_or_else(|| asked.filter.into());
         shares.groups.insert(Arc::clone(&group), options);
+        if !self.keep_share(session, &group, options) {
+            self.unsubscribe_shared(session, &group);
+            return Granted::Now(ReasonCode::QuotaExceeded);
+        }
+        let Some(entry) = self.sessions.get_mut(session) else {
+            return Granted::Now(ReasonCode::UnspecifiedError);
+        };
         let persistent = entry.session.expiry_interval_seconds > 0;
         let target = chooser(&group, self.shards);
         let member = ShareMember { group, session: reference };
@@ -236,6 +261,11 @@ impl Shard {
             };
             extra.pumps.retain(|pump| !gone(pump));
         }
+        if let Some(durable) = &self.durable
+            && self.sessions.get(session).is_some_and(|entry| entry.kept.is_some())
+        {
+            connection.close_gate(durable.log.appended());
+        }
         let unsuback = UnsubAck::new(unsubscribe.packet_id, &reason_codes[..]);
         self.wire.answer(id, connection, |version, out| unsuback.encode(version, out));
         self.advance_pumps(id);
@@ -246,6 +276,7 @@ impl Shard {
         if mutant!("unsubscribe-keeps") {
             return self.table.value(filter, SubscriberId(session.0)).is_some();
         }
+        self.forget_subscription(session, filter);
         let gone = self.unsubscribe_table(filter, SubscriberId(session.0));
         if gone && let Some(entry) = self.sessions.get_mut(session) {
             entry.subscriptions.remove(filter);
@@ -273,6 +304,7 @@ impl Shard {
         if shares.groups.is_empty() {
             entry.shares = None;
         }
+        self.forget_share(session, text);
         let target = chooser(&group, self.shards);
         let member = ShareMember { group, session: reference };
         self.send(target, Envelope::ShareLeave(Box::new(member)));

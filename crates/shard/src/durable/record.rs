@@ -14,6 +14,8 @@
 //! A kind never changes its meaning; what needs another layout gets another kind. A kind that this version does not know makes
 //! the restore stop with its number: a newer broker wrote it.
 
+use std::borrow::{Borrow, Cow};
+
 use midge_codec::QoS;
 
 /// Everything that a log holds.
@@ -195,7 +197,7 @@ pub struct DeliveryRecord<'a> {
     /// The packet id, when it has one.
     pub packet_id: Option<u16>,
     /// Subscription Identifiers.
-    pub identifiers: Vec<u32>,
+    pub identifiers: Cow<'a, [u32]>,
     /// The shared subscription that chose this session.
     pub share: Option<&'a str>,
 }
@@ -343,9 +345,7 @@ impl<'a> Record<'a> {
                 options: u32::from_le_bytes(reader.take(4)?.try_into().ok()?),
                 filter: reader.text()?,
             },
-            UNSUBSCRIBE => {
-                Self::Unsubscribe { session: reader.number()?, filter: reader.text()? }
-            }
+            UNSUBSCRIBE => Self::Unsubscribe { session: reader.number()?, filter: reader.text()? },
             MESSAGE => Self::Message(MessageRecord::read(reader)?),
             ASSIGNED => Self::Assigned {
                 session: reader.number()?,
@@ -358,9 +358,7 @@ impl<'a> Record<'a> {
                 packet_id: reader.packet_id()?,
             },
             DONE => Self::Done { session: reader.number()?, message: reader.number()? },
-            INBOUND => {
-                Self::Inbound { session: reader.number()?, packet_id: reader.packet_id()? }
-            }
+            INBOUND => Self::Inbound { session: reader.number()?, packet_id: reader.packet_id()? },
             INBOUND_RELEASED => {
                 Self::InboundReleased { session: reader.number()?, packet_id: reader.packet_id()? }
             }
@@ -434,6 +432,21 @@ impl<'a> WillRecord<'a> {
 
 impl<'a> MessageRecord<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
+        self.encode_head(&self.deliveries, out);
+        out.extend_from_slice(self.payload);
+    }
+
+    /// Everything but the bytes of the payload, with these deliveries instead of its own; returns the kind. For who appends a
+    /// payload without copying it.
+    pub(crate) fn encode_head<'d>(
+        &self,
+        deliveries: impl IntoIterator<
+            Item = impl Borrow<DeliveryRecord<'d>>,
+            IntoIter: ExactSizeIterator,
+        >,
+        out: &mut Vec<u8>,
+    ) -> u8 {
+        let deliveries = deliveries.into_iter();
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         out.push(
             self.qos as u8
@@ -460,9 +473,9 @@ impl<'a> MessageRecord<'a> {
         if let Some((shard, number)) = self.came_from {
             put_numbers(out, [shard.into(), number]);
         }
-        put_number(out, self.deliveries.len() as u64);
-        for delivery in &self.deliveries {
-            delivery.encode(out);
+        put_number(out, deliveries.len() as u64);
+        for delivery in deliveries {
+            delivery.borrow().encode(out);
         }
         put_number(out, self.groups.len() as u64);
         for group in &self.groups {
@@ -470,18 +483,16 @@ impl<'a> MessageRecord<'a> {
         }
         put_bytes(out, self.topic.as_bytes());
         put_bytes(out, self.properties);
-        put_bytes(out, self.payload);
+        put_number(out, self.payload.len() as u64);
+        MESSAGE
     }
 
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
         let flags = reader.byte()?;
         let message = reader.number()?;
         let expires_at_ms = if flags & EXPIRES != 0 { Some(reader.number()?) } else { None };
-        let origin = if flags & ORIGIN != 0 {
-            Some((reader.number()?, reader.packet_id()?))
-        } else {
-            None
-        };
+        let origin =
+            if flags & ORIGIN != 0 { Some((reader.number()?, reader.packet_id()?)) } else { None };
         let hand_on = if flags & HAND_ON != 0 {
             let number = reader.number()?;
             let targets = (0..reader.count(1)?).map(|_| reader.small()).collect::<Option<_>>()?;
@@ -489,11 +500,8 @@ impl<'a> MessageRecord<'a> {
         } else {
             None
         };
-        let came_from = if flags & CAME_FROM != 0 {
-            Some((reader.small()?, reader.number()?))
-        } else {
-            None
-        };
+        let came_from =
+            if flags & CAME_FROM != 0 { Some((reader.small()?, reader.number()?)) } else { None };
         let deliveries =
             (0..reader.count(2)?).map(|_| DeliveryRecord::read(reader)).collect::<Option<_>>()?;
         let groups = (0..reader.count(1)?).map(|_| reader.text()).collect::<Option<_>>()?;
@@ -531,7 +539,7 @@ impl<'a> DeliveryRecord<'a> {
         }
         if !self.identifiers.is_empty() {
             put_number(out, self.identifiers.len() as u64);
-            for identifier in &self.identifiers {
+            for identifier in self.identifiers.iter() {
                 put_number(out, (*identifier).into());
             }
         }
@@ -546,13 +554,13 @@ impl<'a> DeliveryRecord<'a> {
             return None;
         }
         let session = reader.number()?;
-        let packet_id =
-            if flags & HAS_PACKET_ID != 0 { Some(reader.packet_id()?) } else { None };
+        let packet_id = if flags & HAS_PACKET_ID != 0 { Some(reader.packet_id()?) } else { None };
         let identifiers = if flags & HAS_IDENTIFIERS != 0 {
             let count = reader.count(1)?;
-            (0..count).map(|_| reader.number()?.try_into().ok()).collect::<Option<_>>()?
+            let identifiers = (0..count).map(|_| reader.number()?.try_into().ok());
+            Cow::Owned(identifiers.collect::<Option<_>>()?)
         } else {
-            Vec::new()
+            Cow::Borrowed(&[][..])
         };
         let share = if flags & HAS_SHARE != 0 { Some(reader.text()?) } else { None };
         Some(Self {
@@ -669,7 +677,7 @@ mod tests {
                 qos: QoS::AtLeastOnce,
                 retain: false,
                 packet_id: None,
-                identifiers: Vec::new(),
+                identifiers: Cow::Borrowed(&[]),
                 share: None,
             },
             DeliveryRecord {
@@ -677,7 +685,7 @@ mod tests {
                 qos: QoS::ExactlyOnce,
                 retain: true,
                 packet_id: Some(u16::MAX),
-                identifiers: vec![1, 268_435_455],
+                identifiers: Cow::Owned(vec![1, 268_435_455]),
                 share: Some("$share/g/a/#"),
             },
         ];

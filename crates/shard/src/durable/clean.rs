@@ -1,0 +1,534 @@
+//! Cleaning, and what a failed disk takes.
+//!
+//! The log says when its oldest segment is worth giving back. It is read a piece at a time; what still counts of it is
+//! appended again, as it is now; then the segment goes. A piece is as much as may be done in one turn.
+//!
+//! After a failed write or sync the records that it took are written again from memory ([`Shard::rewrite`]): nobody was told
+//! that they are kept, and whoever waited for that is closed, to send again.
+
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use midge_codec::PacketId;
+use midge_session::{Keep, Kept as KeptDelivery, Publication};
+use midge_store::{
+    Chunk, Condition, DiskError, Failure, Level, Position, ReadId, Refused, Rest, Room, SegmentId,
+};
+
+use super::record::{DeliveryRecord, HandOn, MessageRecord, Record};
+use super::write::{keep, message_record, place_of, session_record, share_of};
+use super::{Durable, Place};
+use crate::ending::WillCase;
+use crate::ids::{ConnectionId, SessionId};
+use crate::sessions::SessionEntry;
+use crate::shard::Shard;
+
+/// Bytes of a segment that are looked through in one turn: about a thousand small records, a third of a millisecond.
+const PIECE_SIZE: u32 = 64 << 10;
+
+/// How often the log is asked whether a segment is worth cleaning, in milliseconds.
+const LOOK_MS: u64 = 100;
+
+/// Things that are written again in one turn after a failure.
+const REWRITTEN_PER_TURN: usize = 1024;
+
+/// A segment on its way out.
+#[derive(Debug)]
+pub(crate) struct Cleaning {
+    segment: SegmentId,
+    /// Where to go on.
+    at: Position,
+    size: u32,
+    read: Option<ReadId>,
+    /// Parts of it could not be read: what stands there is written again from memory before it goes.
+    damaged: bool,
+}
+
+impl Shard {
+    /// Once per turn: begins to clean, or goes on.
+    pub(crate) fn clean(&mut self) {
+        let now = self.now;
+        let Some(durable) = &mut self.durable else { return };
+        if durable.lost.is_some() {
+            return;
+        }
+        if durable.cleaning.is_none() {
+            if durable.look_at > now {
+                return;
+            }
+            durable.look_at = now.plus_millis(LOOK_MS);
+            let Some(segment) = durable.log.cleaning() else { return };
+            let at = durable.log.first_position(segment);
+            let cleaning = Cleaning { segment, at, size: PIECE_SIZE, read: None, damaged: false };
+            durable.cleaning = Some(cleaning);
+        }
+        let Durable { cleaning: Some(cleaning), log, .. } = &mut **durable else { return };
+        if cleaning.read.is_none() {
+            match log.read(cleaning.at, cleaning.size) {
+                Ok(read) => cleaning.read = Some(read),
+                Err(Refused::Busy) => {}
+                Err(Refused::Full | Refused::Failed | Refused::TooLarge) => {
+                    cleaning.damaged = true;
+                    self.end_cleaning();
+                }
+            }
+        }
+    }
+
+    /// A piece of the segment that is being cleaned.
+    pub(crate) fn handle_log_read(&mut self, read: ReadId, result: Result<Chunk, DiskError>) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(mut cleaning) = durable.cleaning.take_if(|c| c.read == Some(read)) else { return };
+        cleaning.read = None;
+        let Ok(chunk) = result else {
+            cleaning.damaged = true;
+            durable.cleaning = Some(cleaning);
+            self.end_cleaning();
+            return;
+        };
+        let mut records = chunk.records();
+        for (position, record) in records.by_ref() {
+            if self.copy_record(position, record.kind, record.payload).is_err() {
+                // No room just now: from here, next time.
+                cleaning.at = position;
+                cleaning.size = PIECE_SIZE;
+                if let Some(durable) = &mut self.durable {
+                    durable.cleaning = Some(cleaning);
+                }
+                return;
+            }
+        }
+        cleaning.damaged |= records.damaged();
+        let rest = records.rest();
+        let Some(durable) = &mut self.durable else { return };
+        match rest {
+            Rest::From { position, size } => {
+                cleaning.at = position;
+                cleaning.size = size.max(PIECE_SIZE);
+                durable.cleaning = Some(cleaning);
+                self.clean();
+            }
+            Rest::Nothing | Rest::Unknown => {
+                durable.cleaning = Some(cleaning);
+                self.end_cleaning();
+            }
+        }
+    }
+
+    /// Everything of the segment has been looked at.
+    fn end_cleaning(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(cleaning) = durable.cleaning.take() else { return };
+        if cleaning.damaged {
+            let mut budget = usize::MAX;
+            if !self.rewrite(cleaning.segment, cleaning.segment, &mut budget) {
+                // No room for all of it: the whole segment again, later.
+                return;
+            }
+        }
+        let Some(durable) = &mut self.durable else { return };
+        // The highest numbers that came from other shards stand in records that go.
+        for shard in 0..durable.marks.len() {
+            let number = durable.marks[shard];
+            if number > 0 {
+                let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+                durable.note_end(&Record::Mark { shard, number });
+            }
+        }
+        if durable.late_records.is_empty() {
+            durable.log.retire(cleaning.segment);
+        }
+    }
+
+    /// Appends again what still counts of one record.
+    fn copy_record(&mut self, position: Position, kind: u8, payload: &[u8]) -> Result<(), Refused> {
+        let Ok(record) = Record::decode(kind, payload) else { return Ok(()) };
+        match record {
+            Record::Session(record) => self.copy_session(position, record.session),
+            Record::Subscribe { session, filter, .. } => {
+                let Self { durable: Some(durable), sessions, table, .. } = self else {
+                    return Ok(());
+                };
+                let Some(entry) = durable.entry(sessions, session) else { return Ok(()) };
+                let Some(kept) = entry.kept.as_deref_mut() else { return Ok(()) };
+                let place = if filter.starts_with("$share/") {
+                    kept.groups.get_mut(filter)
+                } else {
+                    table.find(filter).and_then(|id| kept.filter_mut(id))
+                };
+                let Some(place) = place.filter(|place| **place == position) else { return Ok(()) };
+                *place = durable.log.append_copy(kind, &[payload], position)?.position;
+                Ok(())
+            }
+            Record::Message(record) => self.copy_message(position, kind, record),
+            Record::Received { session, message, .. } => {
+                let Self { durable: Some(durable), sessions, .. } = self else { return Ok(()) };
+                let Some(entry) = durable.entry(sessions, session) else { return Ok(()) };
+                let Some(kept) = find_kept(entry, message, position) else { return Ok(()) };
+                let copy = durable.log.append_copy(kind, &[payload], position)?.position;
+                (kept.keep.segment, kept.keep.offset) = (copy.segment.0, copy.offset);
+                Ok(())
+            }
+            Record::Inbound { session, packet_id } => {
+                let Self { durable: Some(durable), sessions, .. } = self else { return Ok(()) };
+                let Some(entry) = durable.entry(sessions, session) else { return Ok(()) };
+                let Some(place) = find_inbound(entry, packet_id, position) else { return Ok(()) };
+                place.position = durable.log.append_copy(kind, &[payload], position)?.position;
+                Ok(())
+            }
+            // What only says that something is no more goes with the segment: whatever it names was older.
+            Record::SessionEnd { .. }
+            | Record::Unsubscribe { .. }
+            | Record::Assigned { .. }
+            | Record::Done { .. }
+            | Record::InboundReleased { .. }
+            | Record::HandedOn { .. }
+            | Record::Mark { .. }
+            | Record::RetainedGone { .. }
+            | Record::Taken { .. } => Ok(()),
+        }
+    }
+
+    fn copy_session(&mut self, position: Position, key: u64) -> Result<(), Refused> {
+        let Self { durable: Some(durable), sessions, .. } = self else { return Ok(()) };
+        let Some(SessionEntry { kept: Some(kept), session, away, .. }) =
+            durable.entry(sessions, key)
+        else {
+            return Ok(());
+        };
+        let Some(head) = kept.head.as_mut().filter(|head| head.position == position) else {
+            return Ok(());
+        };
+        let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
+        let record = Record::Session(session_record(session, key, since_ms));
+        *head = durable.copy(&record, position)?;
+        Ok(())
+    }
+
+    fn copy_message(
+        &mut self,
+        position: Position,
+        kind: u8,
+        record: MessageRecord<'_>,
+    ) -> Result<(), Refused> {
+        let Self { durable: Some(durable), sessions, retained, groups, .. } = self else {
+            return Ok(());
+        };
+        let Some(message) = NonZeroU64::new(record.message) else { return Ok(()) };
+        let mut left = MessageRecord { deliveries: Vec::new(), came_from: None, ..record.clone() };
+        for delivery in record.deliveries {
+            let Some(entry) = durable.entry(sessions, delivery.session) else { continue };
+            if let Some(kept) = find_kept(entry, record.message, position) {
+                let packet_id = kept.packet_id.map(PacketId::get);
+                left.deliveries.push(DeliveryRecord { packet_id, ..delivery });
+            }
+        }
+        let stands_here = |keep: &Keep| place_of(keep).position == position;
+        left.retained = record.retained
+            && retained.kept(record.topic).is_some_and(|(_, keep)| stands_here(&keep));
+        left.groups.retain(|group| {
+            groups.find_kept(group, message).is_some_and(|(_, keep)| stands_here(keep))
+        });
+        left.origin = record.origin.filter(|(session, packet_id)| {
+            durable
+                .entry(sessions, *session)
+                .is_some_and(|entry| find_inbound(entry, *packet_id, position).is_some())
+        });
+        left.hand_on = record.hand_on.filter(|hand_on| {
+            let handing_on = durable.handing_on.get(&hand_on.number);
+            handing_on.is_some_and(|handing_on| handing_on.place.position == position)
+        });
+        let owners = left.deliveries.len()
+            + left.groups.len()
+            + usize::from(left.retained)
+            + usize::from(left.origin.is_some())
+            + usize::from(left.hand_on.is_some());
+        if owners == 0 {
+            return Ok(());
+        }
+        durable.encoded.clear();
+        left.encode_head(&left.deliveries, &mut durable.encoded);
+        let size = (durable.encoded.len() + left.payload.len()) as u32;
+        let parts = [&durable.encoded[..], left.payload];
+        let copy = durable.log.append_copy(kind, &parts, position)?;
+        let place = Place { position: copy.position, size: share_of(size, owners) };
+        let keep = keep(message, place);
+        for delivery in &left.deliveries {
+            if let Some(entry) = durable.entry(sessions, delivery.session)
+                && let Some(kept) = find_kept(entry, message.get(), position)
+            {
+                *kept.keep = keep;
+            }
+        }
+        if left.retained {
+            retained.set_keep(left.topic, keep);
+        }
+        for group in &left.groups {
+            if let Some((_, kept)) = groups.find_kept(group, message) {
+                *kept = keep;
+            }
+        }
+        if let Some((session, packet_id)) = left.origin
+            && let Some(entry) = durable.entry(sessions, session)
+            && let Some(inbound) = find_inbound(entry, packet_id, position)
+        {
+            *inbound = place;
+        }
+        if let Some(hand_on) = &left.hand_on
+            && let Some(handing_on) = durable.handing_on.get_mut(&hand_on.number)
+        {
+            handing_on.place = place;
+        }
+        Ok(())
+    }
+
+    // A disk that has failed.
+
+    /// Now and then while the log is not healthy.
+    pub(crate) fn retry_log(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        let failure = durable.log.take_failure();
+        if let Some(failure) = failure {
+            self.give_up(&failure);
+        }
+        let Some(durable) = &mut self.durable else { return };
+        durable.log.retry();
+    }
+
+    /// What waited for records that are not kept must not hear that they are.
+    fn give_up(&mut self, failure: &Failure) {
+        let Some(durable) = &mut self.durable else { return };
+        let lost = failure.first..=failure.last;
+        durable.cleaning = None;
+        durable.lost = Some(durable.lost.map_or(failure.segment, |l| l.min(failure.segment)));
+        let appended = durable.log.appended();
+        for accepts in &mut durable.accepts {
+            accepts.give_up(&lost);
+        }
+        for forward in &mut durable.forwards {
+            forward.wait_until(appended);
+        }
+        let waiting = self.connections.iter().filter(|(_, connection)| {
+            connection.gate.as_ref().is_some_and(|gate| gate.waits_for(&lost))
+        });
+        let waiting: Vec<ConnectionId> = waiting.map(|(id, _)| ConnectionId(id)).collect();
+        for id in waiting {
+            if let Some(connection) = self.connections.get_mut(id.0) {
+                // Not a word of what it was to be told.
+                let held = connection.gate.take().and_then(|mut gate| gate.take_held());
+                for output in connection.output.take().into_iter().chain(held) {
+                    self.wire.recycle(output);
+                }
+            }
+            self.leave(id, WillCase::Published);
+        }
+        for from in 0..self.shards {
+            self.tell_accepted(midge_mesh::ShardId::new(from));
+        }
+    }
+
+    /// Goes on with writing again what a failure took.
+    pub(crate) fn rewrite_lost(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(first) = durable.lost else { return };
+        if durable.log.condition() == Condition::Failed {
+            return;
+        }
+        let last = durable.lost_until.unwrap_or_else(|| {
+            let newest = durable.log.newest().unwrap_or(first);
+            SegmentId(newest.0.saturating_sub(1)).max(first)
+        });
+        durable.lost_until = Some(last);
+        let mut budget = REWRITTEN_PER_TURN;
+        if self.rewrite(first, last, &mut budget)
+            && let Some(durable) = &mut self.durable
+        {
+            durable.lost = None;
+            durable.lost_until = None;
+        }
+    }
+
+    /// Writes again, from memory, everything whose record stands in the segments from `first` to `last`. `false`: not all of it
+    /// yet; what was written has another place and is passed over next time.
+    fn rewrite(&mut self, first: SegmentId, last: SegmentId, budget: &mut usize) -> bool {
+        let Self { durable: Some(durable), sessions, table, retained, groups, .. } = self else {
+            return true;
+        };
+        let lost = |position: Position| (first..=last).contains(&position.segment);
+        let mut spend = || {
+            *budget = budget.saturating_sub(1);
+            *budget > 0
+        };
+        let written = (|| -> Result<bool, Refused> {
+            let ids: Vec<SessionId> = durable.sessions.values().copied().collect();
+            for id in ids {
+                let Some(entry) = sessions.get_mut(id) else { continue };
+                let SessionEntry { kept: Some(kept), session, away, .. } = entry else { continue };
+                let key = kept.key;
+                if kept.head.is_some_and(|head| lost(head.position)) {
+                    let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
+                    let record = Record::Session(session_record(session, key, since_ms));
+                    kept.head = Some(durable.put(&record, durable.level, Room::Reserve)?.1);
+                    if !spend() {
+                        return Ok(false);
+                    }
+                }
+                for (filter, position) in &mut kept.filters {
+                    if lost(*position) {
+                        let options = table.value(*filter, midge_topic::SubscriberId(id.0));
+                        let Some(options) = options else { continue };
+                        let filter = table.filter(*filter);
+                        let options = options.to_bits();
+                        let record = Record::Subscribe { session: key, options, filter };
+                        *position = durable.put(&record, durable.level, Room::Reserve)?.1.position;
+                        if !spend() {
+                            return Ok(false);
+                        }
+                    }
+                }
+                for (group, position) in &mut kept.groups {
+                    let shares = entry.shares.as_ref();
+                    let options = shares.and_then(|shares| shares.groups.get(group));
+                    if let Some(options) = options.filter(|_| lost(*position)) {
+                        let options = options.to_bits();
+                        let record = Record::Subscribe { session: key, options, filter: group };
+                        *position = durable.put(&record, durable.level, Room::Reserve)?.1.position;
+                    }
+                }
+                for (packet_id, place) in &mut kept.inbound {
+                    if lost(place.position) {
+                        let record = Record::Inbound { session: key, packet_id: packet_id.get() };
+                        *place = durable.put(&record, durable.level, Room::Reserve)?.1;
+                    }
+                }
+                let Some(outbound) = session.outbound.as_mut() else { continue };
+                let keeps: Vec<Keep> =
+                    outbound.keeps().filter(|keep| lost(place_of(keep).position)).collect();
+                for old in keeps {
+                    let Some(kept) = outbound.find_kept(old.message) else { continue };
+                    let place = durable.put_delivery(key, &kept)?;
+                    *kept.keep = keep(old.message, place);
+                    if !spend() {
+                        return Ok(false);
+                    }
+                }
+            }
+            let mut messages: Vec<(Arc<Publication>, Keep)> = retained.kept_messages().collect();
+            messages.retain(|(_, keep)| lost(place_of(keep).position));
+            for (publication, old) in messages {
+                let record = MessageRecord {
+                    retained: true,
+                    ..message_record(&publication, old.message, durable.wall)
+                };
+                let (_, place) =
+                    durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
+                retained.set_keep(publication.topic(), keep(old.message, place));
+                if !spend() {
+                    return Ok(false);
+                }
+            }
+            for (group, publication, old) in groups.kept_messages() {
+                if lost(place_of(&old).position) {
+                    let record = MessageRecord {
+                        groups: vec![&group],
+                        ..message_record(&publication, old.message, durable.wall)
+                    };
+                    let (_, place) =
+                        durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
+                    if let Some((_, kept)) = groups.find_kept(&group, old.message) {
+                        *kept = keep(old.message, place);
+                    }
+                }
+            }
+            let handing_on: Vec<u64> = durable.handing_on.keys().copied().collect();
+            for number in handing_on {
+                let Some(one) = durable.handing_on.get(&number) else { continue };
+                if !lost(one.place.position) {
+                    continue;
+                }
+                let (publication, targets) = (Arc::clone(&one.publication), one.targets.clone());
+                let message = durable.next_message_id();
+                let record = MessageRecord {
+                    hand_on: Some(HandOn { number, targets }),
+                    ..message_record(&publication, message, durable.wall)
+                };
+                let (_, place) =
+                    durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
+                if let Some(one) = durable.handing_on.get_mut(&number) {
+                    one.place = place;
+                }
+            }
+            Ok(true)
+        })();
+        matches!(written, Ok(true))
+    }
+}
+
+impl Durable {
+    /// The session that a key names.
+    fn entry<'s>(
+        &self,
+        sessions: &'s mut crate::sessions::Sessions,
+        key: u64,
+    ) -> Option<&'s mut SessionEntry> {
+        sessions.get_mut(*self.sessions.get(&key)?)
+    }
+
+    /// As [`Durable::put`], for what stands in the segment that is being cleaned.
+    fn copy(&mut self, record: &Record<'_>, from: Position) -> Result<Place, Refused> {
+        self.encoded.clear();
+        let kind = record.encode(&mut self.encoded);
+        let position = self.log.append_copy(kind, &[&self.encoded], from)?.position;
+        Ok(Place { position, size: self.encoded.len() as u32 })
+    }
+
+    /// One delivery by itself.
+    fn put_delivery(&mut self, session: u64, kept: &KeptDelivery<'_>) -> Result<Place, Refused> {
+        let message = kept.keep.message;
+        let packet_id = kept.packet_id.map(PacketId::get);
+        let Some(delivery) = &kept.message else {
+            let record = Record::Received {
+                session,
+                message: message.get(),
+                packet_id: packet_id.unwrap_or(1),
+            };
+            return Ok(self.put(&record, Level::Fsync, Room::Reserve)?.1);
+        };
+        let extra = delivery.extra.as_deref();
+        let one = DeliveryRecord {
+            session,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            packet_id,
+            identifiers: extra.map_or(&[][..], |e| &e.subscription_identifiers).into(),
+            share: extra.and_then(|extra| extra.share.as_deref()),
+        };
+        let record = MessageRecord {
+            deliveries: vec![one],
+            ..message_record(delivery.publication, message, self.wall)
+        };
+        Ok(self.put(&Record::Message(record), Level::Fsync, Room::Reserve)?.1)
+    }
+}
+
+/// A delivery of a session whose record stands exactly there.
+fn find_kept(
+    entry: &mut SessionEntry,
+    message: u64,
+    position: Position,
+) -> Option<KeptDelivery<'_>> {
+    let outbound = entry.session.outbound.as_mut()?;
+    let kept = outbound.find_kept(NonZeroU64::new(message)?)?;
+    (place_of(kept.keep).position == position).then_some(kept)
+}
+
+/// A packet id of a session whose record stands exactly there.
+fn find_inbound(
+    entry: &mut SessionEntry,
+    packet_id: u16,
+    position: Position,
+) -> Option<&mut Place> {
+    let kept = entry.kept.as_deref_mut()?;
+    let mut found = kept.inbound.iter_mut().filter(|one| one.0.get() == packet_id);
+    found.find(|one| one.1.position == position).map(|one| &mut one.1)
+}

@@ -1,0 +1,344 @@
+//! What of a shard outlives the process.
+//!
+//! Only what must: sessions with a Session Expiry Interval, their subscriptions, what is queued and in flight for them, what
+//! they have in flight towards us, retained messages, wills that wait. A client whose session ends with its
+//! connection costs the log nothing, and neither does a publication that none of those gets.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`record`] | the closed list of records, to and from bytes |
+//! | [`write`](mod@write) | which event writes which record |
+//! | [`wait`] | what waits for a commit: answers to clients, acknowledgements between shards, messages to hand on |
+//! | [`restore`] | from the records of a log to a shard |
+//! | [`clean`] | what still counts of the oldest segment is copied forward |
+//!
+//! # Nothing is said before it is kept
+//! An answer that promises something is written into the connection's output at once, and the output's *gate* is set to the
+//! sequence of the record that keeps the promise: no byte of that output leaves before the log has committed it. So the order
+//! of what a client is told needs no thought, and a hundred acknowledgements wait with one number.
+//!
+//! # Where things stand
+//! Whatever has a record that counts knows its place: a session its head, its subscriptions, its packet ids; a
+//! delivery its [`Keep`](midge_session::Keep); a retained message the same. Cleaning asks by content: a record counts when what it
+//! names says that it stands exactly there.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use midge_codec::{PacketId, QoS};
+use midge_mesh::ShardId;
+use midge_session::{Publication, Time};
+use midge_store::{Appended, Level, Log, Position, Refused, Room, SegmentId, Sequence};
+use midge_topic::FilterId;
+
+use crate::envelope::Batch;
+use crate::ids::{ConnectionId, SessionId};
+
+use self::clean::Cleaning;
+use self::record::Record;
+use self::wait::{Accepts, Forward, HandingOn};
+
+pub(crate) mod clean;
+pub mod record;
+pub(crate) mod restore;
+#[cfg(test)]
+mod tests;
+pub(crate) mod wait;
+mod write;
+
+/// How often what nobody waits for is written, in milliseconds.
+const FLUSH_MS: u64 = 100;
+
+/// How often a log that is full or has failed is asked to try again, in milliseconds.
+const RETRY_MS: u64 = 250;
+
+/// Room that must be there before a packet is looked at: what the small records that it causes take.
+const CONTROL_ROOM: usize = 4096;
+
+/// Wall time as the shard knows it: how far it is ahead of the shard's own clock. Expiries count across restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WallTime {
+    zero_ms: u64,
+}
+
+impl WallTime {
+    /// From both clocks read at one moment; `wall_ms` is in milliseconds since 1970.
+    #[must_use]
+    pub const fn new(wall_ms: u64, now: Time) -> Self {
+        Self { zero_ms: wall_ms.saturating_sub(now.as_millis()) }
+    }
+
+    pub(crate) fn ms(self, time: Time) -> u64 {
+        self.zero_ms.saturating_add(time.as_millis())
+    }
+
+    /// The moment; the origin when it was before that.
+    pub(crate) fn time(self, ms: u64) -> Time {
+        Time::ZERO.plus_millis(ms.saturating_sub(self.zero_ms))
+    }
+}
+
+/// A record's place, and the bytes of its payload that count for whoever holds this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) position: Position,
+    pub(crate) size: u32,
+}
+
+/// What a session that is kept knows about its records.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Names it in the log.
+    pub(crate) key: u64,
+    /// Its terms; `None` while they have no record yet.
+    pub(crate) head: Option<Place>,
+    /// In the line of those whose terms are to be written.
+    pub(crate) dirty: bool,
+    /// Where its subscriptions stand, by filter.
+    pub(crate) filters: Vec<(FilterId, Position)>,
+    /// Where its shared subscriptions stand.
+    pub(crate) groups: BTreeMap<Arc<str>, Position>,
+    /// QoS 2 packet ids from the client that have a record.
+    pub(crate) inbound: Vec<(PacketId, Place)>,
+}
+
+impl Kept {
+    fn new(key: u64) -> Self {
+        Self {
+            key,
+            head: None,
+            dirty: false,
+            filters: Vec::new(),
+            groups: BTreeMap::new(),
+            inbound: Vec::new(),
+        }
+    }
+
+    /// Notes a subscription's place; returns where its earlier record is.
+    fn set_filter(&mut self, filter: FilterId, position: Position) -> Option<Position> {
+        match self.filters.binary_search_by_key(&filter, |one| one.0) {
+            Ok(at) => Some(std::mem::replace(&mut self.filters[at].1, position)),
+            Err(at) => {
+                self.filters.insert(at, (filter, position));
+                None
+            }
+        }
+    }
+
+    fn remove_filter(&mut self, filter: FilterId) -> Option<Position> {
+        let at = self.filters.binary_search_by_key(&filter, |one| one.0).ok()?;
+        Some(self.filters.remove(at).1)
+    }
+
+    fn filter_mut(&mut self, filter: FilterId) -> Option<&mut Position> {
+        let at = self.filters.binary_search_by_key(&filter, |one| one.0).ok()?;
+        Some(&mut self.filters[at].1)
+    }
+}
+
+/// One session that gets the publication which is being routed.
+#[derive(Debug)]
+pub(crate) struct Recipient {
+    pub(crate) session: SessionId,
+    pub(crate) key: u64,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) packet_id: Option<PacketId>,
+    pub(crate) identifiers: Box<[u32]>,
+    pub(crate) share: Option<Arc<str>>,
+}
+
+/// The publication that is being routed, as far as its record is known.
+#[derive(Debug, Default)]
+pub(crate) struct Opening {
+    /// The log has room for it.
+    pub(crate) ready: bool,
+    pub(crate) recipients: Vec<Recipient>,
+    pub(crate) retained: bool,
+    /// The session that published it at QoS 2, and the packet id.
+    pub(crate) origin: Option<(SessionId, PacketId)>,
+    /// Shards that it must be handed on to, once it is kept here.
+    pub(crate) targets: Vec<u16>,
+    /// The shard that handed it on, and its number there.
+    pub(crate) came_from: Option<(u16, u64)>,
+    /// Groups that keep it.
+    pub(crate) groups: Vec<Arc<str>>,
+}
+
+/// A publication that could not be routed because the log was busy.
+#[derive(Debug)]
+pub(crate) enum Late {
+    /// From this session, or nobody: a will.
+    Publication(Arc<Publication>, Option<SessionId>),
+    /// From a chooser.
+    Share(crate::envelope::ShareDeliver),
+}
+
+/// The durable side of a shard.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    pub(crate) log: Log,
+    /// What acknowledgements wait for.
+    pub(crate) level: Level,
+    pub(crate) wall: WallTime,
+    /// Sessions by their key.
+    pub(crate) sessions: HashMap<u64, SessionId, RandomState>,
+    pub(crate) next_session: u64,
+    pub(crate) next_message: u64,
+    pub(crate) next_number: u64,
+    pub(crate) opening: Opening,
+    encoded: Vec<u8>,
+    /// A session has ended since the last CONNACK.
+    ended: bool,
+    /// Endings for which the log had no room: filled by the ends of things, written before anything else when there is room
+    /// again. Bounded by what is kept: each thing ends once.
+    late_records: VecDeque<(u8, Box<[u8]>)>,
+    /// Publications without a connection to hold back, bounded by wills and shared messages on their way.
+    pub(crate) late: VecDeque<Late>,
+    /// Sessions whose terms are to be written; each once.
+    pub(crate) dirty: VecDeque<SessionId>,
+    /// Connections whose output waits, by what it waits for.
+    pub(crate) gates: VecDeque<(Sequence, ConnectionId, u32)>,
+    /// What other shards are to be told, by shard.
+    pub(crate) accepts: Vec<Accepts>,
+    /// Publications to be handed on once they are committed.
+    pub(crate) forwards: VecDeque<Forward>,
+    /// Publications that were handed on and not taken by all.
+    pub(crate) handing_on: HashMap<u64, HandingOn, RandomState>,
+    /// The highest number that came from each shard.
+    pub(crate) marks: Vec<u64>,
+    /// Connections that are not read from until the log has room.
+    pub(crate) parked: Vec<(ConnectionId, u32)>,
+    /// Batches that could not be opened to their end, and where to go on. Bounded by what publishers may have unacknowledged.
+    pub(crate) stalled: VecDeque<(ShardId, Box<Batch>, usize)>,
+    flush_at: Option<Time>,
+    pub(crate) retry_at: Option<Time>,
+    pub(crate) cleaning: Option<Cleaning>,
+    /// When the log is asked next whether there is something to clean.
+    look_at: Time,
+    /// What stands from this segment on, up to the other one, is not kept: the disk has failed.
+    lost: Option<SegmentId>,
+    lost_until: Option<SegmentId>,
+}
+
+impl Durable {
+    pub(crate) fn new(
+        log: Log,
+        level: Level,
+        wall: WallTime,
+        shards: u16,
+        hasher: &RandomState,
+    ) -> Self {
+        Self {
+            log,
+            level,
+            wall,
+            sessions: HashMap::with_hasher(hasher.clone()),
+            next_session: 1,
+            next_message: 1,
+            next_number: 1,
+            opening: Opening::default(),
+            encoded: Vec::new(),
+            ended: false,
+            late_records: VecDeque::new(),
+            late: VecDeque::new(),
+            dirty: VecDeque::new(),
+            gates: VecDeque::new(),
+            accepts: (0..shards).map(|_| Accepts::default()).collect(),
+            forwards: VecDeque::new(),
+            handing_on: HashMap::with_hasher(hasher.clone()),
+            marks: vec![0; usize::from(shards)],
+            parked: Vec::new(),
+            stalled: VecDeque::new(),
+            flush_at: None,
+            retry_at: None,
+            cleaning: None,
+            look_at: Time::ZERO,
+            lost: None,
+            lost_until: None,
+        }
+    }
+
+    /// What is kept as acknowledgements need it.
+    #[inline]
+    pub(crate) fn reached(&self) -> Sequence {
+        self.log.reached(self.level)
+    }
+
+    /// Writes a record that counts from here on.
+    pub(crate) fn put(
+        &mut self,
+        record: &Record<'_>,
+        level: Level,
+        room: Room,
+    ) -> Result<(Appended, Place), Refused> {
+        self.encoded.clear();
+        let kind = record.encode(&mut self.encoded);
+        let appended = self.log.append(kind, &[&self.encoded], level, room)?;
+        let size = self.encoded.len() as u32;
+        Ok((appended, Place { position: appended.position, size }))
+    }
+
+    /// Writes a record that only says that something is no more, and which somebody waits for.
+    pub(crate) fn put_end(&mut self, record: &Record<'_>) -> Result<Sequence, Refused> {
+        if !self.late_records.is_empty() {
+            return Err(Refused::Busy);
+        }
+        let (appended, place) = self.put(record, self.level, Room::Reserve)?;
+        self.log.release(place.position, place.size as usize);
+        Ok(appended.sequence)
+    }
+
+    /// The same, for which nobody waits: written later when there is no room now.
+    pub(crate) fn note_end(&mut self, record: &Record<'_>) {
+        if self.late_records.is_empty()
+            && let Ok((_, place)) = self.put(record, Level::Memory, Room::Reserve)
+        {
+            self.log.release(place.position, place.size as usize);
+            return;
+        }
+        self.encoded.clear();
+        let kind = record.encode(&mut self.encoded);
+        self.late_records.push_back((kind, self.encoded[..].into()));
+    }
+
+    /// Writes what had no room; whether all of it has been.
+    pub(crate) fn write_late_records(&mut self) -> bool {
+        while let Some((kind, payload)) = self.late_records.front() {
+            let Ok(appended) = self.log.append(*kind, &[payload], Level::Memory, Room::Reserve)
+            else {
+                return false;
+            };
+            self.log.release(appended.position, payload.len());
+            self.late_records.pop_front();
+        }
+        true
+    }
+
+    /// Whether the small records that a packet may cause have room.
+    #[inline]
+    pub(crate) fn has_control_room(&mut self) -> bool {
+        self.late_records.is_empty()
+            && !matches!(self.log.check(CONTROL_ROOM, Room::Reserve), Err(Refused::Busy))
+    }
+
+    pub(crate) fn release(&mut self, place: Place) {
+        self.log.release(place.position, place.size as usize);
+    }
+
+    pub(crate) fn release_keep(&mut self, keep: &midge_session::Keep) {
+        self.release(write::place_of(keep));
+    }
+
+    pub(crate) fn new_session_key(&mut self) -> u64 {
+        let key = self.next_session;
+        self.next_session += 1;
+        key
+    }
+
+    /// When the log has something to do although nothing happens.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        [self.flush_at, self.retry_at].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,668 @@
+//! From the records of a log to a shard.
+//!
+//! An [`Image`] takes the records one by one, in the order of the log, and holds what they leave: nothing that has ended. It
+//! then fills a shard that has no clients yet ([`Shard::restore`]), or, when the number of shards has changed, is
+//! split into the images of the new shards and written into new logs ([`split`], [`Image::records`]).
+//!
+//! # Damage
+//! A record that names what is not there (because its beginning was damaged) says nothing and is counted. Whatever is left
+//! is still well formed: a packet id that two messages claim is given to one.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use midge_codec::{PacketId, QoS};
+use midge_session::{Delivery, DeliveryExtra, Publication, Session, SubscriptionOptions, Will};
+use midge_store::{Level, Log, Position, RECORD_HEADER_SIZE, Recovered, SegmentId, record_size};
+use midge_topic::{SharedFilter, SubscriberId, TopicFilter};
+
+use super::record::{
+    DeliveryRecord, HandOn, MessageRecord, Record, RecordError, SessionRecord, WillRecord,
+};
+use super::wait::HandingOn;
+use super::write::{keep, message_record, share_of};
+use super::{Durable, Kept, Place, WallTime};
+use crate::envelope::{Envelope, ShareJoin, ShareMember, chooser};
+use crate::ids::{ConnectionId, home_shard, keeper_shard};
+use crate::sessions::{Away, Shares};
+use crate::shard::Shard;
+use crate::tally::Load;
+use crate::wheel::{Entry, Subject};
+
+/// What a log says.
+#[derive(Debug)]
+pub struct Image {
+    wall: WallTime,
+    sessions: BTreeMap<u64, SessionImage>,
+    retained: HashMap<Box<str>, Held>,
+    backlogs: BTreeMap<Box<str>, BTreeMap<u64, Held>>,
+    handing_on: BTreeMap<u64, (Held, Vec<u16>)>,
+    marks: BTreeMap<u16, u64>,
+    next_session: u64,
+    next_message: u64,
+    next_number: u64,
+    counts: Counts,
+}
+
+/// What was read and what it came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records read.
+    pub records: u64,
+    /// Records that name a session or message of which nothing is known: its beginning was damaged, or it had ended already.
+    pub strays: u64,
+    /// Sessions that are left.
+    pub sessions: u64,
+    /// Subscriptions that are left.
+    pub subscriptions: u64,
+    /// Messages queued or in flight, counted for each session.
+    pub queued: u64,
+    /// Retained messages that are left.
+    pub retained: u64,
+}
+
+#[derive(Debug)]
+struct SessionImage {
+    client_id: Box<str>,
+    expiry_interval_seconds: u32,
+    away_since_ms: Option<u64>,
+    will: Option<Box<Will>>,
+    place: Place,
+    subscriptions: BTreeMap<Box<str>, (u32, Place)>,
+    inbound: BTreeMap<u16, Place>,
+    line: BTreeMap<u64, Line>,
+}
+
+/// A message in a session's line.
+#[derive(Debug)]
+struct Line {
+    /// `None` once the client has it.
+    publication: Option<Arc<Publication>>,
+    qos: QoS,
+    retain: bool,
+    packet_id: Option<PacketId>,
+    extra: Option<Box<DeliveryExtra>>,
+    place: Place,
+}
+
+/// A message that a topic, a group or this shard holds.
+#[derive(Debug)]
+struct Held {
+    message: NonZeroU64,
+    publication: Arc<Publication>,
+    place: Place,
+}
+
+impl Image {
+    /// Of an empty log. `wall` says how the process's clock and wall time relate.
+    #[must_use]
+    pub fn new(wall: WallTime) -> Self {
+        Self {
+            wall,
+            sessions: BTreeMap::new(),
+            retained: HashMap::new(),
+            backlogs: BTreeMap::new(),
+            handing_on: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            next_session: 1,
+            next_message: 1,
+            next_number: 1,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The next record of the log.
+    ///
+    /// # Errors
+    /// When the payload is no record that this version knows: the log was written by a newer one, since damaged records do
+    /// not get this far.
+    pub fn apply(
+        &mut self,
+        position: Position,
+        kind: u8,
+        payload: &[u8],
+    ) -> Result<(), RecordError> {
+        let record = Record::decode(kind, payload)?;
+        let place = Place { position, size: payload.len() as u32 };
+        self.counts.records += 1;
+        if self.take(record, place).is_none() {
+            self.counts.strays += 1;
+        }
+        Ok(())
+    }
+
+    /// `None`: it names what is not there.
+    fn take(&mut self, record: Record<'_>, place: Place) -> Option<()> {
+        match record {
+            Record::Session(record) => self.take_session(&record, place),
+            Record::SessionEnd { session } => {
+                self.sessions.remove(&session)?;
+            }
+            Record::Subscribe { session, options, filter } => {
+                let session = self.sessions.get_mut(&session)?;
+                session.subscriptions.insert(filter.into(), (options, place));
+            }
+            Record::Unsubscribe { session, filter } => {
+                self.sessions.get_mut(&session)?.subscriptions.remove(filter)?;
+            }
+            Record::Message(record) => return self.take_message(record, place),
+            Record::Assigned { session, message, packet_id } => {
+                let line = self.sessions.get_mut(&session)?.line.get_mut(&message)?;
+                line.packet_id = PacketId::new(packet_id);
+            }
+            Record::Received { session, message, packet_id } => {
+                self.next_message = self.next_message.max(message.saturating_add(1));
+                let session = self.sessions.get_mut(&session)?;
+                let line = Line {
+                    publication: None,
+                    qos: QoS::ExactlyOnce,
+                    retain: false,
+                    packet_id: PacketId::new(packet_id),
+                    extra: None,
+                    place,
+                };
+                session.line.insert(message, line);
+            }
+            Record::Done { session, message } => {
+                self.sessions.get_mut(&session)?.line.remove(&message)?;
+            }
+            Record::Inbound { session, packet_id } => {
+                self.sessions.get_mut(&session)?.inbound.insert(packet_id, place);
+            }
+            Record::InboundReleased { session, packet_id } => {
+                self.sessions.get_mut(&session)?.inbound.remove(&packet_id)?;
+            }
+            Record::HandedOn { number } => {
+                self.next_number = self.next_number.max(number.saturating_add(1));
+                self.handing_on.remove(&number)?;
+            }
+            Record::Mark { shard, number } => {
+                let mark = self.marks.entry(shard).or_default();
+                *mark = number.max(*mark);
+            }
+            Record::RetainedGone { topic } => {
+                self.retained.remove(topic)?;
+            }
+            Record::Taken { message, group } => {
+                self.backlogs.get_mut(group)?.remove(&message)?;
+            }
+        }
+        Some(())
+    }
+
+    fn take_session(&mut self, record: &SessionRecord<'_>, place: Place) {
+        self.next_session = self.next_session.max(record.session.saturating_add(1));
+        let will = record.will.as_ref().map(|will| {
+            Box::new(Will {
+                topic: will.topic.into(),
+                properties: will.properties.into(),
+                payload: will.payload.into(),
+                qos: will.qos,
+                retain: will.retain,
+                delay_interval_seconds: will.delay_interval_seconds,
+                message_expiry_interval_seconds: will.message_expiry_interval_seconds,
+            })
+        });
+        let session = self.sessions.entry(record.session).or_insert_with(|| SessionImage {
+            client_id: record.client_id.into(),
+            expiry_interval_seconds: 0,
+            away_since_ms: None,
+            will: None,
+            place,
+            subscriptions: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            line: BTreeMap::new(),
+        });
+        session.expiry_interval_seconds = record.expiry_interval_seconds;
+        session.away_since_ms = record.away_since_ms;
+        session.will = will;
+        session.place = place;
+    }
+
+    fn take_message(&mut self, record: MessageRecord<'_>, place: Place) -> Option<()> {
+        self.next_message = self.next_message.max(record.message.saturating_add(1));
+        let message = NonZeroU64::new(record.message)?;
+        let owners = record.deliveries.len()
+            + record.groups.len()
+            + usize::from(record.retained)
+            + usize::from(record.origin.is_some())
+            + usize::from(record.hand_on.is_some());
+        let place = Place { size: share_of(place.size, owners), ..place };
+        let expires_at = record.expires_at_ms.map(|ms| self.wall.time(ms));
+        let publication = Arc::new(Publication::new(
+            record.topic,
+            record.properties,
+            record.payload,
+            record.qos,
+            record.retain,
+            expires_at,
+        ));
+        let held = || Held { message, publication: Arc::clone(&publication), place };
+        for delivery in record.deliveries {
+            let Some(session) = self.sessions.get_mut(&delivery.session) else { continue };
+            let line = Line {
+                publication: Some(Arc::clone(&publication)),
+                qos: delivery.qos,
+                retain: delivery.retain,
+                packet_id: delivery.packet_id.and_then(PacketId::new),
+                extra: extra(&delivery),
+                place,
+            };
+            session.line.insert(record.message, line);
+        }
+        for group in record.groups {
+            self.backlogs.entry(group.into()).or_default().insert(record.message, held());
+        }
+        if record.retained {
+            self.retained.insert(record.topic.into(), held());
+        }
+        if let Some((session, packet_id)) = record.origin
+            && let Some(session) = self.sessions.get_mut(&session)
+        {
+            session.inbound.insert(packet_id, place);
+        }
+        if let Some(HandOn { number, targets }) = record.hand_on {
+            self.next_number = self.next_number.max(number.saturating_add(1));
+            self.handing_on.insert(number, (held(), targets));
+        }
+        if let Some((shard, number)) = record.came_from {
+            let mark = self.marks.entry(shard).or_default();
+            *mark = number.max(*mark);
+        }
+        Some(())
+    }
+
+    /// What was read and what it came to.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let sessions = self.sessions.values();
+        Counts {
+            sessions: self.sessions.len() as u64,
+            subscriptions: sessions.clone().map(|s| s.subscriptions.len() as u64).sum(),
+            queued: sessions.map(|session| session.line.len() as u64).sum(),
+            retained: self.retained.len() as u64,
+            ..self.counts
+        }
+    }
+
+    /// Bytes of each segment that still count.
+    fn live(&self) -> HashMap<SegmentId, u64> {
+        let mut live = HashMap::new();
+        let mut count = |place: &Place| {
+            *live.entry(place.position.segment).or_default() +=
+                record_size(place.size as usize) as u64;
+        };
+        for session in self.sessions.values() {
+            count(&session.place);
+            session.subscriptions.values().for_each(|(_, place)| count(place));
+            session.inbound.values().for_each(&mut count);
+            session.line.values().for_each(|line| count(&line.place));
+        }
+        self.retained.values().for_each(|held| count(&held.place));
+        self.backlogs.values().flat_map(BTreeMap::values).for_each(|held| count(&held.place));
+        self.handing_on.values().for_each(|(held, _)| count(&held.place));
+        live
+    }
+
+    /// The records that say the same, to be written into an empty log; `emit` gets each.
+    ///
+    /// # Errors
+    /// The first of `emit`.
+    pub fn records<E>(&self, mut emit: impl FnMut(&Record<'_>) -> Result<(), E>) -> Result<(), E> {
+        for (key, image) in &self.sessions {
+            let will = image.will.as_ref().map(|will| WillRecord {
+                topic: &will.topic,
+                properties: &will.properties,
+                payload: &will.payload,
+                qos: will.qos,
+                retain: will.retain,
+                delay_interval_seconds: will.delay_interval_seconds,
+                message_expiry_interval_seconds: will.message_expiry_interval_seconds,
+            });
+            emit(&Record::Session(SessionRecord {
+                session: *key,
+                client_id: &image.client_id,
+                expiry_interval_seconds: image.expiry_interval_seconds,
+                away_since_ms: image.away_since_ms,
+                will,
+            }))?;
+            for (filter, (options, _)) in &image.subscriptions {
+                emit(&Record::Subscribe { session: *key, options: *options, filter })?;
+            }
+            for packet_id in image.inbound.keys() {
+                emit(&Record::Inbound { session: *key, packet_id: *packet_id })?;
+            }
+        }
+        // In the order of the messages: a session's line is read back in the order of their ids.
+        let mut lines: Vec<(u64, u64, &Line)> = Vec::new();
+        for (key, image) in &self.sessions {
+            lines.extend(image.line.iter().map(|(message, line)| (*message, *key, line)));
+        }
+        lines.sort_by_key(|(message, key, _)| (*message, *key));
+        for same in lines.chunk_by(same_message) {
+            let Some(publication) = &same[0].2.publication else {
+                let (message, session, line) = same[0];
+                let packet_id = line.packet_id.map_or(1, PacketId::get);
+                emit(&Record::Received { session, message, packet_id })?;
+                continue;
+            };
+            let Some(message) = NonZeroU64::new(same[0].0) else { continue };
+            let record = MessageRecord {
+                deliveries: same.iter().map(|(_, key, line)| line.record(*key)).collect(),
+                ..message_record(publication, message, self.wall)
+            };
+            emit(&Record::Message(record))?;
+        }
+        for held in self.retained.values() {
+            let record = MessageRecord {
+                retained: true,
+                ..message_record(&held.publication, held.message, self.wall)
+            };
+            emit(&Record::Message(record))?;
+        }
+        for (group, messages) in &self.backlogs {
+            for held in messages.values() {
+                let record = MessageRecord {
+                    groups: vec![group],
+                    ..message_record(&held.publication, held.message, self.wall)
+                };
+                emit(&Record::Message(record))?;
+            }
+        }
+        for (number, (held, targets)) in &self.handing_on {
+            let record = MessageRecord {
+                hand_on: Some(HandOn { number: *number, targets: targets.clone() }),
+                ..message_record(&held.publication, held.message, self.wall)
+            };
+            emit(&Record::Message(record))?;
+        }
+        for (shard, number) in &self.marks {
+            emit(&Record::Mark { shard: *shard, number: *number })?;
+        }
+        Ok(())
+    }
+
+    /// Gives everything new numbers, from these on.
+    fn absorb(&mut self, key: u64, image: SessionImage) {
+        let new = self.next_session;
+        self.next_session += 1;
+        debug_assert!(key > 0);
+        let mut image = image;
+        let line = std::mem::take(&mut image.line);
+        for (_, line) in line {
+            image.line.insert(self.next_message, line);
+            self.next_message += 1;
+        }
+        self.sessions.insert(new, image);
+    }
+
+    fn new_message(&mut self) -> NonZeroU64 {
+        let message = NonZeroU64::new(self.next_message).unwrap_or(NonZeroU64::MIN);
+        self.next_message += 1;
+        message
+    }
+}
+
+/// Whether two lines stand for one publication, so that one record can name both sessions.
+fn same_message(a: &(u64, u64, &Line), b: &(u64, u64, &Line)) -> bool {
+    a.0 == b.0 && a.2.publication.is_some() && b.2.publication.is_some()
+}
+
+/// The images of as many shards as there are now, from those of as many as there were: sessions, retained messages and
+/// backlogs go to their homes.
+///
+/// What one old shard still had to hand on to others goes to all new ones: it was not acknowledged as taken by all, and its
+/// numbers mean nothing any more, so here alone a QoS 2 publication may come twice.
+#[must_use]
+pub fn split(images: Vec<Image>, shards: u16, wall: WallTime) -> Vec<Image> {
+    let mut new: Vec<Image> = (0..shards).map(|_| Image::new(wall)).collect();
+    for mut image in images {
+        for (key, session) in std::mem::take(&mut image.sessions) {
+            new[home_shard(&session.client_id, shards).index()].absorb(key, session);
+        }
+        for (topic, held) in std::mem::take(&mut image.retained) {
+            let keeper = &mut new[keeper_shard(&topic, shards).index()];
+            let message = keeper.new_message();
+            keeper.retained.insert(topic, Held { message, ..held });
+        }
+        for (group, messages) in std::mem::take(&mut image.backlogs) {
+            let chooser = &mut new[chooser(&group, shards).index()];
+            for (_, held) in messages {
+                let message = chooser.new_message();
+                let backlog = chooser.backlogs.entry(group.clone()).or_default();
+                backlog.insert(message.get(), Held { message, ..held });
+            }
+        }
+        for (_, (held, _)) in std::mem::take(&mut image.handing_on) {
+            let number = new[0].next_number;
+            new[0].next_number += 1;
+            let message = new[0].new_message();
+            let held = Held { message, ..held };
+            new[0].handing_on.insert(number, (held, (0..shards).collect()));
+        }
+    }
+    new
+}
+
+impl Line {
+    fn record(&self, session: u64) -> DeliveryRecord<'_> {
+        let extra = self.extra.as_deref();
+        DeliveryRecord {
+            session,
+            qos: self.qos,
+            retain: self.retain,
+            packet_id: self.packet_id.map(PacketId::get),
+            identifiers: Cow::Borrowed(extra.map_or(&[], |e| &e.subscription_identifiers)),
+            share: extra.and_then(|extra| extra.share.as_deref()),
+        }
+    }
+}
+
+fn extra(delivery: &DeliveryRecord<'_>) -> Option<Box<DeliveryExtra>> {
+    (!delivery.identifiers.is_empty() || delivery.share.is_some()).then(|| {
+        Box::new(DeliveryExtra {
+            subscription_identifiers: delivery.identifiers[..].into(),
+            share: delivery.share.map(Arc::from),
+        })
+    })
+}
+
+impl Shard {
+    /// From now on what must outlive the process goes to this log. `level` is what acknowledgements wait for.
+    pub fn keep_in(&mut self, log: Log, level: Level, wall: WallTime) {
+        let hasher = self.sessions.hasher().clone();
+        let durable = Durable::new(log, level, wall, self.shards, &hasher);
+        self.durable = Some(Box::new(durable));
+    }
+
+    /// Takes up what a log said, before the first client. `recovered` is what the log was resumed with, after
+    /// [`Shard::keep_in`].
+    ///
+    /// Members of shared subscriptions are announced to their choosers with envelopes, which must be delivered before
+    /// anything is published.
+    pub fn restore(&mut self, image: Image, recovered: &Recovered) {
+        let Some(durable) = &mut self.durable else { return };
+        release_dead(&mut durable.log, &image, recovered);
+        durable.next_session = image.next_session;
+        durable.next_message = image.next_message;
+        durable.next_number = image.next_number;
+        for (shard, number) in &image.marks {
+            if let Some(mark) = durable.marks.get_mut(usize::from(*shard)) {
+                *mark = *number;
+            }
+        }
+        for (number, (held, targets)) in image.handing_on {
+            let shards = self.shards;
+            let known: Vec<u16> = targets.into_iter().filter(|target| *target < shards).collect();
+            let publication = Arc::clone(&held.publication);
+            let handing_on = HandingOn::new(held.place, publication, known.clone());
+            durable.handing_on.insert(number, handing_on);
+            durable.forward(midge_store::Sequence(0), number, &held.publication, known);
+        }
+        for (_, held) in image.retained {
+            let keep = keep(held.message, held.place);
+            self.retained.restore(held.publication, keep, self.now);
+        }
+        self.tell_retained_count();
+        for (group, messages) in image.backlogs {
+            let held = messages.into_values();
+            let messages =
+                held.map(|held| (held.publication, keep(held.message, held.place))).collect();
+            self.restore_backlog(&group, messages);
+        }
+        for (key, session) in image.sessions {
+            self.restore_session(key, session);
+        }
+        self.settle();
+    }
+
+    fn restore_session(&mut self, key: u64, image: SessionImage) {
+        if self.sessions.find(&image.client_id).is_some() {
+            // Its end was damaged; the later one is the one that counts, and has been taken up or will be.
+            return;
+        }
+        let now = self.now;
+        let serial = self.next_serial();
+        let timer_serial = self.next_serial();
+        let expiry = image.expiry_interval_seconds;
+        let id = self.sessions.insert(Session::new(&image.client_id, expiry), serial);
+        let Some(durable) = &mut self.durable else { return };
+        durable.sessions.insert(key, id);
+        let mut kept = Kept::new(key);
+        kept.head = Some(image.place);
+        // Whoever was connected lost the connection with the process; when, nobody knows.
+        let since = image.away_since_ms.map_or(now, |ms| durable.wall.time(ms).min(now));
+        let since_ms = image.away_since_ms.unwrap_or_else(|| durable.wall.ms(now));
+        let at =
+            |seconds: u32| durable.wall.time(since_ms.saturating_add(u64::from(seconds) * 1000));
+        let delay = image.will.as_ref().map(|will| will.delay_interval_seconds.min(expiry));
+        let away = Away {
+            timer_serial,
+            since,
+            expires_at: (expiry != midge_session::session::NEVER).then(|| at(expiry)),
+            will_at: delay.map(at),
+        };
+        if let Some(deadline) = away.next() {
+            self.wheel.insert(deadline, Entry::new(Subject::Session, id.0, timer_serial));
+        }
+        if image.away_since_ms.is_none() {
+            kept.dirty = true;
+            durable.dirty.push_back(id);
+        }
+        if let Some(entry) = self.sessions.get_mut(id) {
+            entry.away = Some(Box::new(away));
+            entry.session.will = image.will;
+            for (packet_id, place) in image.inbound {
+                let Some(packet_id) = PacketId::new(packet_id) else { continue };
+                entry.session.inbound.get_or_insert_default().receive(packet_id);
+                kept.inbound.push((packet_id, place));
+            }
+            restore_line(&mut entry.session, image.line);
+            if let Some(outbound) = &entry.session.outbound {
+                Load::NOTHING.has_become(Load::of(outbound), &mut self.counters);
+            }
+            entry.kept = Some(Box::new(kept));
+        }
+        for (filter, (options, place)) in image.subscriptions {
+            let Some(options) = SubscriptionOptions::from_bits(options) else { continue };
+            if filter.starts_with("$share/") {
+                self.restore_share(id, &filter, options, place);
+            } else {
+                self.restore_subscription(id, &filter, options, place);
+            }
+        }
+        self.tell_choosers(id);
+    }
+
+    fn restore_subscription(
+        &mut self,
+        id: crate::ids::SessionId,
+        filter: &str,
+        options: SubscriptionOptions,
+        place: Place,
+    ) {
+        // Limits that were lowered since do not take away what was granted, as far as it can be matched.
+        let Ok(parsed) = TopicFilter::parse(filter, &self.settings.topic_limits) else { return };
+        let subscribed = self.table.subscribe(parsed, SubscriberId(id.0), options);
+        if let Some(interest) = self.interest.as_mut().filter(|_| subscribed.first) {
+            interest.add(filter);
+        }
+        let hasher = self.sessions.hasher().clone();
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        entry.subscriptions.insert(subscribed.filter_id, &hasher);
+        if let Some(kept) = &mut entry.kept {
+            kept.set_filter(subscribed.filter_id, place.position);
+        }
+    }
+
+    fn restore_share(
+        &mut self,
+        id: crate::ids::SessionId,
+        text: &str,
+        options: SubscriptionOptions,
+        place: Place,
+    ) {
+        if !matches!(SharedFilter::parse(text, &self.settings.topic_limits), Ok(Some(_))) {
+            return;
+        }
+        let hasher = self.sessions.hasher().clone();
+        let Some(session) = self.sessions.reference(id) else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        let group: Arc<str> = text.into();
+        let shares = entry.shares.get_or_insert_with(|| Box::new(Shares::new(&hasher)));
+        shares.groups.insert(Arc::clone(&group), options);
+        if let Some(kept) = &mut entry.kept {
+            kept.groups.insert(Arc::clone(&group), place.position);
+        }
+        let target = chooser(&group, self.shards);
+        let join = ShareJoin {
+            member: ShareMember { group, session },
+            options,
+            persistent: true,
+            // Nobody waits for the answer.
+            token: 0,
+            connection: ConnectionId(u32::MAX),
+        };
+        self.send(target, Envelope::ShareJoin(Box::new(join)));
+    }
+}
+
+/// A session's line: what has a packet id is in flight, the rest is queued behind it.
+fn restore_line(session: &mut Session, line: BTreeMap<u64, Line>) {
+    if line.is_empty() {
+        return;
+    }
+    let outbound = session.outbound.get_or_insert_default();
+    let (in_flight, queued): (Vec<_>, Vec<_>) =
+        line.into_iter().partition(|(_, line)| line.packet_id.is_some());
+    for (message, line) in in_flight.into_iter().chain(queued) {
+        let Some(message) = NonZeroU64::new(message) else { continue };
+        let keep = keep(message, line.place);
+        match (line.publication, line.packet_id) {
+            (None, Some(packet_id)) => outbound.restore_received(packet_id, keep),
+            (None, None) => {}
+            (Some(publication), packet_id) => {
+                let Line { qos, retain, extra, .. } = line;
+                let delivery = Delivery { publication, qos, retain, extra, keep: Some(keep) };
+                match packet_id {
+                    Some(packet_id) => outbound.restore_in_flight(packet_id, delivery),
+                    None => outbound.restore_queued(delivery),
+                }
+            }
+        }
+    }
+}
+
+/// A resumed log takes everything for live: it is told what is not.
+fn release_dead(log: &mut Log, image: &Image, recovered: &Recovered) {
+    let live = image.live();
+    for found in &recovered.segments {
+        let live = live.get(&found.segment).copied().unwrap_or(0);
+        let dead = found.live.saturating_sub(live) as usize;
+        if let Some(size) = dead.checked_sub(RECORD_HEADER_SIZE) {
+            log.release(Position { segment: found.segment, offset: 0 }, size);
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! Which event writes which record.
+
+use std::borrow::Cow;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use midge_codec::{PacketId, QoS};
+use midge_session::{Delivery, Keep, Outbound, Publication, Session, SubscriptionOptions};
+use midge_store::{Level, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence};
+use midge_topic::{FilterId, SubscriberId};
+
+use super::record::{DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord};
+use super::{Durable, Kept, Place, Recipient, WallTime};
+use crate::connection::Connection;
+use crate::groups;
+use crate::ids::{ConnectionId, SessionId, keeper_shard};
+use crate::own;
+use crate::sessions::SessionEntry;
+use crate::shard::Shard;
+
+/// What one more recipient may add to a record, beside its Subscription Identifiers.
+const RECIPIENT_SIZE_MAX: usize = 24;
+
+/// What a record of a publication may take beside the publication and its recipients.
+const MESSAGE_SIZE_MAX: usize = 128;
+
+pub(crate) fn keep(message: NonZeroU64, place: Place) -> Keep {
+    Keep {
+        message,
+        segment: place.position.segment.0,
+        offset: place.position.offset,
+        share: place.size,
+    }
+}
+
+pub(crate) fn place_of(keep: &Keep) -> Place {
+    let position = Position { segment: SegmentId(keep.segment), offset: keep.offset };
+    Place { position, size: keep.share }
+}
+
+/// The part of a record's payload that is there for each of its `owners`.
+pub(crate) fn share_of(size: u32, owners: usize) -> u32 {
+    let whole = size as usize + RECORD_HEADER_SIZE;
+    (whole / owners.max(1)).saturating_sub(RECORD_HEADER_SIZE) as u32
+}
+
+/// A session's terms as they are now.
+pub(crate) fn session_record<'a>(
+    session: &'a Session,
+    key: u64,
+    away_since_ms: Option<u64>,
+) -> SessionRecord<'a> {
+    SessionRecord {
+        session: key,
+        client_id: &session.client_id,
+        expiry_interval_seconds: session.expiry_interval_seconds,
+        away_since_ms,
+        will: session.will.as_ref().map(|will| WillRecord {
+            topic: &will.topic,
+            properties: &will.properties,
+            payload: &will.payload,
+            qos: will.qos,
+            retain: will.retain,
+            delay_interval_seconds: will.delay_interval_seconds,
+            message_expiry_interval_seconds: will.message_expiry_interval_seconds,
+        }),
+    }
+}
+
+/// A publication without anybody who gets it.
+pub(crate) fn message_record<'a>(
+    publication: &'a Publication,
+    message: NonZeroU64,
+    wall: WallTime,
+) -> MessageRecord<'a> {
+    MessageRecord {
+        message: message.get(),
+        topic: publication.topic(),
+        properties: publication.properties(),
+        payload: publication.payload(),
+        qos: publication.qos(),
+        retain: publication.retain(),
+        expires_at_ms: publication.expires_at().map(|at| wall.ms(at)),
+        retained: false,
+        origin: None,
+        hand_on: None,
+        came_from: None,
+        deliveries: Vec::new(),
+        groups: Vec::new(),
+    }
+}
+
+impl Durable {
+    /// Writes the record of one publication; `message` has everything but the deliveries.
+    fn put_message<'d>(
+        &mut self,
+        message: &MessageRecord<'_>,
+        deliveries: impl ExactSizeIterator<Item = DeliveryRecord<'d>>,
+        level: Level,
+    ) -> Result<(Sequence, Place), Refused> {
+        self.encoded.clear();
+        let kind = message.encode_head(deliveries, &mut self.encoded);
+        let parts = [&self.encoded[..], message.payload];
+        let appended = self.log.append(kind, &parts, level, Room::Normal)?;
+        let size = (self.encoded.len() + message.payload.len()) as u32;
+        Ok((appended.sequence, Place { position: appended.position, size }))
+    }
+
+    pub(crate) fn next_message_id(&mut self) -> NonZeroU64 {
+        let id = NonZeroU64::new(self.next_message).expect("message ids start at one");
+        self.next_message += 1;
+        id
+    }
+}
+
+impl Shard {
+    // Sessions.
+
+    /// A client is connected: when its session outlives the connection its terms are written. The CONNACK waits for those of a
+    /// new one, and for the end of an earlier one.
+    pub(crate) fn keep_terms(&mut self, connection: ConnectionId, id: SessionId) {
+        if self.durable.is_none() {
+            return;
+        }
+        let Some(entry) = self.sessions.get(id) else { return };
+        let new = entry.kept.is_none();
+        let lasting = entry.session.expiry_interval_seconds > 0;
+        if lasting || !new {
+            self.keep_session(id);
+        }
+        let Some(durable) = &mut self.durable else { return };
+        let ended = std::mem::take(&mut durable.ended);
+        if (lasting && new) || ended {
+            let kept = self.sessions.get(id).and_then(|entry| entry.kept.as_ref());
+            let written = kept.is_none_or(|kept| kept.head.is_some());
+            let after = if written { durable.log.appended() } else { NEVER };
+            if let Some(connection) = self.connections.get_mut(connection.0) {
+                connection.close_gate(after);
+            }
+        }
+    }
+
+    /// A session outlives its connection from now on: its terms are to be written.
+    pub(crate) fn keep_session(&mut self, id: SessionId) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        if entry.kept.is_none() {
+            let key = durable.new_session_key();
+            durable.sessions.insert(key, id);
+            entry.kept = Some(Box::new(Kept::new(key)));
+        }
+        self.note_terms(id);
+    }
+
+    /// A session's terms have changed: they are written now, or as soon as there is room.
+    pub(crate) fn note_terms(&mut self, id: SessionId) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
+        let Some(kept) = entry.kept.as_deref_mut() else { return };
+        if !kept.dirty {
+            kept.dirty = true;
+            durable.dirty.push_back(id);
+        }
+        self.write_terms();
+    }
+
+    /// Writes the terms that are to be written, as far as there is room.
+    pub(crate) fn write_terms(&mut self) {
+        let Self { durable: Some(durable), sessions, connections, .. } = self else { return };
+        while let Some(id) = durable.dirty.front().copied() {
+            let Some(entry) = sessions.get_mut(id) else {
+                durable.dirty.pop_front();
+                continue;
+            };
+            let SessionEntry { kept: Some(kept), session, away, connection, .. } = entry else {
+                durable.dirty.pop_front();
+                continue;
+            };
+            let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
+            let record = session_record(session, kept.key, since_ms);
+            // What a new session promises is waited for; what an older one changes is on the disk soon enough.
+            let level = if kept.head.is_none() { durable.level } else { Level::Memory };
+            let Ok((appended, place)) = durable.put(&Record::Session(record), level, Room::Reserve)
+            else {
+                return;
+            };
+            kept.dirty = false;
+            durable.dirty.pop_front();
+            match kept.head.replace(place) {
+                Some(earlier) => durable.release(earlier),
+                None => {
+                    let Some(id) = *connection else { continue };
+                    let Some(connection) = connections.get_mut(id.0) else { continue };
+                    if connection.reopen_gate(appended.sequence) {
+                        durable.gates.push_back((appended.sequence, id, connection.serial));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A session is no more.
+    pub(crate) fn forget_session(&mut self, entry: &SessionEntry) {
+        let Some(durable) = &mut self.durable else { return };
+        let Some(kept) = entry.kept.as_deref() else { return };
+        durable.sessions.remove(&kept.key);
+        if let Some(head) = kept.head {
+            durable.ended = true;
+            durable.end_soon(&Record::SessionEnd { session: kept.key });
+            durable.release(head);
+        }
+        for (filter, position) in &kept.filters {
+            let size = subscribe_size(kept.key, self.table.filter(*filter));
+            durable.log.release(*position, size);
+        }
+        for (group, position) in &kept.groups {
+            durable.log.release(*position, subscribe_size(kept.key, group));
+        }
+        for (_, place) in &kept.inbound {
+            durable.release(*place);
+        }
+        for keep in entry.session.outbound.iter().flat_map(|outbound| outbound.keeps()) {
+            durable.release(place_of(&keep));
+        }
+    }
+
+    // Subscriptions.
+
+    /// A session subscribes. `false`: the log does not take it, so it must not be granted.
+    pub(crate) fn keep_subscription(
+        &mut self,
+        id: SessionId,
+        filter: FilterId,
+        options: SubscriptionOptions,
+    ) -> bool {
+        let Self { durable: Some(durable), sessions, table, .. } = self else { return true };
+        let Some(entry) = sessions.get_mut(id) else { return true };
+        let Some(kept) = entry.kept.as_deref_mut() else { return true };
+        let text = table.filter(filter);
+        let record =
+            Record::Subscribe { session: kept.key, options: options.to_bits(), filter: text };
+        let Ok((_, place)) = durable.put(&record, durable.level, Room::Reserve) else {
+            return false;
+        };
+        if let Some(earlier) = kept.set_filter(filter, place.position) {
+            durable.log.release(earlier, place.size as usize);
+        }
+        true
+    }
+
+    /// A session joins a shared subscription.
+    pub(crate) fn keep_share(
+        &mut self,
+        id: SessionId,
+        group: &Arc<str>,
+        options: SubscriptionOptions,
+    ) -> bool {
+        let Self { durable: Some(durable), sessions, .. } = self else { return true };
+        let Some(entry) = sessions.get_mut(id) else { return true };
+        let Some(kept) = entry.kept.as_deref_mut() else { return true };
+        let record =
+            Record::Subscribe { session: kept.key, options: options.to_bits(), filter: group };
+        let Ok((_, place)) = durable.put(&record, durable.level, Room::Reserve) else {
+            return false;
+        };
+        if let Some(earlier) = kept.groups.insert(Arc::clone(group), place.position) {
+            durable.log.release(earlier, place.size as usize);
+        }
+        true
+    }
+
+    /// A subscription is no more.
+    pub(crate) fn forget_subscription(&mut self, id: SessionId, filter: FilterId) {
+        let Self { durable: Some(durable), sessions, table, .. } = self else { return };
+        let text = table.filter(filter);
+        let Some(entry) = sessions.get_mut(id) else { return };
+        let Some(kept) = entry.kept.as_deref_mut() else { return };
+        if let Some(position) = kept.remove_filter(filter) {
+            durable.log.release(position, subscribe_size(kept.key, text));
+            durable.end_soon(&Record::Unsubscribe { session: kept.key, filter: text });
+        }
+    }
+
+    /// A session is no member of a shared subscription any more.
+    pub(crate) fn forget_share(&mut self, id: SessionId, group: &str) {
+        let Self { durable: Some(durable), sessions, .. } = self else { return };
+        let Some(entry) = sessions.get_mut(id) else { return };
+        let Some(kept) = entry.kept.as_deref_mut() else { return };
+        if let Some(position) = kept.groups.remove(group) {
+            durable.log.release(position, subscribe_size(kept.key, group));
+            durable.end_soon(&Record::Unsubscribe { session: kept.key, filter: group });
+        }
+    }
+
+    // Publications.
+
+    /// Before a publication is routed here: whether the log can take it, if anybody here must keep it. With `patient` an
+    /// answer of `false` also means that the disk is full.
+    pub(crate) fn open_message(
+        &mut self,
+        publication: &Publication,
+        matched: &[(SubscriberId, SubscriptionOptions)],
+        patient: bool,
+    ) -> bool {
+        let Self { durable: Some(durable), sessions, .. } = self else { return true };
+        let opening = &mut durable.opening;
+        opening.ready = false;
+        let topic = publication.topic();
+        let retain = publication.retain()
+            && keeper_shard(topic, self.shards) == self.id
+            && !own::is_own(topic);
+        let once = publication.qos() == QoS::AtMostOnce;
+        let wanted = retain
+            || !opening.targets.is_empty()
+            || ((!once || self.settings.queue_qos0)
+                && matched.iter().any(|(subscriber, _)| {
+                    groups::group_of(*subscriber).is_some()
+                        || sessions
+                            .get(SessionId(subscriber.0))
+                            .is_some_and(|entry| entry.kept.is_some())
+                }));
+        if !wanted {
+            return true;
+        }
+        let size = publication.memory_size()
+            + MESSAGE_SIZE_MAX
+            + matched.len() * RECIPIENT_SIZE_MAX
+            + opening.targets.len() * 3;
+        let room = durable.check_room(size);
+        durable.opening.ready = room.is_ok();
+        match room {
+            Ok(()) => true,
+            Err(Refused::Busy) => once,
+            Err(Refused::Full | Refused::Failed) => once || !patient,
+            Err(Refused::TooLarge) => true,
+        }
+    }
+
+    /// The same for one session's delivery that does not come by way of routing.
+    pub(crate) fn open_delivery(
+        &mut self,
+        id: SessionId,
+        publication: &Publication,
+        share_size: usize,
+    ) -> bool {
+        let Self { durable: Some(durable), sessions, .. } = self else { return true };
+        durable.opening.ready = false;
+        if sessions.get(id).is_none_or(|entry| entry.kept.is_none()) {
+            return true;
+        }
+        let size =
+            publication.memory_size() + MESSAGE_SIZE_MAX + RECIPIENT_SIZE_MAX + share_size + 64;
+        let room = durable.check_room(size);
+        durable.opening.ready = room.is_ok();
+        room != Err(Refused::Busy) || publication.qos() == QoS::AtMostOnce
+    }
+
+    /// After a publication was routed here: its record is written, and everybody that it names is told where it stands.
+    /// Returns what its acknowledgement waits for.
+    pub(crate) fn close_message(&mut self, publication: &Arc<Publication>) -> Sequence {
+        let Self { durable: Some(durable), sessions, connections, .. } = self else {
+            return Sequence(0);
+        };
+        let mut opening = std::mem::take(&mut durable.opening);
+        let sequence = 'written: {
+            if !opening.ready
+                || (opening.recipients.is_empty()
+                    && opening.groups.is_empty()
+                    && opening.targets.is_empty()
+                    && !opening.retained)
+            {
+                break 'written Sequence(0);
+            }
+            let message = durable.next_message_id();
+            let origin = opening.origin.take().and_then(|(session, packet_id)| {
+                let key = sessions.get(session)?.kept.as_ref()?.key;
+                Some((session, key, packet_id))
+            });
+            let hand_on = (!opening.targets.is_empty()).then(|| {
+                let number = durable.next_number;
+                durable.next_number += 1;
+                HandOn { number, targets: opening.targets.clone() }
+            });
+            let record = MessageRecord {
+                retained: opening.retained,
+                origin: origin.map(|(_, key, packet_id)| (key, packet_id.get())),
+                came_from: opening.came_from,
+                hand_on,
+                groups: opening.groups.iter().map(|group| &**group).collect(),
+                ..message_record(publication, message, durable.wall)
+            };
+            let once = publication.qos() == QoS::AtMostOnce;
+            let level = if once { Level::Memory } else { durable.level };
+            let recipients = opening.recipients.iter().map(Recipient::record);
+            let Ok((sequence, whole)) = durable.put_message(&record, recipients, level) else {
+                debug_assert!(false, "room was asked for");
+                break 'written Sequence(0);
+            };
+            let owners = opening.recipients.len()
+                + opening.groups.len()
+                + usize::from(opening.retained)
+                + usize::from(origin.is_some())
+                + usize::from(record.hand_on.is_some());
+            let place = Place { size: share_of(whole.size, owners), ..whole };
+            let keep = keep(message, place);
+            for recipient in &opening.recipients {
+                let Some(entry) = sessions.get_mut(recipient.session) else { continue };
+                if let Some(outbound) = entry.session.outbound.as_mut() {
+                    outbound.keep_last(keep);
+                }
+                // [MQTT-4.3.3-1]: under a packet id that a crash forgets it would come twice.
+                if recipient.qos == QoS::ExactlyOnce
+                    && recipient.packet_id.is_some()
+                    && let Some(connection) =
+                        entry.connection.and_then(|id| connections.get_mut(id.0))
+                {
+                    connection.close_gate(sequence);
+                }
+            }
+            if let Some((session, _, packet_id)) = origin
+                && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
+            {
+                kept.inbound.push((packet_id, place));
+            }
+            if opening.retained {
+                self.retained.set_keep(publication.topic(), keep);
+            }
+            for group in &opening.groups {
+                self.groups.keep_last(group, keep);
+            }
+            if let Some(hand_on) = &record.hand_on {
+                durable.start_handing_on(hand_on, publication, place);
+            }
+            if once { Sequence(0) } else { sequence }
+        };
+        opening.recipients.clear();
+        opening.groups.clear();
+        opening.targets.clear();
+        opening.retained = false;
+        opening.origin = None;
+        opening.came_from = None;
+        opening.ready = false;
+        durable.opening = opening;
+        sequence
+    }
+
+    /// A message came back to a group's chooser: its backlog keeps it.
+    pub(crate) fn keep_backlog(&mut self, group: &str, publication: &Publication) -> Option<Keep> {
+        let durable = self.durable.as_mut()?;
+        let message = durable.next_message_id();
+        let record = MessageRecord {
+            groups: vec![group],
+            ..message_record(publication, message, durable.wall)
+        };
+        let nobody = std::iter::empty::<DeliveryRecord<'_>>();
+        let (_, place) = durable.put_message(&record, nobody, durable.level).ok()?;
+        Some(keep(message, place))
+    }
+
+    /// Writes that deliveries are done.
+    pub(crate) fn note_gone(&mut self, id: SessionId) {
+        let Self { durable: Some(durable), sessions, .. } = self else { return };
+        let Some(entry) = sessions.get_mut(id) else { return };
+        let Some(outbound) = entry.session.outbound.as_mut() else { return };
+        if !outbound.has_gone() {
+            return;
+        }
+        let key = entry.kept.as_ref().map(|kept| kept.key);
+        for keep in outbound.take_gone() {
+            if let Some(session) = key {
+                durable.note_end(&Record::Done { session, message: keep.message.get() });
+            }
+            durable.release(place_of(&keep));
+        }
+    }
+
+    /// A QoS 2 packet id from a client is free. Returns what its PUBCOMP waits for.
+    pub(crate) fn note_released(&mut self, id: SessionId, packet_id: PacketId) -> Sequence {
+        let Self { durable: Some(durable), sessions, .. } = self else { return Sequence(0) };
+        let Some(entry) = sessions.get_mut(id) else { return Sequence(0) };
+        let Some(kept) = entry.kept.as_deref_mut() else { return Sequence(0) };
+        let Some(at) = kept.inbound.iter().position(|one| one.0 == packet_id) else {
+            return Sequence(0);
+        };
+        let (_, place) = kept.inbound.swap_remove(at);
+        durable.release(place);
+        let packet_id = packet_id.get();
+        durable.put_end(&Record::InboundReleased { session: kept.key, packet_id }).unwrap_or(NEVER)
+    }
+
+    /// A topic has no retained message any more. Returns what the publisher's acknowledgement waits for.
+    pub(crate) fn forget_retained(&mut self, topic: &str, keep: &Keep) -> Sequence {
+        let Some(durable) = &mut self.durable else { return Sequence(0) };
+        durable.release(place_of(keep));
+        durable.end_soon(&Record::RetainedGone { topic })
+    }
+
+    /// The session that a publication came from, if it is kept.
+    pub(crate) fn is_kept(&self, id: Option<SessionId>) -> bool {
+        id.and_then(|id| self.sessions.get(id)).is_some_and(|entry| entry.kept.is_some())
+    }
+}
+
+/// What waits for this waits until its connection is gone.
+pub(crate) const NEVER: Sequence = Sequence(u64::MAX);
+
+impl Durable {
+    /// A message got a packet id towards a session that is kept; at QoS 2 it leaves once that is committed.
+    pub(crate) fn note_assigned(
+        &mut self,
+        session: u64,
+        outbound: &Outbound,
+        packet_id: PacketId,
+        qos: QoS,
+        connection: &mut Connection,
+    ) {
+        let Some(keep) = outbound.keep_of(packet_id) else { return };
+        let message = keep.message.get();
+        let record = Record::Assigned { session, message, packet_id: packet_id.get() };
+        if qos == QoS::ExactlyOnce {
+            connection.close_gate(self.put_end(&record).unwrap_or(NEVER));
+        } else {
+            self.note_end(&record);
+        }
+    }
+
+    /// A client has a QoS 2 message: its PUBREL leaves once that is committed.
+    pub(crate) fn note_received(
+        &mut self,
+        session: u64,
+        outbound: &mut Outbound,
+        packet_id: PacketId,
+        connection: &mut Connection,
+    ) {
+        let Some(earlier) = outbound.keep_of(packet_id) else { return };
+        let message = earlier.message.get();
+        let record = Record::Received { session, message, packet_id: packet_id.get() };
+        match self.put(&record, self.level, Room::Reserve) {
+            Ok((appended, place)) => {
+                outbound.replace_keep(packet_id, keep(earlier.message, place));
+                self.release(place_of(&earlier));
+                connection.close_gate(appended.sequence);
+            }
+            // The client must not be told: it says PUBREC again after its next connect.
+            Err(_) => connection.close_gate(NEVER),
+        }
+    }
+
+    fn check_room(&mut self, size: usize) -> Result<(), Refused> {
+        if !self.late_records.is_empty() {
+            return Err(Refused::Busy);
+        }
+        self.log.check(size, Room::Normal)
+    }
+
+    /// As [`Durable::put_end`] when there is room, and as [`Durable::note_end`] otherwise; who waits then waits for what is
+    /// appended after it, which is never less.
+    fn end_soon(&mut self, record: &Record<'_>) -> Sequence {
+        self.put_end(record).unwrap_or_else(|_| {
+            self.note_end(record);
+            NEVER
+        })
+    }
+}
+
+impl Recipient {
+    pub(crate) fn new(session: SessionId, key: u64, delivery: &Delivery) -> Self {
+        Self {
+            session,
+            key,
+            qos: delivery.qos,
+            retain: delivery.retain,
+            packet_id: None,
+            identifiers: delivery.subscription_identifiers().into(),
+            share: delivery.share().cloned(),
+        }
+    }
+
+    fn record(&self) -> DeliveryRecord<'_> {
+        DeliveryRecord {
+            session: self.key,
+            qos: self.qos,
+            retain: self.retain,
+            packet_id: self.packet_id.map(PacketId::get),
+            identifiers: Cow::Borrowed(&self.identifiers),
+            share: self.share.as_deref(),
+        }
+    }
+}
+
+/// Bytes of a [`Record::Subscribe`].
+pub(crate) fn subscribe_size(session: u64, filter: &str) -> usize {
+    let number = |number: u64| (u64::BITS - (number | 1).leading_zeros()).div_ceil(7) as usize;
+    number(session) + 4 + number(filter.len() as u64) + filter.len()
+}
