@@ -1,0 +1,34 @@
+//! Who may connect, and what may they do: password files and access rules in the forms that mosquitto's users have.
+//!
+//! Plain values: texts in, answers out. Whoever calls reads the files, and sees to it that no password is checked on
+//! a shard: [`PasswordFile::verify`] takes milliseconds on purpose.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | [`password`] | one kept password: `$6$`, `$7$`, `$argon2id$` |
+//! | [`password_file`] | users and their passwords |
+//! | [`access`] | the rules of an ACL file |
+//! | [`rights`] | what one client may do: the rules with its names filled in |
+//! | [`error`] | a line that cannot be used, and why |
+//!
+//! # Invariants worth naming
+//! - What is not granted is denied, as soon as there is a file of rules.
+//! - A file with one bad line is refused whole: half a set of rules is worse than the old one.
+//! - A password, its hash and its salt appear in no `Debug` and in no error.
+//! - Checking a user that does not exist takes as long as checking a wrong password.
+//!
+//! # Deliberately absent
+//! Files, clocks, threads, random numbers (salts are given), and MQTT itself.
+#![forbid(unsafe_code)]
+
+pub mod access;
+pub mod error;
+pub mod password;
+pub mod password_file;
+pub mod rights;
+
+pub use access::AccessRules;
+pub use error::FileError;
+pub use password::{Algorithm, KeptPassword};
+pub use password_file::PasswordFile;
+pub use rights::{Decision, Rights, Rule};
