@@ -238,7 +238,13 @@ counters! {
     dropped_too_large: counter Count in messages_dropped(reason = "too_large");
     /// Shared messages dropped because no member could take them.
     dropped_no_member: counter Count in messages_dropped(reason = "no_member");
+    /// Messages not delivered because the subscriber must not receive them.
+    dropped_denied: counter Count in messages_dropped(reason = "denied");
 
+    /// Publications (and wills) refused because their client must not publish there.
+    publishes_denied: counter Count;
+    /// Subscriptions refused because nothing that they ask for may be received.
+    subscriptions_denied: counter Count;
     /// Retained messages refused because a limit was reached.
     retained_refused: counter Count;
     /// Wills published.
@@ -334,6 +340,7 @@ impl Counters {
             + self.dropped_expired
             + self.dropped_too_large
             + self.dropped_no_member
+            + self.dropped_denied
     }
 }
 

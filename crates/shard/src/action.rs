@@ -5,6 +5,7 @@ use midge_session::Refusal;
 
 use crate::envelope::{Carried, Luggage};
 use crate::ids::{ConnectionId, PeerAddress};
+use crate::security::Secret;
 use midge_codec::DecodeError;
 
 /// One thing to do, in the order given. Sends are not among them: connections with output are taken from
@@ -34,6 +35,17 @@ pub enum Action {
         target: ShardId,
         /// To be sent along with the number that the descriptor got there.
         luggage: Box<Luggage>,
+    },
+    /// Have a password checked, elsewhere, then call [`crate::Shard::handle_authenticated`].
+    Authenticate {
+        /// The connection; nothing is read from it meanwhile.
+        connection: ConnectionId,
+        /// Tells it from a later one in the same slot.
+        serial: u32,
+        /// The user name.
+        user: Box<str>,
+        /// The password; empty when there was none.
+        password: Secret,
     },
     /// Something worth a (rate-limited) line in the log.
     Note(Note),
@@ -108,6 +120,8 @@ pub enum Violation {
     ServerDisconnect,
     /// AUTH without an authentication method.
     AuthenticationNotStarted,
+    /// It published where it must not, and the configuration says that this ends the connection.
+    NotAuthorized,
     /// A Subscription Identifier although they are switched off.
     SubscriptionIdentifiersNotSupported,
 }
@@ -126,6 +140,7 @@ impl Violation {
             | Self::ServerDisconnect
             // "Bad authentication method" is for CONNACK; DISCONNECT has no such code (5.0 §3.14.2.1).
             | Self::AuthenticationNotStarted => ReasonCode::ProtocolError,
+            Self::NotAuthorized => ReasonCode::NotAuthorized,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QoSNotSupported,
             Self::RetainNotSupported => ReasonCode::RetainNotSupported,

@@ -36,15 +36,13 @@ impl Shard {
             Ok(terms) => terms,
             Err(refusal) => return self.refuse(id, connect.version, refusal),
         };
-        if connect.client_id.is_empty() {
-            let client_id = self.assign_client_id();
-            self.open_session(id, connect, &terms, &client_id, true);
-            return;
-        }
-        let home = home_shard(connect.client_id, self.shards);
+        // A client without an id gets one of which this shard is the home.
+        let home = match connect.client_id {
+            "" => self.id,
+            client_id => home_shard(client_id, self.shards),
+        };
         if home == self.id {
-            self.open_session(id, connect, &terms, connect.client_id, false);
-            return;
+            return self.identify(id, connect, &terms, received);
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         set_state(connection, State::HandingOver, &mut self.counters);
@@ -73,7 +71,7 @@ impl Shard {
     }
 
     /// An id that no other client has: the process's seed, this shard, a count; chosen so that this shard is its home.
-    fn assign_client_id(&mut self) -> String {
+    pub(crate) fn assign_client_id(&mut self) -> String {
         loop {
             self.assigned_client_ids += 1;
             let seed = self.settings.client_id_seed;
@@ -87,7 +85,7 @@ impl Shard {
         }
     }
 
-    fn open_session(
+    pub(crate) fn open_session(
         &mut self,
         id: ConnectionId,
         connect: &Connect<'_>,
@@ -238,7 +236,7 @@ impl Shard {
     }
 
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
-    fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
         self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
         self.counters.closed_refused += 1;
         self.note(id, Event::Refused(refusal));

@@ -22,6 +22,8 @@ pub(crate) enum State {
     Handshaking,
     /// On its way to its client's home.
     HandingOver,
+    /// At home, its password being checked. Not read from; its CONNECT and what came behind it are kept.
+    Authenticating,
     /// CONNECT accepted.
     Connected,
     /// Says its last words, then closes. Nothing is read any more.
@@ -282,6 +284,18 @@ impl Connection {
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
         self.flags.has(Flags::PARKED | Flags::CHOKED)
+    }
+
+    /// Whether its client has proved nothing yet.
+    #[inline]
+    pub(crate) fn is_unproven(&self) -> bool {
+        matches!(self.state, State::Handshaking | State::Authenticating)
+    }
+
+    /// Whether what comes is kept for later, whatever it is.
+    #[inline]
+    pub(crate) fn waits(&self) -> bool {
+        self.is_held() || matches!(self.state, State::HandingOver | State::Authenticating)
     }
 
     /// Bytes that wait for the socket, without those of the send in flight.

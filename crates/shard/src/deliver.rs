@@ -54,6 +54,10 @@ impl Shard {
         let origin = self.origin();
         let Some(entry) = self.sessions.get_mut(session) else { return Delivered::Dropped };
         let Some((first, others)) = matched.split_first() else { return Delivered::Dropped };
+        if !self.guards.may_read(session, &entry.session.client_id, publication.topic()) {
+            self.counters.dropped_denied += 1;
+            return Delivered::Dropped;
+        }
         let mut options = first.1;
         for other in others {
             options = options.merge(other.1);
@@ -257,6 +261,16 @@ impl Shard {
                 origin: None,
             };
             let (publication, qos) = (Arc::clone(&delivery.publication), delivery.qos);
+            // A right may have been taken back since it was queued. What was sent before is the client's to finish.
+            if !duplicate
+                && !self.guards.may_read(session, &entry.session.client_id, publication.topic())
+            {
+                self.counters.dropped_denied += 1;
+                if let Some(packet_id) = packet_id {
+                    outbound.discard(packet_id);
+                }
+                continue;
+            }
             match append_publish(
                 &mut self.wire,
                 None,

@@ -180,6 +180,10 @@ impl Shard {
         if mutant!("will-twice") {
             entry.session.will = Some(will.clone());
         }
+        // The right may have been taken back since the will was accepted.
+        if !self.may_write(id, &will.topic) {
+            return;
+        }
         let publication = Arc::new(will.publication(self.now));
         self.counters.wills_published += 1;
         // The will's own session may be subscribed to it: no-local counts for it as for any publication of the client.
@@ -199,6 +203,7 @@ impl Shard {
         if let Some(outbound) = &entry.session.outbound {
             Load::of(outbound).has_become(Load::NOTHING, &mut self.counters);
         }
+        self.guards.remove(id);
         debug_assert!(entry.connection.is_none());
         self.forget_session(&entry);
         let back = entry.session.outbound.take().map(|outbound| outbound.into_undelivered());
@@ -249,7 +254,7 @@ impl Shard {
             return;
         }
         match connection.state {
-            State::Handshaking => {
+            State::Handshaking | State::Authenticating => {
                 self.counters.connect_timeouts += 1;
                 self.note(id, Event::ConnectTimeout);
                 self.close(id);
@@ -288,7 +293,7 @@ impl Shard {
         if matches!(connection.state, State::Closing | State::Closed) {
             return;
         }
-        if connection.state == State::Handshaking {
+        if connection.is_unproven() {
             self.unproven_bytes -= connection.input_size();
         }
         connection.input = None;

@@ -10,7 +10,7 @@ use crate::action::{PeerError, Violation};
 /// Why a packet that was otherwise fine is answered with an error.
 pub(crate) const fn of_reason_code(reason_code: ReasonCode) -> Option<&'static str> {
     Some(match reason_code {
-        ReasonCode::NotAuthorized => "topics below $SYS are the broker's own",
+        ReasonCode::NotAuthorized => "not allowed here, or a topic of the broker's own",
         ReasonCode::TopicNameInvalid => "the topic has more levels than this broker allows",
         ReasonCode::TopicFilterInvalid => {
             "not a topic filter, or it has more levels than this broker allows"
@@ -54,6 +54,7 @@ pub(crate) const fn of_error(error: PeerError) -> &'static str {
                 "a session expiry interval in DISCONNECT although CONNECT had none"
             }
             Violation::ServerDisconnect => "a DISCONNECT that only a server sends",
+            Violation::NotAuthorized => "not allowed to publish to this topic",
             Violation::AuthenticationNotStarted => "AUTH without an authentication method",
             Violation::SubscriptionIdentifiersNotSupported => {
                 "subscription identifiers are switched off"

@@ -1,7 +1,6 @@
 //! What must hold beyond [`Shard::check_integrity`]: that no queue exceeds its bound, and that nothing is left when all
 //! clients are gone. For tests and the simulator.
 
-use crate::connection::State;
 use crate::shard::Shard;
 
 impl Shard {
@@ -28,7 +27,7 @@ impl Shard {
             assert!(waiting <= settings.output_bytes_max + slack, "an output of {waiting} bytes");
         }
         self.groups.check_bounds(settings.share_backlog_messages_max);
-        let handshaking = self.connections.iter().filter(|(_, c)| c.state == State::Handshaking);
+        let handshaking = self.connections.iter().filter(|(_, c)| c.is_unproven());
         let unproven: usize = handshaking.map(|(_, connection)| connection.input_size()).sum();
         assert_eq!(self.unproven_bytes, unproven, "bytes before CONNECT");
     }

@@ -55,9 +55,11 @@ impl Shard {
             let run = collect_run(publish.topic, version, raw, rest);
             self.count_run(raw, run.place);
             self.sample(session, run.topic, run.place.count);
-            if may_publish(run.topic) {
+            if may_publish(run.topic) && self.may_write(session, run.topic) {
                 self.route_run(run, Some(session));
                 self.park_if_full(id);
+            } else if self.security.deny_disconnects {
+                return Err(Violation::NotAuthorized.into());
             }
             return Ok(run.frames.len());
         }
@@ -111,10 +113,11 @@ impl Shard {
         };
         self.sample(session, topic, 1);
         let Some(packet_id) = publish.packet_id else {
-            if let Err(reason_code) = self.check_content(topic, publish) {
+            if let Err(reason_code) = self.check_content(session, topic, publish) {
                 return match reason_code {
                     ReasonCode::TopicNameInvalid => Err(Violation::TopicNameInvalid.into()),
                     ReasonCode::PayloadFormatInvalid => Err(Violation::PayloadFormatInvalid.into()),
+                    _ if self.security.deny_disconnects => Err(Violation::NotAuthorized.into()),
                     // Not allowed to publish there: there is no packet to say so with.
                     _ => Ok(Taken::Now),
                 };
@@ -144,9 +147,12 @@ impl Shard {
             }
         }
         self.check_receive_maximum(id, session, version)?;
-        if let Err(reason_code) = self.check_content(topic, publish) {
+        if let Err(reason_code) = self.check_content(session, topic, publish) {
             if !version.is_v5() && reason_code == ReasonCode::TopicNameInvalid {
                 return Err(Violation::TopicNameInvalid.into());
+            }
+            if self.security.deny_disconnects && reason_code == ReasonCode::NotAuthorized {
+                return Err(Violation::NotAuthorized.into());
             }
             self.forget_refused(session, packet_id, publish.qos);
             // A 3.1 or 3.1.1 client can only be told "received" [MQTT-3.3.5-2 @3.1.1].
@@ -232,11 +238,16 @@ impl Shard {
     }
 
     /// What keeps a well-formed publication from being accepted.
-    fn check_content(&self, topic: &str, publish: &Publish<'_>) -> Result<(), ReasonCode> {
+    fn check_content(
+        &mut self,
+        session: SessionId,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Result<(), ReasonCode> {
         if TopicName::parse(topic, &self.settings.topic_limits).is_err() {
             return Err(ReasonCode::TopicNameInvalid);
         }
-        if !may_publish(topic) {
+        if !may_publish(topic) || !self.may_write(session, topic) {
             return Err(ReasonCode::NotAuthorized);
         }
         let text = publish.properties.payload_format_indicator == Some(1);

@@ -41,11 +41,11 @@ impl Shard {
         if matches!(connection.state, State::Closing | State::Closed) {
             return;
         }
-        if connection.state == State::Handshaking {
+        if connection.is_unproven() {
             self.unproven_bytes -= connection.input_size();
         }
         match connection.input.take() {
-            None if !connection.is_held() && connection.state != State::HandingOver => {
+            None if !connection.waits() => {
                 let used = self.consume(id, bytes);
                 self.keep(id, &bytes[used..]);
             }
@@ -53,7 +53,7 @@ impl Shard {
                 let mut input = kept.unwrap_or_default();
                 input.extend_from_slice(bytes);
                 connection.input = Some(input);
-                if !connection.is_held() && connection.state != State::HandingOver {
+                if !connection.waits() {
                     self.resume_input(id);
                 }
             }
@@ -65,7 +65,7 @@ impl Shard {
     fn bound_unproven(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id.0) else { return };
         let size = connection.input_size();
-        if connection.state != State::Handshaking || size == 0 {
+        if !connection.is_unproven() || size == 0 {
             return;
         }
         self.unproven_bytes += size;
@@ -124,6 +124,10 @@ impl Shard {
         while at < bytes.len() {
             let Some(connection) = self.connections.get(id.0) else { return bytes.len() };
             let (state, version) = (connection.state, connection.version);
+            // Whoever holds it has kept, or sent along, everything from the CONNECT on.
+            if matches!(state, State::HandingOver | State::Authenticating) {
+                return bytes.len();
+            }
             if connection.is_held() {
                 break;
             }
@@ -179,7 +183,9 @@ impl Shard {
                     self.handle_first(id, raw, rest);
                     Ok(())
                 }
-                State::HandingOver | State::Closing | State::Closed => return bytes.len(),
+                State::HandingOver | State::Authenticating | State::Closing | State::Closed => {
+                    return bytes.len();
+                }
             };
             at += raw.size;
             if let Err(error) = handled {

@@ -107,7 +107,7 @@ impl Broker {
     }
 
     /// Moves what one shard has for another.
-    fn pass(&mut self, source: usize, target: usize) {
+    pub(crate) fn pass(&mut self, source: usize, target: usize) {
         while let Some(envelope) = self.shards[source].poll_envelope(ShardId::new(target as u16)) {
             let from = ShardId::new(source as u16);
             self.shards[target].handle_envelope(from, envelope, self.now);

@@ -248,6 +248,10 @@ impl Shard {
                 }
                 continue;
             };
+            if !self.guards.may_read(session, &entry.session.client_id, run.topic) {
+                self.counters.dropped_denied += u64::from(run.place.count);
+                continue;
+            }
             let options = same[0].1;
             let plain = same.len() == 1
                 && options.identifier().is_none()

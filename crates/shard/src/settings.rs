@@ -4,6 +4,7 @@ use midge_session::{Limits, QueueLimits};
 use midge_topic::TopicLimits;
 
 use crate::outbox::OutboxLimits;
+use crate::security::Security;
 
 /// Settings of a shard; the same for all shards of a process.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Settings {
     pub share_backlog_messages_max: usize,
     /// Bounds of what waits for another shard.
     pub outbox: OutboxLimits,
+    /// Who is let in, and what they may do, at the start.
+    pub security: Security,
     /// Makes assigned client ids of this process differ from those of others; chosen by the caller.
     pub client_id_seed: u64,
 }
@@ -55,6 +58,7 @@ impl Default for Settings {
             retained_bytes_max: 1 << 30,
             share_backlog_messages_max: 1000,
             outbox: OutboxLimits::default(),
+            security: Security::default(),
             client_id_seed: 0,
         }
     }

@@ -22,6 +22,7 @@ use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
 use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
 use crate::retained::{RetainedCounts, RetainedMessage, RetainedSlice};
+use crate::security::{Guards, Security};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
@@ -81,6 +82,8 @@ pub struct Shard {
     pub(crate) own_retained: RetainedIndex<RetainedMessage>,
     pub(crate) retained_counts: Arc<RetainedCounts>,
     pub(crate) groups: Groups,
+    pub(crate) security: Security,
+    pub(crate) guards: Guards,
     pub(crate) outboxes: Outboxes,
     /// Envelopes of this shard for itself: the chooser and the member, or the keeper and the subscriber, are one.
     own: VecDeque<Envelope>,
@@ -147,7 +150,9 @@ impl Shard {
             retained: RetainedSlice::new(b ^ c),
             own_retained: RetainedIndex::with_seed(b ^ c),
             retained_counts: shared.retained_counts,
-            groups: Groups::new(hasher),
+            groups: Groups::new(hasher.clone()),
+            guards: Guards::new(settings.security.access.clone(), hasher),
+            security: settings.security.clone(),
             outboxes: Outboxes::new(shards, settings.outbox),
             own: VecDeque::new(),
             waiting_acks: (0..shards).map(|_| VecDeque::new()).collect(),

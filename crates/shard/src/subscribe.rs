@@ -110,6 +110,9 @@ impl Shard {
             return Granted::Now(ReasonCode::WildcardSubscriptionsNotSupported);
         }
         let qos = asked.qos.min(limits.maximum_qos);
+        if !self.may_subscribe(session, filter.as_str()) {
+            return Granted::Now(ReasonCode::NotAuthorized);
+        }
         let options =
             SubscriptionOptions::new(qos, asked.no_local, asked.retain_as_published, identifier);
         let Some(entry) = self.sessions.get_mut(session) else {
@@ -187,6 +190,10 @@ impl Shard {
             return Granted::Now(ReasonCode::WildcardSubscriptionsNotSupported);
         }
         let qos = asked.qos.min(limits.maximum_qos);
+        // What is judged is the filter itself, whatever the group is called.
+        if !self.may_subscribe(session, filter.as_str()) {
+            return Granted::Now(ReasonCode::NotAuthorized);
+        }
         let options = SubscriptionOptions::new(qos, false, asked.retain_as_published, identifier);
         let Some(reference) = self.sessions.reference(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);

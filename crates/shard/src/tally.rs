@@ -65,7 +65,9 @@ impl Load {
 /// What a state counts as.
 const fn counted_as(state: State) -> ConnectionState {
     match state {
-        State::Handshaking | State::HandingOver => ConnectionState::Handshaking,
+        State::Handshaking | State::HandingOver | State::Authenticating => {
+            ConnectionState::Handshaking
+        }
         State::Connected => ConnectionState::Connected,
         State::Closing | State::Closed => ConnectionState::Ending,
     }

@@ -192,6 +192,10 @@ impl Host {
                     self.luggage.insert(token, (target, luggage));
                     net.hand_over(id, connection.0, target, token);
                 }
+                // No scenario has users.
+                Action::Authenticate { connection, .. } => {
+                    panic!("a password is asked for on connection {}", connection.0)
+                }
                 Action::Note(note) => {
                     let peer = SocketAddr::from(note.peer);
                     let std::net::IpAddr::V4(address) = peer.ip() else { continue };

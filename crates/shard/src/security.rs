@@ -1,0 +1,538 @@
+//! Who may connect, and what may they do.
+//!
+//! A user name counts when its password was checked. That takes milliseconds, so this shard does not do it: it asks with
+//! [`Action::Authenticate`], holds the connection, and goes on when [`Shard::handle_authenticated`] brings the
+//! verdict. Nothing about sessions is looked at before: a failed login changes nothing and learns nothing.
+//!
+//! What a client may do is kept beside its session, in [`Guards`], and only where there are users or rules: a broker without
+//! either pays nothing. It is asked for each publication in (write), each filter (read, as far as anything could come)
+//! and each delivery (read), also for what waited in a queue, so that a right that was taken back counts at once.
+//!
+//! # Sessions belong to whoever made them
+//! Another user with the same client id is refused; an anonymous client is a user of its own kind.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use midge_auth::{AccessRules, Decision, Rights};
+use midge_codec::{Connect, Framed, ReasonCode, frame};
+use midge_session::{Refusal, Terms};
+
+use crate::action::Action;
+use crate::connection::State;
+use crate::ids::{ConnectionId, SessionId};
+use crate::shard::Shard;
+use crate::tally::set_state;
+
+/// What is asked of clients; the same for all shards. Default: everybody may do everything.
+#[derive(Debug, Clone)]
+pub struct Security {
+    /// Whether clients without a user name are let in.
+    pub allow_anonymous: bool,
+    /// Whether user names are checked ([`Action::Authenticate`]). When they are not, they mean nothing.
+    pub authenticate: bool,
+    /// What each may do; `None`: everything.
+    pub access: Option<Arc<AccessRules>>,
+    /// Whether a client that publishes where it must not is disconnected (0x87), rather than told so where its packet has
+    /// an answer, and ignored.
+    pub deny_disconnects: bool,
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Self { allow_anonymous: true, authenticate: false, access: None, deny_disconnects: false }
+    }
+}
+
+/// The answer to [`Action::Authenticate`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The user exists and this is the password.
+    Granted,
+    /// It is not, or there is no such user.
+    Refused,
+    /// Too many wait for an answer.
+    Busy,
+}
+
+/// A password on its way to be checked: it does not show itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub Box<[u8]>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Secret(..)")
+    }
+}
+
+/// What a session's client may do, and whose it is.
+#[derive(Debug, Default)]
+struct Guard {
+    user: Option<Box<str>>,
+    rights: Option<Rights>,
+    /// Of the rules that `rights` were made from.
+    generation: u32,
+}
+
+/// The guards of this shard's sessions. Empty where there are neither users nor rules.
+#[derive(Debug)]
+pub(crate) struct Guards {
+    rules: Option<Arc<AccessRules>>,
+    generation: u32,
+    by_session: HashMap<SessionId, Guard, RandomState>,
+}
+
+impl Guards {
+    pub(crate) fn new(rules: Option<Arc<AccessRules>>, hasher: RandomState) -> Self {
+        Self { rules, generation: 0, by_session: HashMap::with_hasher(hasher) }
+    }
+
+    fn user(&self, session: SessionId) -> Option<&str> {
+        self.by_session.get(&session)?.user.as_deref()
+    }
+
+    fn set_user(&mut self, session: SessionId, user: Option<&str>) {
+        if user.is_some() {
+            let guard = Guard { user: user.map(Into::into), ..Guard::default() };
+            self.by_session.insert(session, guard);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, session: SessionId) {
+        if !self.by_session.is_empty() {
+            self.by_session.remove(&session);
+        }
+    }
+
+    /// New rules hold from the next question on.
+    fn set_rules(&mut self, rules: Option<Arc<AccessRules>>) {
+        self.rules = rules;
+        self.generation = self.generation.wrapping_add(1);
+    }
+
+    #[inline]
+    pub(crate) fn may_write(&mut self, session: SessionId, client_id: &str, topic: &str) -> bool {
+        self.rules.is_none() || self.ask(session, client_id, |r| r.may_write(topic)).allowed
+    }
+
+    #[inline]
+    pub(crate) fn may_read(&mut self, session: SessionId, client_id: &str, topic: &str) -> bool {
+        self.rules.is_none() || self.ask(session, client_id, |r| r.may_read(topic)).allowed
+    }
+
+    pub(crate) fn may_subscribe(
+        &mut self,
+        session: SessionId,
+        client_id: &str,
+        filter: &str,
+    ) -> bool {
+        self.rules.is_none() || self.ask(session, client_id, |r| r.may_subscribe(filter)).allowed
+    }
+
+    fn ask(
+        &mut self,
+        session: SessionId,
+        client_id: &str,
+        question: impl FnOnce(&Rights) -> Decision,
+    ) -> Decision {
+        let Self { rules, generation, by_session } = self;
+        let guard = by_session.entry(session).or_default();
+        if guard.rights.is_none() || guard.generation != *generation {
+            let rules = rules.as_ref();
+            guard.rights = rules.map(|rules| rules.rights(guard.user.as_deref(), client_id));
+            guard.generation = *generation;
+        }
+        guard.rights.as_ref().map_or(Decision { allowed: true, line: None }, question)
+    }
+}
+
+/// Who a CONNECT is from.
+enum Claim {
+    /// Nobody who has to prove anything.
+    Anonymous,
+    /// Somebody whose password is to be checked.
+    Claimed,
+    /// Nobody who is let in.
+    Unwelcome(Refusal),
+}
+
+impl Shard {
+    /// A CONNECT with agreed terms, at its client's home: lets it in, asks about it, or refuses it. `received` is
+    /// everything from the CONNECT on.
+    pub(crate) fn identify(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        terms: &Terms,
+        received: &[u8],
+    ) {
+        match self.claim_of(connect) {
+            Claim::Anonymous => self.let_in(id, connect, terms, None),
+            Claim::Unwelcome(refusal) => self.refuse(id, connect.version, refusal),
+            Claim::Claimed => {
+                let Some(connection) = self.connections.get_mut(id.0) else { return };
+                set_state(connection, State::Authenticating, &mut self.counters);
+                connection.input = Some(Box::new(received.to_vec()));
+                let user = connect.username.unwrap_or_default().into();
+                let password = Secret(connect.password.unwrap_or_default().into());
+                let serial = connection.serial;
+                self.actions.push_back(Action::Pause(id));
+                let ask = Action::Authenticate { connection: id, serial, user, password };
+                self.actions.push_back(ask);
+            }
+        }
+    }
+
+    fn claim_of(&self, connect: &Connect<'_>) -> Claim {
+        let unwelcome = |reason_code, reason| Claim::Unwelcome(Refusal { reason_code, reason });
+        match (self.security.authenticate, connect.username) {
+            (true, Some(_)) => Claim::Claimed,
+            _ if self.security.allow_anonymous => Claim::Anonymous,
+            (true, None) => unwelcome(ReasonCode::NotAuthorized, "a user name is needed here"),
+            (false, _) => unwelcome(ReasonCode::NotAuthorized, "nobody is let in"),
+        }
+    }
+
+    /// The verdict about a client that [`Action::Authenticate`] asked about.
+    pub fn handle_authenticated(
+        &mut self,
+        id: ConnectionId,
+        serial: u32,
+        verdict: Verdict,
+        now: midge_session::Time,
+    ) {
+        self.now = now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        // It may have given up, or have been given up, and the slot may be another's.
+        if connection.serial != serial || connection.state != State::Authenticating {
+            return;
+        }
+        self.unproven_bytes -= connection.input_size();
+        let Some(input) = connection.input.take() else { return };
+        // These bytes were a CONNECT, and were agreed to, when they came.
+        let Ok(Framed::Packet(raw)) = frame(&input, u32::MAX) else { return self.close(id) };
+        let Ok(connect) = Connect::decode(raw) else { return self.close(id) };
+        let Ok(terms) = Terms::negotiate(&connect, &self.settings.limits) else {
+            return self.close(id);
+        };
+        let (reason_code, reason) = match verdict {
+            Verdict::Granted => {
+                self.let_in(id, &connect, &terms, connect.username);
+                self.receive(id, &input[raw.size..]);
+                return self.settle();
+            }
+            Verdict::Refused => {
+                (ReasonCode::BadUserNameOrPassword, "the user name or the password is wrong")
+            }
+            Verdict::Busy => (ReasonCode::ServerBusy, "too many clients log in just now"),
+        };
+        self.refuse(id, connect.version, Refusal { reason_code, reason });
+        self.settle();
+    }
+
+    /// Opens the session of a client whose identity is settled, unless its will or its session say no.
+    fn let_in(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        terms: &Terms,
+        user: Option<&str>,
+    ) {
+        let assigned = connect.client_id.is_empty();
+        let assigned_id = assigned.then(|| self.assign_client_id());
+        let client_id = assigned_id.as_deref().unwrap_or(connect.client_id);
+        let refused = |reason| Refusal { reason_code: ReasonCode::NotAuthorized, reason };
+        if let Some(earlier) = self.sessions.find(client_id)
+            && self.guards.user(earlier) != user
+        {
+            let refusal = refused("another user has a session with this client id");
+            return self.refuse(id, connect.version, refusal);
+        }
+        if let (Some(will), Some(rules)) = (&connect.will, &self.guards.rules)
+            && !rules.rights(user, client_id).may_write(will.topic).allowed
+        {
+            let refusal = refused("not allowed to publish the will");
+            return self.refuse(id, connect.version, refusal);
+        }
+        self.open_session(id, connect, terms, client_id, assigned);
+        if let Some(session) = self.connections.get(id.0).and_then(|c| c.session) {
+            self.guards.set_user(session, user);
+        }
+    }
+
+    /// New users and rules: who is connected stays, and may do from now on what the new rules say.
+    pub fn handle_security(&mut self, security: Security) {
+        self.guards.set_rules(security.access.clone());
+        self.security = security;
+    }
+
+    /// Whether a session's client may publish to a topic.
+    #[inline]
+    pub(crate) fn may_write(&mut self, session: SessionId, topic: &str) -> bool {
+        if self.guards.rules.is_none() {
+            return true;
+        }
+        let Some(entry) = self.sessions.get(session) else { return false };
+        let allowed = self.guards.may_write(session, &entry.session.client_id, topic);
+        self.counters.publishes_denied += u64::from(!allowed);
+        allowed
+    }
+
+    /// Whether a session's client may subscribe to a filter.
+    pub(crate) fn may_subscribe(&mut self, session: SessionId, filter: &str) -> bool {
+        if self.guards.rules.is_none() {
+            return true;
+        }
+        let Some(entry) = self.sessions.get(session) else { return false };
+        let allowed = self.guards.may_subscribe(session, &entry.session.client_id, filter);
+        self.counters.subscriptions_denied += u64::from(!allowed);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midge_codec::{ConnAck, Packet, ProtocolVersion, PubAck, QoS, SubAck, Will, decode};
+
+    use super::*;
+    use crate::Settings;
+    use crate::regression::{Broker, publish, subscribe};
+
+    const V5: ProtocolVersion = ProtocolVersion::V5;
+    const V311: ProtocolVersion = ProtocolVersion::V311;
+
+    const RULES: &str = "\
+topic readwrite open/#
+user anna
+topic readwrite anna/#
+topic deny anna/secret
+topic write log
+user ben
+topic read anna/#
+pattern readwrite own/%c/#
+";
+
+    fn rules(text: &str) -> Option<Arc<AccessRules>> {
+        Some(Arc::new(AccessRules::parse(text).unwrap()))
+    }
+
+    fn broker(security: Security) -> Broker {
+        Broker::new(1, Settings { security, ..Settings::default() })
+    }
+
+    fn secured() -> Broker {
+        let access = rules(RULES);
+        broker(Security {
+            authenticate: true,
+            allow_anonymous: true,
+            access,
+            ..Security::default()
+        })
+    }
+
+    fn as_user<'a>(version: ProtocolVersion, client_id: &'a str, user: &'a str) -> Connect<'a> {
+        let clean_start = false;
+        let password = Some(&b"pw"[..]);
+        Connect { username: Some(user), password, clean_start, ..Connect::new(version, client_id) }
+    }
+
+    impl Broker {
+        /// The one question about a password that is open.
+        fn question(&mut self) -> Option<(ConnectionId, u32, Box<str>, Secret)> {
+            self.actions(0).into_iter().find_map(|action| match action {
+                Action::Authenticate { connection, serial, user, password } => {
+                    Some((connection, serial, user, password))
+                }
+                _ => None,
+            })
+        }
+
+        /// Connects, answers the question, and says what the CONNACK was.
+        fn log_in(&mut self, id: u32, connect: &Connect<'_>, verdict: Verdict) -> ReasonCode {
+            let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+            self.shards[0].handle_accepted(ConnectionId(id), peer, crate::ListenerId(0), self.now);
+            let mut bytes = Vec::new();
+            connect.encode(&mut bytes);
+            self.receive(0, id, &bytes);
+            if let Some((connection, serial, user, password)) = self.question() {
+                assert_eq!((&*user, &*password.0), (connect.username.unwrap(), &b"pw"[..]));
+                self.shards[0].handle_authenticated(connection, serial, verdict, self.now);
+            }
+            let bytes = self.sent(0, id);
+            let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no CONNACK") };
+            ConnAck::decode(raw, connect.version).unwrap().reason_code
+        }
+
+        fn answer(&mut self, id: u32, version: ProtocolVersion, bytes: &[u8]) -> Vec<ReasonCode> {
+            self.receive(0, id, bytes);
+            let bytes = self.sent(0, id);
+            let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { return Vec::new() };
+            match decode(raw, version).unwrap() {
+                Packet::PubAck(PubAck { reason_code, .. }) => vec![reason_code],
+                Packet::SubAck(SubAck { reason_codes, .. }) => reason_codes.iter().collect(),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn subscribes(&mut self, id: u32, filter: &str) -> Vec<ReasonCode> {
+            self.answer(id, V311, &subscribe(filter, QoS::AtLeastOnce))
+        }
+    }
+
+    /// A login is asked about once, nothing happens before the verdict, and what came behind the CONNECT counts after it.
+    #[test]
+    fn a_client_waits_for_its_verdict() {
+        let mut broker = secured();
+        let mut bytes = Vec::new();
+        as_user(V311, "c", "anna").encode(&mut bytes);
+        bytes.extend(subscribe("anna/#", QoS::AtMostOnce));
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let now = broker.now;
+        broker.shards[0].handle_accepted(ConnectionId(1), peer, crate::ListenerId(0), now);
+        let (first, second) = bytes.split_at(bytes.len() - 3);
+        broker.receive(0, 1, first);
+        broker.receive(0, 1, second);
+        assert!(broker.sent(0, 1).is_empty());
+        assert_eq!(broker.shards[0].counters().sessions_now, 0);
+        let (connection, serial, ..) = broker.question().unwrap();
+        let verdict = Verdict::Granted;
+        broker.shards[0].handle_authenticated(connection, serial + 1, verdict, now);
+        assert!(broker.sent(0, 1).is_empty(), "a verdict for another connection");
+        broker.shards[0].handle_authenticated(connection, serial, verdict, now);
+        let bytes = broker.sent(0, 1);
+        assert_eq!((bytes[0], bytes[4]), (0x20, 0x90), "CONNACK, SUBACK");
+        broker.shards[0].check_integrity();
+    }
+
+    #[test]
+    fn verdicts_become_the_codes_of_the_version() {
+        for (version, verdict, code) in [
+            (V5, Verdict::Granted, ReasonCode::Success),
+            (V5, Verdict::Refused, ReasonCode::BadUserNameOrPassword),
+            (V5, Verdict::Busy, ReasonCode::ServerBusy),
+            (V311, Verdict::Refused, ReasonCode::BadUserNameOrPassword),
+        ] {
+            let found = secured().log_in(1, &as_user(version, "c", "anna"), verdict);
+            assert_eq!(found, code, "{version:?} {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn clients_without_a_name_need_to_be_welcome() {
+        for (allow_anonymous, authenticate, user, code) in [
+            (true, false, None, ReasonCode::Success),
+            (true, false, Some("x"), ReasonCode::Success),
+            (false, true, None, ReasonCode::NotAuthorized),
+            (false, false, Some("x"), ReasonCode::NotAuthorized),
+        ] {
+            let security = Security { allow_anonymous, authenticate, ..Security::default() };
+            let connect = Connect { username: user, ..Connect::new(V5, "c") };
+            assert_eq!(broker(security).log_in(1, &connect, Verdict::Granted), code);
+        }
+    }
+
+    /// A failed login leaves the session and its connection alone; another user's is refused, clean start or not.
+    #[test]
+    fn a_session_belongs_to_its_user() {
+        let mut broker = secured();
+        let anna = as_user(V5, "c", "anna");
+        assert_eq!(broker.log_in(1, &anna, Verdict::Granted), ReasonCode::Success);
+        let code = broker.log_in(2, &anna, Verdict::Refused);
+        assert_eq!(code, ReasonCode::BadUserNameOrPassword);
+        for (id, clean_start) in [(10, true), (20, false)] {
+            let ben = Connect { clean_start, ..as_user(V5, "c", "ben") };
+            assert_eq!(broker.log_in(id, &ben, Verdict::Granted), ReasonCode::NotAuthorized);
+            let nobody = Connect { clean_start, ..Connect::new(V5, "c") };
+            assert_eq!(broker.log_in(id + 1, &nobody, Verdict::Granted), ReasonCode::NotAuthorized);
+        }
+        assert_eq!(broker.shards[0].counters().take_overs, 0);
+        assert_eq!(broker.log_in(5, &anna, Verdict::Granted), ReasonCode::Success);
+        assert_eq!(broker.shards[0].counters().take_overs, 1);
+    }
+
+    #[test]
+    fn a_will_needs_the_right_too() {
+        let mut broker = secured();
+        let will = Some(Will { topic: "anna/secret", payload: b"x", ..Will::default() });
+        let connect = Connect { will, ..as_user(V5, "c", "anna") };
+        assert_eq!(broker.log_in(1, &connect, Verdict::Granted), ReasonCode::NotAuthorized);
+    }
+
+    #[test]
+    fn publications_and_subscriptions_follow_the_rules() {
+        let mut broker = secured();
+        broker.log_in(1, &as_user(V311, "c1", "anna"), Verdict::Granted);
+        broker.log_in(2, &as_user(V311, "c2", "ben"), Verdict::Granted);
+        for (id, filter, code) in [
+            (1, "anna/#", ReasonCode::GrantedQoS1),
+            (1, "log", ReasonCode::UnspecifiedError),
+            (1, "own/c1/x", ReasonCode::GrantedQoS1),
+            (1, "own/c2/x", ReasonCode::UnspecifiedError),
+            (1, "$share/g/log", ReasonCode::UnspecifiedError),
+            (2, "#", ReasonCode::GrantedQoS1),
+            (2, "$share/g/anna/x", ReasonCode::GrantedQoS1),
+        ] {
+            assert_eq!(broker.subscribes(id, filter), [code], "{id} {filter}");
+        }
+        // Ben asked for everything; he receives what he may read.
+        for (topic, reaches) in [
+            ("anna/x", true),
+            ("anna/secret", false),
+            ("log", false),
+            ("own/c1/x", false),
+            ("open/x", false),
+        ] {
+            for (qos, packet_id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 7)] {
+                broker.receive(0, 1, &publish(topic, topic, qos, packet_id));
+                let payloads = broker.payloads(0, 2);
+                assert_eq!(payloads.contains(&topic.to_owned()), reaches, "{topic} {qos:?}");
+            }
+        }
+        broker.shards[0].check_integrity();
+    }
+
+    /// What waits for a client is asked about again when it leaves: new rules hold at once, for connected clients, too.
+    #[test]
+    fn a_right_that_was_taken_back_counts_for_what_is_queued() {
+        let mut broker = secured();
+        let ben = as_user(V311, "c2", "ben");
+        broker.log_in(1, &as_user(V311, "c1", "anna"), Verdict::Granted);
+        broker.log_in(2, &ben, Verdict::Granted);
+        broker.subscribes(2, "anna/#");
+        broker.shards[0].handle_lost(ConnectionId(2), broker.now);
+        broker.receive(0, 1, &publish("anna/a", "first", QoS::AtLeastOnce, 7));
+        broker.receive(0, 1, &publish("anna/b", "second", QoS::AtLeastOnce, 8));
+        let access = rules("user anna\ntopic anna/#\nuser ben\ntopic read anna/b\n");
+        let security = Security { authenticate: true, access, ..Security::default() };
+        broker.shards[0].handle_security(security);
+        broker.connect(0, 3, &ben);
+        let (connection, serial, ..) = broker.question().unwrap();
+        broker.shards[0].handle_authenticated(connection, serial, Verdict::Granted, broker.now);
+        assert_eq!(broker.payloads(0, 3), ["second"]);
+        broker.receive(0, 1, &publish("anna/a", "third", QoS::AtLeastOnce, 9));
+        assert!(broker.payloads(0, 3).is_empty());
+    }
+
+    #[test]
+    fn a_denied_publication_may_end_the_connection() {
+        for (deny_disconnects, closed) in [(false, false), (true, true)] {
+            for (qos, packet_id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 7)] {
+                let access = rules("topic open\n");
+                let security = Security { access, deny_disconnects, ..Security::default() };
+                let mut broker = broker(security);
+                broker.connect(0, 1, &Connect::new(V311, "c"));
+                broker.receive(0, 1, &publish("shut", "x", qos, packet_id));
+                broker.sent(0, 1);
+                let found = broker.actions(0).iter().any(|a| matches!(a, Action::Close(_)));
+                assert_eq!(found, closed, "{qos:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_password_does_not_show_itself() {
+        assert_eq!(format!("{:?}", Secret(Box::from(&b"pw"[..]))), "Secret(..)");
+    }
+}
