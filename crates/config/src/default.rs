@@ -4,12 +4,10 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::{
-    model::{
-        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Runtime,
-        Shutdown,
-    },
+    model::{Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown},
+    security::Security,
     transport::{FileMode, Protocol, WebSocket},
-    units::{Auto, ByteSize, Expiry, Period},
+    units::{Auto, ByteSize, Choice, Expiry, Period},
 };
 
 impl Default for Config {
@@ -17,8 +15,9 @@ impl Default for Config {
         Self {
             listeners: vec![Listener::default()],
             shards: Auto::Auto,
-            pin_cores: PinCores::Auto,
+            pin_cores: Choice::Auto,
             limits: Limits::default(),
+            security: Security::default(),
             performance: Performance::default(),
             runtime: Runtime::default(),
             log: Log::default(),

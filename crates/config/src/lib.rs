@@ -24,6 +24,7 @@ mod error;
 mod load;
 mod model;
 mod positions;
+mod security;
 mod transport;
 mod units;
 mod validate;
@@ -35,12 +36,13 @@ mod tests;
 pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
-    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, PinCores, Runtime, Shutdown,
+    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown,
 };
 pub use positions::Origin;
+pub use security::{DenyAction, Security};
 pub use transport::{
     Address, ClientCertificates, FileMode, NamedCertificate, Protocol, ProxyProtocol, Tls,
     TlsVersion, WebSocket,
 };
-pub use units::{Auto, ByteSize, Expiry, Period, UnitError};
+pub use units::{Auto, ByteSize, Choice, Expiry, Period, UnitError};
 pub use validate::{Problem, SHARDS_MAX};

@@ -6,16 +6,14 @@
 //! Limits in bytes are [`ByteSize`] (`1MiB`, `512KiB`, `2MB` or a number of bytes), times are
 //! [`Period`] (`10s`, `5m`, `2h`, `7d` or a number of seconds).
 
-use std::{fmt, path::PathBuf};
+use std::path::PathBuf;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error, Unexpected, Visitor},
-};
+use serde::Deserialize;
 
 use crate::{
+    security::Security,
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
-    units::{Auto, ByteSize, Expiry, Period},
+    units::{Auto, ByteSize, Choice, Expiry, Period},
 };
 
 /// All settings of one broker process.
@@ -32,10 +30,13 @@ pub struct Config {
 
     /// Whether each shard's thread is pinned to a core of its own. Default `auto`: pinned when
     /// there are no more shards than cores.
-    pub pin_cores: PinCores,
+    pub pin_cores: Choice,
 
     /// What one client, and all clients together, may ask of the broker.
     pub limits: Limits,
+
+    /// Who may connect, and what they may do.
+    pub security: Security,
 
     /// Sizes of rings and buffers and the budgets of one loop turn.
     pub performance: Performance,
@@ -115,46 +116,6 @@ impl Listener {
     /// What logs and statistics call this listener.
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.address.to_string())
-    }
-}
-
-/// Whether shard threads are pinned to cores.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PinCores {
-    /// Pin when there are no more shards than cores.
-    #[default]
-    Auto,
-    /// Pin, sharing cores in turn when there are more shards than cores.
-    Yes,
-    /// Let the scheduler move the threads.
-    No,
-}
-
-/// Written `true`, `false` or `auto`.
-impl<'de> Deserialize<'de> for PinCores {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct PinCoresVisitor;
-
-        impl Visitor<'_> for PinCoresVisitor {
-            type Value = PinCores;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("true, false or auto")
-            }
-
-            fn visit_bool<E: Error>(self, pin: bool) -> Result<PinCores, E> {
-                Ok(if pin { PinCores::Yes } else { PinCores::No })
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<PinCores, E> {
-                match text {
-                    "auto" => Ok(PinCores::Auto),
-                    text => Err(E::invalid_value(Unexpected::Str(text), &self)),
-                }
-            }
-        }
-
-        deserializer.deserialize_any(PinCoresVisitor)
     }
 }
 

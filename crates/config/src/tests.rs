@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    Address, Auto, ByteSize, Config, DEFAULT_FILE, Expiry, FileMode, Listener, LogFormat, LogLevel,
-    Origin, Period, PinCores, SHARDS_MAX, load, parse,
+    Address, Auto, ByteSize, Choice, Config, DEFAULT_FILE, Expiry, FileMode, Listener, LogFormat,
+    LogLevel, Origin, Period, SHARDS_MAX, load, parse,
 };
 
 #[test]
@@ -81,7 +81,7 @@ shutdown: {drain_timeout: 1m}
             },
         ],
         shards: Auto::Value(8),
-        pin_cores: PinCores::No,
+        pin_cores: Choice::No,
         ..Config::default()
     };
     expected.limits.connect_timeout = Period::from_milliseconds(2500);
@@ -109,8 +109,7 @@ fn other_ways_to_write_a_value() {
         let loaded = parse(text, "m.yaml").expect(text);
         assert_eq!(loaded.config.shards, Auto::Value(16), "{text}");
     }
-    for (text, pin) in [("true", PinCores::Yes), ("false", PinCores::No), ("auto", PinCores::Auto)]
-    {
+    for (text, pin) in [("true", Choice::Yes), ("false", Choice::No), ("auto", Choice::Auto)] {
         let loaded = parse(&format!("pin_cores: {text}"), "m.yaml").expect(text);
         assert_eq!(loaded.config.pin_cores, pin);
     }
@@ -124,7 +123,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             performance, runtime, log, shutdown",
+             security, performance, runtime, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
@@ -142,7 +141,7 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, performance, runtime, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, log, shutdown",
         ),
         // A wrong type at each depth and for each type of value.
         ("- 1", "m.yaml:1:1: expected keys with values (`key: value`)"),
@@ -433,7 +432,7 @@ serialize_as_text! {
     ByteSize => ToString::to_string,
     Period => ToString::to_string,
     Expiry => ToString::to_string,
-    PinCores => |pin| format!("{pin:?}"),
+    Choice => |pin| format!("{pin:?}"),
     Auto<u16> => |auto| format!("{auto:?}"),
     Auto<u32> => |auto| format!("{auto:?}"),
 }

@@ -285,6 +285,45 @@ impl<'de, T: TryFrom<u64>> Deserialize<'de> for Auto<T> {
     }
 }
 
+/// A yes or a no that may be left to the program. Written `true`, `false` or `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// Left to the program.
+    #[default]
+    Auto,
+    /// Yes.
+    Yes,
+    /// No.
+    No,
+}
+
+impl<'de> Deserialize<'de> for Choice {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ChoiceVisitor;
+
+        impl Visitor<'_> for ChoiceVisitor {
+            type Value = Choice;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false or auto")
+            }
+
+            fn visit_bool<E: Error>(self, yes: bool) -> Result<Choice, E> {
+                Ok(if yes { Choice::Yes } else { Choice::No })
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Choice, E> {
+                match text {
+                    "auto" => Ok(Choice::Auto),
+                    text => Err(E::invalid_value(Unexpected::Str(text), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_any(ChoiceVisitor)
+    }
+}
+
 /// The one visitor of all values above: a YAML scalar that is a number or a text.
 struct Scalar<T> {
     expected: &'static str,

@@ -55,6 +55,7 @@ impl Config {
             problems.range("shards", shards, 1, SHARDS_MAX);
         }
         limits(self, &mut problems);
+        self.security.check(&mut problems);
         performance(&self.performance, &mut problems);
         if let Some(directory) = &self.runtime.directory {
             let size = directory.as_os_str().len();
@@ -285,7 +286,13 @@ impl Problems {
         self.0.push(Problem { key: key.into(), message: message.into() });
     }
 
-    fn range<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, min: T, max: T) {
+    pub(crate) fn range<T: PartialOrd + fmt::Display>(
+        &mut self,
+        key: &str,
+        value: T,
+        min: T,
+        max: T,
+    ) {
         if value < min || value > max {
             self.add(key, format!("{value} is out of range; set {min} to {max}"));
         }

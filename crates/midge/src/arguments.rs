@@ -11,6 +11,7 @@ use crate::{
         retained::RetainedArguments, subscriptions::SubscriptionsArguments,
     },
     doctor::DoctorArguments,
+    passwd::PasswdArguments,
     plan::PlanArguments,
 };
 
@@ -54,6 +55,8 @@ pub(crate) enum Command {
     Kick(KickArguments),
     /// Tell who would get a message to a topic, by which filter, over which hops.
     Explain(ExplainArguments),
+    /// Add, change or remove a user in a password file.
+    Passwd(PasswdArguments),
 }
 
 /// Options of `midge serve`.
@@ -74,6 +77,10 @@ pub(crate) struct ServeArguments {
     /// Keep everything in memory: nothing outlives the process.
     #[arg(long)]
     pub(crate) ephemeral: bool,
+
+    /// Serve clients without a user name, also from other machines.
+    #[arg(long)]
+    pub(crate) allow_anonymous: bool,
 
     /// Directory in which `midge clients` and the like find this broker.
     #[arg(long, value_name = "DIR")]
@@ -148,6 +155,7 @@ mod tests {
                     listen: ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()).into(),
                     shards: Some(ShardCount(Auto::Value(8))),
                     ephemeral: false,
+                    allow_anonymous: false,
                     runtime_dir: Some("/run/a".into()),
                 },
             ),

@@ -12,10 +12,10 @@ use midge_codec::QoS;
 use midge_config::Auto;
 use midge_netring::RingConfig;
 use midge_session::{Limits, QueueLimits};
-use midge_shard::OutboxLimits;
+use midge_shard::{OutboxLimits, Security};
 use midge_topic::TopicLimits;
 
-use crate::{listen::Listening, settings::Settings, transports::Layers};
+use crate::{listen::Listening, security::Guard, settings::Settings, transports::Layers};
 
 /// Running shards.
 #[derive(Debug)]
@@ -29,6 +29,10 @@ pub(crate) struct Stopper(midge_reactor::Stopper);
 #[derive(Debug)]
 pub(crate) struct Speaker(midge_reactor::Speaker);
 
+/// Gives the shards new users and rules, from any thread.
+#[derive(Debug)]
+pub(crate) struct Reloader(midge_reactor::Reloader);
+
 /// Why the shards could not start, or ended by themselves: one sentence.
 #[derive(Debug)]
 pub(crate) struct StartError(pub(crate) String);
@@ -38,17 +42,22 @@ impl Broker {
     pub(crate) fn start(
         settings: &Settings,
         listening: Vec<Listening>,
+        guard: &Guard,
         statistics: Option<&Path>,
         layers: Layers,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
-        let mut reactor = reactor_settings(settings);
+        let mut reactor = reactor_settings(settings, guard);
         reactor.statistics = statistics.map(Path::to_owned);
         reactor.layers = layers;
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
             .map(Self)
             .map_err(|error| StartError(error.to_string()))
+    }
+
+    pub(crate) fn reloader(&self) -> Reloader {
+        Reloader(self.0.reloader())
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
@@ -82,6 +91,12 @@ impl Speaker {
     }
 }
 
+impl Reloader {
+    pub(crate) fn set_security(&self, security: &Security) {
+        self.0.set_security(security);
+    }
+}
+
 impl Stopper {
     pub(crate) fn stop(&self, drain_timeout: Duration) {
         self.0.stop(drain_timeout);
@@ -99,14 +114,14 @@ fn by_shard(listening: Vec<Listening>, shards: u16) -> Vec<Vec<TcpListener>> {
     seats
 }
 
-fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
+fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settings {
     let performance = &settings.config().performance;
     // Unpredictable from outside, which is all that hash tables and assigned client ids need.
     let seeds = RandomState::new();
     midge_reactor::Settings {
         shards: settings.shards,
         cores: settings.cores.clone(),
-        shard: Arc::new(shard_settings(settings, seeds.hash_one("client ids"))),
+        shard: Arc::new(shard_settings(settings, guard, seeds.hash_one("client ids"))),
         ring: RingConfig {
             entries: performance.ring_entries,
             completion_entries: performance.completion_entries,
@@ -131,11 +146,16 @@ fn reactor_settings(settings: &Settings) -> midge_reactor::Settings {
             lines => lines,
         },
         statistics: None,
+        passwords: guard.password_check(settings.config()),
         hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
     }
 }
 
-fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Settings {
+fn shard_settings(
+    settings: &Settings,
+    guard: &Guard,
+    client_id_seed: u64,
+) -> midge_shard::Settings {
     let limits = &settings.config().limits;
     let performance = &settings.config().performance;
     // Clients are spread by hash, so a shard may have a quarter more than its equal part (and a few, where that is little).
@@ -189,6 +209,7 @@ fn shard_settings(settings: &Settings, client_id_seed: u64) -> midge_shard::Sett
             bytes_max: size(performance.outbox_bytes_max.bytes()),
             envelopes_max: wide(performance.outbox_envelopes_max),
         },
+        security: guard.security.clone(),
         client_id_seed,
     }
 }

@@ -24,7 +24,9 @@ mod host;
 mod instance;
 mod listen;
 mod logging;
+mod passwd;
 mod plan;
+mod security;
 mod serve;
 mod settings;
 mod signals;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Command::Retained(arguments) => commands::retained::run(&arguments),
         Command::Kick(arguments) => commands::kick::run(&arguments),
         Command::Explain(arguments) => commands::explain::run(&arguments),
+        Command::Passwd(arguments) => passwd::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

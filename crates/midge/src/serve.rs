@@ -6,17 +6,18 @@
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
 //! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
 
-use midge_config::Address;
+use midge_config::{Address, Config};
 
 use crate::{
     arguments::ServeArguments,
-    broker::{Broker, Speaker, StartError},
+    broker::{Broker, Reloader, Speaker, StartError},
     control,
     failure::Failure,
     host::Host,
     instance::{self, OwnInstance},
     listen,
     logging::Logging,
+    security::Guard,
     settings::Settings,
     signals,
     transports::Transports,
@@ -34,6 +35,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
+    let guard = Guard::load(settings.config())?;
     let listening = listen::open_all(&settings)?;
     let addresses: Vec<Address> =
         listening.iter().map(|listener| listener.address.clone()).collect();
@@ -57,14 +59,18 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
-    let broker = Broker::start(&settings, listening, statistics, transports.layers())
+    let broker = Broker::start(&settings, listening, &guard, statistics, transports.layers())
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     let drain_timeout = settings.config().shutdown.drain_timeout;
     let stopper = broker.stopper();
-    let speaker = broker.speaker();
+    let (speaker, reloader) = (broker.speaker(), broker.reloader());
+    let config = settings.config().clone();
     signals
-        .watch_hangups(move || reload(&mut transports, &speaker))
+        .watch_hangups(move || {
+            reload(&mut transports, &speaker);
+            reload_rules(&guard, &config, &reloader);
+        })
         .map_err(|error| Failure::Other(format!("cannot start the reload thread: {error}")))?;
     let flush = logging.flusher();
     signals
@@ -122,6 +128,16 @@ fn reload(transports: &mut Transports, speaker: &Speaker) {
                 tracing::error!("certificates stay as they are: {problem}");
             }
         }
+    }
+}
+
+fn reload_rules(guard: &Guard, config: &Config, reloader: &Reloader) {
+    match guard.reload(config) {
+        Ok(security) => {
+            reloader.set_security(&security);
+            tracing::info!("users and rules were read again");
+        }
+        Err(reason) => tracing::error!("users and rules stay as they are: {reason}"),
     }
 }
 

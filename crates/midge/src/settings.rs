@@ -4,7 +4,7 @@
 //! every `auto` is resolved against the machine. What an operator wrote down and the machine
 //! cannot give is an error; what was left to us adapts.
 
-use midge_config::{Auto, ByteSize, Config, Listener, Loaded, PinCores};
+use midge_config::{Auto, ByteSize, Choice, Config, Listener, Loaded};
 
 use crate::{arguments::ServeArguments, capacity, failure::Failure, host::Host};
 
@@ -47,6 +47,10 @@ impl Settings {
         if let Some(shards) = arguments.shards {
             loaded.config.shards = shards.0;
             loaded.set_by_flag("shards", "--shards");
+        }
+        if arguments.allow_anonymous {
+            loaded.config.security.allow_anonymous = Choice::Yes;
+            loaded.set_by_flag("security.allow_anonymous", "--allow-anonymous");
         }
         if let Some(directory) = &arguments.runtime_dir {
             loaded.config.runtime.directory = Some(directory.clone());
@@ -123,13 +127,13 @@ fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u3
 }
 
 /// Pinned shards share out the cores in turn.
-fn cores(pin: PinCores, shards: u16, host: &Host) -> Vec<usize> {
+fn cores(pin: Choice, shards: u16, host: &Host) -> Vec<usize> {
     let wanted = match pin {
-        PinCores::Yes => true,
-        PinCores::No => false,
+        Choice::Yes => true,
+        Choice::No => false,
         // A quota below the number of cores means that others run on these cores, and every
         // container would choose the same first few.
-        PinCores::Auto => {
+        Choice::Auto => {
             usize::from(shards) <= host.cores.len() && host.parallelism >= host.cores.len()
         }
     };
@@ -182,20 +186,20 @@ mod tests {
     #[test]
     fn shards_are_pinned_when_each_has_a_core() {
         for (pin, shards, parallelism, expected) in [
-            (PinCores::Auto, 1, 4, &[2][..]),
-            (PinCores::Auto, 4, 4, &[2, 3, 6, 7]),
-            (PinCores::Auto, 5, 4, &[]),
+            (Choice::Auto, 1, 4, &[2][..]),
+            (Choice::Auto, 4, 4, &[2, 3, 6, 7]),
+            (Choice::Auto, 5, 4, &[]),
             // A quota of two cores' time on four cores that others use as well.
-            (PinCores::Auto, 2, 2, &[]),
-            (PinCores::Yes, 2, 2, &[2, 3]),
-            (PinCores::Yes, 6, 4, &[2, 3, 6, 7, 2, 3]),
-            (PinCores::No, 1, 4, &[]),
+            (Choice::Auto, 2, 2, &[]),
+            (Choice::Yes, 2, 2, &[2, 3]),
+            (Choice::Yes, 6, 4, &[2, 3, 6, 7, 2, 3]),
+            (Choice::No, 1, 4, &[]),
         ] {
             let host = Host { parallelism, ..host() };
             assert_eq!(cores(pin, shards, &host), expected, "{pin:?} {shards} {parallelism}");
         }
         let unknown = Host { cores: Vec::new(), ..host() };
-        assert!(cores(PinCores::Yes, 2, &unknown).is_empty());
+        assert!(cores(Choice::Yes, 2, &unknown).is_empty());
     }
 
     #[test]

@@ -22,16 +22,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use midge_mesh::{Node, ShardId};
 use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
 use midge_session::Time;
-use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
+use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard, Verdict};
 
 use crate::accepting::Accepting;
 use crate::clock::Clock;
 use crate::journal::Journal;
 use crate::layers::Layers;
+use crate::passwords::{Login, Outcome};
 use crate::start::Command;
 use crate::statistics::Statistics;
 
@@ -67,6 +68,8 @@ pub(crate) struct Hands {
     /// Every shard's ring, by shard.
     pub(crate) rings: Arc<[RingHandle]>,
     pub(crate) commands: Receiver<Command>,
+    pub(crate) logins: Sender<Login>,
+    pub(crate) outcomes: Receiver<Outcome>,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
     pub(crate) accepting: Accepting,
@@ -109,7 +112,8 @@ impl Hands {
             }
             let now = self.clock.now();
             self.statistics.turn_begins(now, wait != Wait::No);
-            let handled = self.handle_events(now) + self.handle_inboxes(now);
+            let handled =
+                self.handle_events(now) + self.handle_inboxes(now) + self.handle_logins(now);
             let asked = self.handle_commands(&mut phase, now);
             let more = self.shard.handle_turn(now) | asked;
             self.act();
@@ -248,6 +252,16 @@ impl Hands {
         }
     }
 
+    /// Verdicts about passwords: as many as the line of them holds.
+    fn handle_logins(&mut self, now: Time) -> usize {
+        let mut handled = 0;
+        while let Ok(Outcome { connection, serial, verdict }) = self.outcomes.try_recv() {
+            handled += 1;
+            self.shard.handle_authenticated(connection, serial, verdict, now);
+        }
+        handled
+    }
+
     fn handle_inboxes(&mut self, now: Time) -> usize {
         let Self { node, shard, envelopes_per_turn_max, .. } = self;
         node.drain(*envelopes_per_turn_max, |from, envelope| {
@@ -277,6 +291,14 @@ impl Hands {
                     self.travelling.luggage.insert(token, (target, luggage));
                     self.layers.leave(slot(connection));
                     self.ring.hand_over(slot(connection), &self.rings[target.index()], token);
+                }
+                Action::Authenticate { connection, serial, user, password } => {
+                    let shard = self.shard.id().get();
+                    let login = Login { shard, connection, serial, user, password };
+                    if self.logins.try_send(login).is_err() {
+                        let (verdict, now) = (Verdict::Busy, self.clock.now());
+                        self.shard.handle_authenticated(connection, serial, verdict, now);
+                    }
                 }
                 Action::Note(note) => self.journal.write(&note, self.clock.now()),
             }
@@ -344,6 +366,7 @@ impl Hands {
                     };
                 }
                 Command::Stop { .. } => {}
+                Command::Security(security) => self.shard.handle_security(*security),
                 Command::Ask { question, reply } => {
                     // Whoever asked may have given up; the channel has room for the one answer.
                     let _ = reply.try_send(self.shard.handle_question(&question, now));

@@ -12,6 +12,7 @@
 //! | [`disk`] | the data directory and what is done in it |
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
 //! | `layered` | the loop's way for those connections |
+//! | `passwords` | threads that check passwords, so that no shard does |
 //! | `journal` | rate-limited log lines about connections |
 //! | `statistics` | the page that readers see, and what the loop counts about itself |
 //! | `clock` | monotonic time as the pure rooms want it |
@@ -31,8 +32,10 @@ mod hands;
 mod journal;
 mod layered;
 mod layers;
+mod passwords;
 pub mod start;
 mod statistics;
 
 pub use asker::{AskError, Asker};
-pub use start::{Broker, Settings, Speaker, StartError, Stopper, start};
+pub use passwords::PasswordCheck;
+pub use start::{Broker, Reloader, Settings, Speaker, StartError, Stopper, start};

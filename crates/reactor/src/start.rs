@@ -13,7 +13,7 @@ use midge_metrics::Identity;
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
 use midge_session::{Publication, Time};
 use midge_shard::survey::{Answer, Question};
-use midge_shard::{Envelope, RetainedCounts, Shard, Shared};
+use midge_shard::{Envelope, RetainedCounts, Security, Shard, Shared};
 
 use crate::accepting::Accepting;
 use crate::asker::Asker;
@@ -21,6 +21,7 @@ use crate::clock::Clock;
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
 use crate::layers::Layers;
+use crate::passwords::{self, Login, Outcome, PasswordCheck};
 use crate::statistics::Statistics;
 
 /// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
@@ -61,6 +62,8 @@ pub struct Settings {
     pub log_lines_per_second_max: u32,
     /// Where each shard's statistics page goes, a directory in memory; `None`: nobody sees them.
     pub statistics: Option<PathBuf>,
+    /// Who checks passwords; needed where [`midge_shard::Security::authenticate`] is set.
+    pub passwords: Option<PasswordCheck>,
     /// Makes the shards' hash tables unpredictable; different in every process.
     pub hash_seeds: [u64; 4],
 }
@@ -93,6 +96,8 @@ pub enum Command {
         /// In the order of the configuration.
         layers: Arc<[Arc<midge_transport::Listener>]>,
     },
+    /// New users and rules.
+    Security(Box<Security>),
 }
 
 /// Why the shards could not start.
@@ -196,7 +201,30 @@ impl Stopper {
     }
 }
 
+/// Gives the shards new users and rules; from any thread.
+#[derive(Debug, Clone)]
+pub struct Reloader {
+    shards: Arc<[(Sender<Command>, Waker)]>,
+}
+
+impl Reloader {
+    /// Tells every shard, one after the other; waits for shards that have many commands to take.
+    pub fn set_security(&self, security: &Security) {
+        for (commands, waker) in self.shards.iter() {
+            // A shard that has ended needs no rules.
+            let _ = commands.send(Command::Security(Box::new(security.clone())));
+            waker.wake();
+        }
+    }
+}
+
 impl Broker {
+    /// See [`Reloader`].
+    #[must_use]
+    pub fn reloader(&self) -> Reloader {
+        Reloader { shards: Arc::clone(&self.stopper.shards) }
+    }
+
     /// See [`Stopper`].
     #[must_use]
     pub fn stopper(&self) -> Stopper {
@@ -240,6 +268,8 @@ struct Seat {
     clock: Clock,
     started: SystemTime,
     commands: Receiver<Command>,
+    logins: Sender<Login>,
+    outcomes: Receiver<Outcome>,
     hello: Sender<Hello>,
     /// All rings, once every shard has said hello; an error means that the start was given up.
     rings: Receiver<Arc<[RingHandle]>>,
@@ -266,10 +296,13 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     let (hello, hellos) = bounded::<Hello>(usize::from(shards));
     let mut threads = Vec::with_capacity(usize::from(shards));
     let mut answers = Vec::with_capacity(usize::from(shards));
+    let (login_sender, logins) = passwords::logins();
+    let mut outcome_senders = Vec::with_capacity(usize::from(shards));
     let mut command_senders = Vec::with_capacity(usize::from(shards));
     for (node, listeners) in nodes.into_iter().zip(listeners) {
         let id = node.id();
         let (commands, command_receiver) = bounded(COMMANDS_MAX);
+        let (outcomes, outcome_receiver) = passwords::outcomes();
         let (answer, rings) = bounded(1);
         let seat = Seat {
             id,
@@ -280,6 +313,8 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             clock,
             started,
             commands: command_receiver,
+            logins: login_sender.clone(),
+            outcomes: outcome_receiver,
             hello: hello.clone(),
             rings,
         };
@@ -296,8 +331,9 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         threads.push(thread);
         answers.push(answer);
         command_senders.push(commands);
+        outcome_senders.push(outcomes);
     }
-    drop(hello);
+    drop((hello, login_sender));
     let mut rings: Vec<Option<(RingHandle, Waker)>> = vec![None; usize::from(shards)];
     for _ in 0..shards {
         let said = hellos.recv().map_err(|_| StartError::Ended {
@@ -307,6 +343,10 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         rings[usize::from(shard)] = Some((ring, waker));
     }
     let (rings, wakers): (Vec<_>, Vec<_>) = rings.into_iter().flatten().unzip();
+    if let Some(check) = &settings.passwords {
+        let shards = outcome_senders.into_iter().zip(wakers.iter().cloned()).collect();
+        passwords::start(check, &logins, &shards)?;
+    }
     let rings: Arc<[RingHandle]> = rings.into();
     for answer in answers {
         // A thread that is gone by now is found by `join`.
@@ -319,8 +359,20 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
 
 /// A shard's thread, from its ring to its end.
 async fn take_seat(seat: Seat) {
-    let Seat { id, settings, shared, node, listeners, clock, started, commands, hello, rings } =
-        seat;
+    let Seat {
+        id,
+        settings,
+        shared,
+        node,
+        listeners,
+        clock,
+        started,
+        commands,
+        logins,
+        outcomes,
+        hello,
+        rings,
+    } = seat;
     let shard = id.get();
     let mut ring = match NetRing::new(&settings.ring) {
         Ok(ring) => ring,
@@ -368,6 +420,8 @@ async fn take_seat(seat: Seat) {
         node,
         rings,
         commands,
+        logins,
+        outcomes,
         clock,
         journal: Journal::new(shard, settings.log_lines_per_second_max),
         accepting: Accepting::default(),

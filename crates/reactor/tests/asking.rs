@@ -26,6 +26,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         spin: Duration::ZERO,
         log_lines_per_second_max: 20,
         statistics: None,
+        passwords: None,
         hash_seeds: [1, 2, 3, 4],
     };
     let options = ListenOptions::default();

@@ -94,6 +94,20 @@ class Subscriber:
         """Waits until at least `count` messages have come and returns them."""
         return self.wait_until(lambda messages: len(messages) >= count, patience_seconds)
 
+    def take(self):
+        """What came since the last `take` or `take_until`."""
+        with self._changed:
+            taken, self._messages = self._messages, []
+            return taken
+
+    def take_until(self, topic):
+        """Waits for a message of this topic; returns it and what came before it since the last time, and leaves the rest."""
+        messages = self.wait_until(lambda messages: any(message.topic == topic for message in messages))
+        count = [message.topic for message in messages].index(topic) + 1
+        with self._changed:
+            del self._messages[:count]
+        return messages[:count]
+
     def _summary(self):
         shown = [f"{m.topic}={m.payload[:40]!r}" for m in self._messages[-5:]]
         return f"{len(self._messages)} message(s), the last ones: {', '.join(shown) or 'none'}"

@@ -60,6 +60,8 @@ class Connection(Subscriber):
         will=None,
         keep_alive_seconds=60,
         receive_maximum=None,
+        user=None,
+        password=None,
     ):
         super().__init__(client_id)
         self.version = version
@@ -82,6 +84,8 @@ class Connection(Subscriber):
         self._client.on_message = self._on_message
         self._client.on_subscribe = self._on_subscribe
         self._client.on_unsubscribe = self._on_unsubscribe
+        if user is not None:
+            self._client.username_pw_set(user, password)
         if will:
             self._client.will_set(
                 will.topic,
