@@ -437,16 +437,20 @@ impl<S: Segments> Recovery<S> {
             oldest = oldest.max(header.oldest);
             self.recovered.synced = self.recovered.synced.max(header.kept);
         }
+        let mut used = false;
         for index in (0..self.plan.len()).rev() {
             let mut current = self.begin(self.plan[index]);
-            let mut used = current.planned.header.is_some();
+            // Records alone, whose batch header is torn, say nothing about the rest.
+            let mut says = current.planned.header.is_some();
+            let newest = !used;
+            used |= says;
             while current.offset < current.end {
                 match self.step(&current)? {
                     Walked::Batch { header, next } => {
-                        used = true;
+                        (used, says) = (true, true);
                         oldest = oldest.max(header.oldest);
                         self.recovered.synced = self.recovered.synced.max(header.synced);
-                        self.recovered.closed = header.closes;
+                        self.recovered.closed = newest && header.closes;
                         current.offset = next;
                     }
                     Walked::Record { next, .. } => {
@@ -458,7 +462,7 @@ impl<S: Segments> Recovery<S> {
                     Walked::Damaged => current.offset += RECORD_ALIGNMENT as u32,
                 }
             }
-            if used {
+            if says {
                 break;
             }
         }
