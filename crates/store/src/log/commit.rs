@@ -253,6 +253,8 @@ impl Log {
             error,
             moved_back,
         });
+        // One is left out, so that the next header shows that something was given up even if no record was.
+        self.appended = self.appended.next();
     }
 
     /// Tries whether the disk takes a new segment.
