@@ -191,7 +191,10 @@ fn client_verifier(
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), Arc::clone(provider))
             .with_crls(lists[before..].iter().cloned())
             .build()
-            .map_err(|error| refuse(file, format!("cannot be used: {error}")))?;
+            .map_err(|error| {
+                let needed = "a list of version 2 with a CRL number (RFC 5280) is needed";
+                refuse(file, format!("cannot be used: {error}; {needed}"))
+            })?;
     }
     let mut builder =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))

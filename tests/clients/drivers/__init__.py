@@ -51,6 +51,29 @@ class Message:
     properties: dict = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class Transport:
+    """What a client speaks below MQTT. Paths are files in PEM."""
+
+    # tcp, tls, ws or wss.
+    protocol: str = "tcp"
+    # The authority of the broker's certificate.
+    ca: str | None = None
+    # The client's own certificate and key.
+    certificate: str | None = None
+    key: str | None = None
+    # Of the WebSocket request.
+    path: str = "/mqtt"
+
+    @property
+    def has_tls(self):
+        return self.protocol in ("tls", "wss")
+
+    @property
+    def has_websocket(self):
+        return self.protocol in ("ws", "wss")
+
+
 class Failure(AssertionError):
     """The broker or the client did something other than what the test asked for."""
 

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import threading
 
-from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber
+from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
 
 _VERSION_ARGUMENTS = {3: "mqttv31", 4: "mqttv311", 5: "mqttv5"}
 
@@ -22,8 +22,9 @@ class Kind:
 
     client = "mosquitto"
 
-    def __init__(self, version):
+    def __init__(self, version, transport=Transport()):
         self.version = version
+        self._transport = transport
         # mosquitto_sub answers SIGTERM with DISCONNECT 0x04 where the protocol has it: leave, but send the will.
         self.leaves_with_will = version == 5
         self.name = f"mosquitto {VERSION_NAMES[version]}"
@@ -31,7 +32,11 @@ class Kind:
     def _common(self, program, address, client_id):
         host, port = address
         version = _VERSION_ARGUMENTS[self.version]
-        return [program, "-V", version, "-h", host, "-p", str(port), "-i", client_id, "-k", "60"]
+        arguments = [program, "-V", version, "-h", host, "-p", str(port), "-i", client_id, "-k", "60"]
+        transport = self._transport
+        for option, path in (("--cafile", transport.ca), ("--cert", transport.certificate), ("--key", transport.key)):
+            arguments += [option, path] if path else []
+        return arguments
 
     def publish(self, address, client_id, publications):
         """One process for a run of small texts under one topic, one for each other publication."""

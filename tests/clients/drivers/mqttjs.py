@@ -1,6 +1,7 @@
 """MQTT.js: all clients live in one Node.js process, which takes and gives lines of JSON (mqttjs_bridge.js)."""
 
 import base64
+import dataclasses
 import itertools
 import json
 import os
@@ -8,7 +9,7 @@ import pathlib
 import subprocess
 import threading
 
-from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber
+from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
 
 _BRIDGE = pathlib.Path(__file__).with_name("mqttjs_bridge.js")
 
@@ -123,6 +124,7 @@ class Connection(Subscriber):
         will=None,
         topic_aliases=0,
         keep_alive_seconds=60,
+        transport=Transport(),
     ):
         super().__init__(client_id)
         self.version = version
@@ -139,6 +141,7 @@ class Connection(Subscriber):
             expirySeconds=expiry_seconds,
             topicAliases=topic_aliases,
             keepAliveSeconds=keep_alive_seconds,
+            transport=dataclasses.asdict(transport),
             will=_outgoing(will, version) if will else None,
         )
         # A CONNACK of 3.1 has no such flag.

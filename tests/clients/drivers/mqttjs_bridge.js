@@ -4,6 +4,7 @@
 // messages and the broker's DISCONNECT come in between as events of their own. The process ends with its input.
 'use strict'
 
+const fs = require('node:fs')
 const { createRequire } = require('node:module')
 const path = require('node:path')
 const readline = require('node:readline')
@@ -39,7 +40,7 @@ const operations = {
     const options = {
       host: command.host,
       port: command.port,
-      protocol: 'mqtt',
+      protocol: { tcp: 'mqtt', tls: 'mqtts', ws: 'ws', wss: 'wss' }[command.transport.protocol],
       clientId: command.clientId,
       protocolVersion: command.version,
       protocolId: command.version === 3 ? 'MQIsdp' : 'MQTT',
@@ -47,6 +48,11 @@ const operations = {
       keepalive: command.keepAliveSeconds,
       reconnectPeriod: 0,
       connectTimeout: 15000
+    }
+    const transport = command.transport
+    if (transport.protocol.startsWith('ws')) options.path = transport.path
+    for (const [ours, theirs] of [['ca', 'ca'], ['certificate', 'cert'], ['key', 'key']]) {
+      if (transport[ours]) options[theirs] = fs.readFileSync(transport[ours])
     }
     if (v5) options.properties = { sessionExpiryInterval: command.expirySeconds }
     if (command.topicAliases > 0) {

@@ -9,7 +9,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber
+from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
 
 # Our names of the properties -> paho's.
 _PROPERTY_NAMES = {
@@ -62,6 +62,7 @@ class Connection(Subscriber):
         receive_maximum=None,
         user=None,
         password=None,
+        transport=Transport(),
     ):
         super().__init__(client_id)
         self.version = version
@@ -78,7 +79,12 @@ class Connection(Subscriber):
             clean_session=None if version == 5 else clean,
             protocol=paho.MQTTProtocolVersion(version),
             reconnect_on_failure=False,
+            transport="websockets" if transport.has_websocket else "tcp",
         )
+        if transport.has_websocket:
+            self._client.ws_set_options(path=transport.path)
+        if transport.has_tls:
+            self._client.tls_set(transport.ca, transport.certificate, transport.key)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect
         self._client.on_message = self._on_message
