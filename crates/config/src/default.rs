@@ -4,6 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::{
+    admin::Admin,
     model::{Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown},
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
@@ -20,6 +21,7 @@ impl Default for Config {
             security: Security::default(),
             performance: Performance::default(),
             runtime: Runtime::default(),
+            admin: Admin::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }

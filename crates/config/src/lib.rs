@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod default;
 mod error;
 mod load;
@@ -33,6 +34,7 @@ mod validate_transport;
 #[cfg(test)]
 mod tests;
 
+pub use admin::Admin;
 pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{

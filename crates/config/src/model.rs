@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::{
+    admin::Admin,
     security::Security,
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -43,6 +44,9 @@ pub struct Config {
 
     /// Where a running broker can be found by the commands that look at it.
     pub runtime: Runtime,
+
+    /// Metrics and health over HTTP.
+    pub admin: Admin,
 
     /// What is written to standard error, and how.
     pub log: Log,

@@ -123,7 +123,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             security, performance, runtime, log, shutdown",
+             security, performance, runtime, admin, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
@@ -141,7 +141,11 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, log, shutdown",
+        ),
+        (
+            "admin: {listen: here}",
+            "m.yaml:1:9: admin.listen: expected an IP address and a port, such as 127.0.0.1:18083 or [::1]:18083, found `here`",
         ),
         // A wrong type at each depth and for each type of value.
         ("- 1", "m.yaml:1:1: expected keys with values (`key: value`)"),
@@ -319,6 +323,11 @@ fn settings_that_are_refused() {
         (
             "runtime: {directory: ''}",
             &["m.yaml:1:11: runtime.directory: a path of 0 bytes; choose one of 1 to 80"],
+        ),
+        (
+            "listeners: [{address: '0.0.0.0:5'}]\nadmin: {listen: 127.0.0.1:5}",
+            &["m.yaml:2:9: admin.listen: 127.0.0.1:5 is already taken by listeners[0]; choose \
+                 another port"],
         ),
         (
             "shutdown:\n  drain_timeout: 2h",

@@ -64,6 +64,17 @@ impl Config {
                 problems.add("runtime.directory", message);
             }
         }
+        if let Some(address) = self.admin.listen {
+            let mut listeners = self.listeners.iter();
+            if let Some(index) =
+                listeners.position(|other| overlap(&other.address, &address.into()))
+            {
+                let message = format!(
+                    "{address} is already taken by listeners[{index}]; choose another port"
+                );
+                problems.add("admin.listen", message);
+            }
+        }
         let lines = self.log.lines_per_second_max;
         problems.range("log.lines_per_second_max", lines, 0, 1_000_000);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));

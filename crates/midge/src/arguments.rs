@@ -85,6 +85,10 @@ pub(crate) struct ServeArguments {
     /// Directory in which `midge clients` and the like find this broker.
     #[arg(long, value_name = "DIR")]
     pub(crate) runtime_dir: Option<PathBuf>,
+
+    /// Serve metrics and health over HTTP on this IP address and port, such as 127.0.0.1:18083.
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 /// Options of `midge check`.
@@ -148,6 +152,13 @@ mod tests {
             ("serve --listen [::1]:1883", listen("[::1]:1883")),
             ("--listen 127.0.0.1:0", listen("127.0.0.1:0")),
             (
+                "serve --admin 127.0.0.1:18083",
+                ServeArguments {
+                    admin: Some("127.0.0.1:18083".parse().unwrap()),
+                    ..Default::default()
+                },
+            ),
+            (
                 "serve --config a.yaml --listen 127.0.0.1:1 --listen 127.0.0.1:2 --shards 8 \
                  --runtime-dir /run/a",
                 ServeArguments {
@@ -157,6 +168,7 @@ mod tests {
                     ephemeral: false,
                     allow_anonymous: false,
                     runtime_dir: Some("/run/a".into()),
+                    ..Default::default()
                 },
             ),
             (

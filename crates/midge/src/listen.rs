@@ -130,7 +130,8 @@ fn way_out(settings: &Settings, index: usize) -> String {
     }
 }
 
-fn sentence(address: SocketAddr, error: &io::Error, way_out: &str) -> String {
+/// Why an address cannot be listened on, and what to do.
+pub(crate) fn sentence(address: SocketAddr, error: &io::Error, way_out: &str) -> String {
     let why = match error.kind() {
         ErrorKind::AddrInUse => {
             format!(

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod arguments;
 mod broker;
 mod capacity;
@@ -24,6 +25,7 @@ mod host;
 mod instance;
 mod listen;
 mod logging;
+mod notify;
 mod passwd;
 mod plan;
 mod security;

@@ -2,13 +2,18 @@
 //!
 //! Start: settings → signals held → log → sockets → runtime directory → shards → start-up line. Each
 //! step can only fail before the next has begun, and dropping what the earlier ones made undoes
-//! them. The runtime directory alone may fail without an end: clients matter more.
+//! them. Only then the service manager is told. The runtime directory alone may fail without an end: clients matter more.
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
 //! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
 
+use std::sync::Arc;
+
 use midge_config::{Address, Config};
+use midge_metrics::Instance;
+use midge_services::{ListenerLabel, Stage, Standing};
 
 use crate::{
+    admin,
     arguments::ServeArguments,
     broker::{Broker, Reloader, Speaker, StartError},
     control,
@@ -17,6 +22,7 @@ use crate::{
     instance::{self, OwnInstance},
     listen,
     logging::Logging,
+    notify::Notifier,
     security::Guard,
     settings::Settings,
     signals,
@@ -37,6 +43,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     }
     let guard = Guard::load(settings.config())?;
     let listening = listen::open_all(&settings)?;
+    let admin = admin::open(&settings)?;
     let addresses: Vec<Address> =
         listening.iter().map(|listener| listener.address.clone()).collect();
     let described: Vec<String> = listening
@@ -56,11 +63,28 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         tracing::debug!(listener = listener.label, address = %listener.address, "listening");
     }
     let listeners = listening.iter().map(|listener| listener.label.clone()).collect();
+    let labels = listening
+        .iter()
+        .map(|listener| ListenerLabel {
+            name: listener.label.clone(),
+            address: listener.address.to_string(),
+        })
+        .collect();
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
     let broker = Broker::start(&settings, listening, &guard, statistics, transports.layers())
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
+
+    let standing = Standing::default();
+    let services = admin
+        .map(|listener| {
+            let address = listener.local_addr();
+            let directory = instance.as_ref().map(OwnInstance::directory);
+            admin::start(listener, directory, &standing, labels).map(|running| (running, address))
+        })
+        .transpose()?;
+    let notifier = Arc::new(Notifier::from_environment());
 
     let drain_timeout = settings.config().shutdown.drain_timeout;
     let stopper = broker.stopper();
@@ -73,9 +97,12 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         })
         .map_err(|error| Failure::Other(format!("cannot start the reload thread: {error}")))?;
     let flush = logging.flusher();
+    let (draining, told) = (standing.clone(), Arc::clone(&notifier));
     signals
         .watch(
             move || {
+                draining.reach(Stage::Draining);
+                told.stopping(&format!("draining for {drain_timeout} at most"));
                 tracing::info!("asked to stop: draining for {drain_timeout} at most");
                 stopper.stop(drain_timeout.duration());
             },
@@ -94,7 +121,13 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         let answering = control::Answering { asker: broker.asker(), listeners, topic_limits };
         control::serve(&instance.control_socket(), answering)
     });
-    tracing::info!("{}", start_up_line(&settings, &described));
+    standing.reach(Stage::Serving);
+    let line = start_up_line(&settings, &described);
+    tracing::info!("{line}");
+    notifier.ready(&line);
+    if let Some((_, Ok(address))) = &services {
+        tracing::info!("metrics and health on http://{address}");
+    }
     match &control {
         Err(reason) => {
             tracing::warn!(
@@ -104,8 +137,12 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         Ok(Err(error)) => tracing::warn!("control is off: cannot open its socket: {error}"),
         Ok(Ok(())) => {}
     }
+    let pages = statistics.and_then(|directory| Instance::open(directory).ok());
+    notifier
+        .watch(pages)
+        .map_err(|error| Failure::Other(format!("cannot start the watchdog thread: {error}")))?;
     broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
-    drop(instance);
+    drop((services, instance));
     listen::remove_all(&addresses);
     tracing::info!("stopped");
     Ok(())

@@ -56,6 +56,10 @@ impl Settings {
             loaded.config.runtime.directory = Some(directory.clone());
             loaded.set_by_flag("runtime.directory", "--runtime-dir");
         }
+        if let Some(address) = arguments.admin {
+            loaded.config.admin.listen = Some(address);
+            loaded.set_by_flag("admin.listen", "--admin");
+        }
         let problems = loaded.problems();
         if !problems.is_empty() {
             return Err(Failure::Configuration(problems));

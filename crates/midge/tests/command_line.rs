@@ -2,8 +2,9 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
     process::{ChildStderr, Command, Stdio},
 };
@@ -56,7 +57,10 @@ struct Serving {
 
 impl Serving {
     fn start(arguments: &[&str]) -> Self {
-        let mut command = midge(arguments);
+        Self::spawn(midge(arguments))
+    }
+
+    fn spawn(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let mut line = String::new();
@@ -309,4 +313,86 @@ fn a_running_broker_has_a_directory() {
     let (code, rest) = serving.end();
     let expected = format!("statistics and control are off: cannot make {file}: ");
     assert_eq!((code, rest.matches(&expected).count()), (Some(0), 1), "{rest}");
+}
+
+/// Status and body of an answer of the admin endpoint.
+fn get(address: &str, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).expect("somebody listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.split(' ').nth(1).expect("a status").to_owned(), body.to_owned())
+}
+
+#[test]
+fn the_admin_endpoint_tells_what_runs() {
+    let directory = Directory::new("admin");
+    let path = directory.file("m.yaml", "listeners: [{address: '127.0.0.1:0', name: plain}]\n");
+    let base = directory.0.join("run").display().to_string();
+    let mut serving = Serving::start(&[
+        "serve",
+        "--config",
+        &path,
+        "--shards",
+        "2",
+        "--admin",
+        "127.0.0.1:0",
+        "--runtime-dir",
+        &base,
+    ]);
+    let mut line = String::new();
+    serving.stderr.read_line(&mut line).expect("a line");
+    let (_, address) = line.trim_end().split_once("metrics and health on http://").expect(&line);
+
+    assert_eq!(get(address, "/health/ready"), ("200".into(), "ready\n".into()));
+    assert_eq!(get(address, "/health/live"), ("200".into(), "live\n".into()));
+    let (code, metrics) = get(address, "/metrics");
+    assert_eq!(code, "200");
+    let listener = format!("listener=\"plain\",address=\"{}\"", serving.address());
+    for text in ["\nmidge_connections{core=\"1\"} 0\n", "\nmidge_ready 1\n", &listener] {
+        assert!(metrics.contains(text), "no {text} in\n{metrics}");
+    }
+    assert_eq!(get(address, "/nothing").0, "404");
+
+    // Nobody else may have the port, and it is said before anything serves.
+    let (code, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--admin", address]);
+    let sentence =
+        format!("error: cannot listen on {address}: address already in use; stop the other");
+    assert!(code == 1 && errors.starts_with(&sentence), "{code} {errors}");
+    serving.signal(Signal::TERM);
+    assert_eq!(serving.end().0, Some(0));
+}
+
+/// What `Type=notify` and `WatchdogSec=` want, from a service manager that is not there.
+#[test]
+fn the_service_manager_is_told() {
+    let directory = Directory::new("notify");
+    let path = directory.0.join("notify.sock");
+    let manager = UnixDatagram::bind(&path).expect("a free name");
+    let mut command = midge(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
+    command.env("RUNTIME_DIRECTORY", directory.0.join("run"));
+    let serving = Serving::spawn(command);
+    let next = || {
+        let mut message = [0; 512];
+        let size = manager.recv(&mut message).expect("a message");
+        String::from_utf8_lossy(&message[..size]).into_owned()
+    };
+    let ready = next();
+    assert!(ready.starts_with("READY=1\nSTATUS=midge "), "{ready}");
+    assert!(ready.contains(&serving.address().to_string()), "{ready}");
+    for _ in 0..3 {
+        assert_eq!(next(), "WATCHDOG=1");
+    }
+    serving.signal(Signal::TERM);
+    let stopping = loop {
+        match next() {
+            life if life == "WATCHDOG=1" => {}
+            other => break other,
+        }
+    };
+    assert_eq!(stopping, "STOPPING=1\nSTATUS=draining for 10s at most");
+    assert_eq!(serving.end().0, Some(0));
 }

@@ -6,7 +6,6 @@
 //! the page's own buckets.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use midge_metrics::{Counters, Field, Header, Kind, Reading, Series, Unit};
@@ -19,8 +18,8 @@ use crate::standing::Stage;
 pub struct ListenerLabel {
     /// As logs and statistics call it: from the configuration.
     pub name: String,
-    /// Its real address.
-    pub address: SocketAddr,
+    /// Its real address: IP address and port, or a path.
+    pub address: String,
 }
 
 /// What does not change while the process lives, made ready once: names, descriptions, labels.
@@ -92,8 +91,9 @@ impl Exposition {
         for ListenerLabel { name, address } in listeners {
             _ = writeln!(
                 constants,
-                "midge_listener_info{{listener=\"{}\",address=\"{address}\"}} 1",
-                escaped(name)
+                "midge_listener_info{{listener=\"{}\",address=\"{}\"}} 1",
+                escaped(name),
+                escaped(address),
             );
         }
         constants +=
@@ -303,7 +303,7 @@ mod tests {
     }
 
     fn rendered(reading: &Reading, stage: Stage, silent: &[usize]) -> String {
-        let address = "127.0.0.1:1883".parse().expect("an address");
+        let address = "127.0.0.1:1883".to_owned();
         let listeners = [ListenerLabel { name: "a\"b\\c".into(), address }];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
         let exposition = Exposition::new("1.2.3", header(), &listeners);

@@ -48,7 +48,7 @@ impl Fixture {
             instance,
             standing: standing.clone(),
             version: "1.2.3",
-            listeners: vec![ListenerLabel { name: "plain".into(), address }],
+            listeners: vec![ListenerLabel { name: "plain".into(), address: address.to_string() }],
         };
         let services = Some(start(listener, view).expect("a thread"));
         Self { address, standing, directory: PathBuf::new(), services }
