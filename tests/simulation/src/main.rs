@@ -55,6 +55,10 @@ const OPTIONS: &[&str] = &[
     "--document",
 ];
 
+/// Seeds of each scenario that look for a deliberate bug before more of any are tried, and where those begin.
+const FIRST_ROUND: u64 = 50;
+const SECOND_ROUND: &str = "51";
+
 /// Where the table of deliberate bugs stands in a document.
 const TABLE_BEGIN: &str = "<!-- mutants -->\n";
 const TABLE_END: &str = "<!-- end of mutants -->";
@@ -264,9 +268,14 @@ fn hunt(arguments: &Arguments) -> Result<bool, String> {
     row("|---|---|---|---|".to_owned());
     for (name, line) in MUTANTS {
         let mut found = None;
-        for scenario in HUNTERS {
+        // A few seeds of each scenario before many of one.
+        let first = seeds.min(FIRST_ROUND).to_string();
+        let rounds = [("1", first), (SECOND_ROUND, seeds.saturating_sub(FIRST_ROUND).to_string())];
+        let hunts = rounds.iter().flat_map(|round| HUNTERS.iter().map(move |name| (name, round)));
+        for (scenario, (from, seeds)) in hunts {
             let output = Command::new(&program)
-                .args(["hunt-one", name, "--scenario", scenario, "--seeds", &seeds.to_string()])
+                .args(["hunt-one", name, "--scenario", scenario, "--from", from])
+                .args(["--seeds", seeds])
                 .output()
                 .map_err(|error| error.to_string())?;
             let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -311,10 +320,10 @@ fn hunt_one(arguments: &Arguments) -> Result<bool, String> {
     mutation::activate(Some(mutant.ok_or(format!("there is no deliberate bug {name}"))?.0));
     let batch = Batch {
         scenarios: arguments.scenarios("standard")?,
-        from: 1,
+        from: arguments.number("--from", 1)?,
         seeds: arguments.number("--seeds", 200)?,
         time: None,
-        check_every: 1,
+        check_every: 4,
         stop_at_failure: true,
         threads: threads(),
     };
