@@ -143,6 +143,15 @@ impl Groups {
         kept.collect()
     }
 
+    /// All members are known to be there and to have room, and nothing waits for one.
+    pub(crate) fn check_rest(&self) {
+        for (_, group) in self.slab.iter() {
+            let ready = group.members.iter().filter(|member| member.online && member.room);
+            assert_eq!(ready.count(), group.members.len(), "members of {}", group.text);
+            assert!(group.backlog.is_empty(), "the backlog of {}", group.text);
+        }
+    }
+
     fn find(&mut self, text: &str) -> Option<(u32, &mut Group)> {
         let index = *self.by_text.get(text)?;
         Some((index, self.slab.get_mut(index)?))

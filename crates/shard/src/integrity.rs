@@ -32,6 +32,18 @@ impl Shard {
         assert_eq!(self.unproven_bytes, unproven, "bytes before CONNECT");
     }
 
+    /// Nothing waits: for a moment in which every session has its connection and every message is acknowledged.
+    ///
+    /// # Panics
+    /// When something does.
+    pub fn check_rest(&self) {
+        for (_, entry) in self.sessions.iter() {
+            let Some(outbound) = &entry.session.outbound else { continue };
+            assert!(outbound.is_empty(), "messages for {}", entry.session.client_id);
+        }
+        self.groups.check_rest();
+    }
+
     /// Nothing is left of any client: for the end of a run, when all are gone and time has passed.
     ///
     /// # Panics

@@ -332,7 +332,7 @@ fn hunt_one(arguments: &Arguments) -> Result<bool, String> {
         let violation = outcome.violation.as_deref().unwrap_or_default();
         // A word of what came of it; the replay says the rest.
         let cut = violation.char_indices().nth(120).map_or(violation, |(at, _)| &violation[..at]);
-        let cut = cut.split(": WillLog").next().unwrap_or(cut);
+        let cut = cut.split(": WillLog").next().unwrap_or(cut).replace('\n', " ");
         println!("found {seed}\t{}\t{cut}", outcome.steps);
     }
     Ok(true)

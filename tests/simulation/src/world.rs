@@ -355,6 +355,7 @@ impl World {
             return;
         }
         self.check_pipes();
+        self.check_rest();
         let counters = self.counters();
         let checked = self.oracle.check_settled(&self.net, &self.clients, &counters);
         if let Err(broken) = checked {
@@ -404,6 +405,15 @@ impl World {
                     }
                 }
             }
+        }
+    }
+
+    /// When everybody is there and has what is theirs, no shard holds a message back.
+    fn check_rest(&self) {
+        let misbehaved = !self.bad.is_empty();
+        let there = |client: &Client| client.left || client.connected_since().is_some();
+        if !misbehaved && self.clients.iter().all(there) {
+            self.hosts.iter().for_each(|host| host.shard.check_rest());
         }
     }
 
