@@ -631,6 +631,14 @@ impl Client {
 
     // Ending.
 
+    /// The broker's process is gone: a connection that it knew is reset.
+    pub fn lose_broker(&mut self, net: &mut Net, oracle: &mut Oracle) {
+        let known = |link: &Link| net.pipes[link.pipe].server_end.is_some();
+        if self.link.as_ref().is_some_and(known) {
+            self.drop_link(net, oracle, Some(End::Reset));
+        }
+    }
+
     /// The present connection is over. `None`: without a word.
     pub fn drop_link(&mut self, net: &mut Net, oracle: &mut Oracle, how: Option<End>) {
         let Some(link) = self.link.take() else { return };

@@ -100,6 +100,14 @@ situations! {
     Refused,
     /// A client broke the protocol and was thrown out.
     ProtocolError,
+    /// The broker was killed, and started again from its logs.
+    Killed,
+    /// The power went, and the broker was started again from what its disks had kept.
+    PowerCut,
+    /// An operation of a disk failed.
+    DiskFailed,
+    /// A disk was full.
+    DiskFull,
     /// The broker was shut down.
     Shutdown,
 }

@@ -8,6 +8,7 @@ use midge_session::Time;
 use midge_shard::{Action, ConnectionId, Envelope, Event, ListenerId, Luggage, Shard};
 
 use crate::coverage::Situation;
+use crate::disk::Disk;
 use crate::net::{MS, NEVER, Net, PipeId};
 use crate::ring::{Completion, Wish};
 
@@ -32,6 +33,8 @@ pub struct Host {
     luggage: BTreeMap<u64, (ShardId, Box<Luggage>)>,
     next_token: u64,
     targets: Vec<ShardId>,
+    /// Under the shard's log.
+    pub disk: Option<Disk>,
     /// Where it is in its life.
     pub phase: Phase,
     turns: u64,
@@ -50,6 +53,7 @@ impl Host {
             luggage: BTreeMap::new(),
             next_token: 0,
             targets: Vec::new(),
+            disk: None,
             phase: Phase::Serving,
             turns: 0,
             check_every: 1,
@@ -75,11 +79,13 @@ impl Host {
         let now = Time::from_nanos(net.now);
         let mut handled = self.handle_events(net, now);
         handled += self.handle_inboxes(net, now);
+        handled += self.handle_disk(net, now);
         let more = self.shard.handle_turn(now);
         self.act(net);
         self.flush(net);
         self.send_envelopes(net);
         self.step(net, now);
+        self.use_disk(net);
         self.turns += 1;
         if self.turns.is_multiple_of(self.check_every) {
             self.shard.check_integrity();
@@ -114,8 +120,33 @@ impl Host {
         if deadline != NEVER {
             net.turn(id, deadline.max(net.now + 1));
         }
+        let deadline = self.disk.as_ref().map_or(NEVER, Disk::deadline);
+        if deadline != NEVER {
+            net.turn(id, deadline.max(net.now + 1));
+        }
         if let Phase::Draining(at) = self.phase {
             net.turn(id, at);
+        }
+    }
+
+    /// What the disk has done.
+    fn handle_disk(&mut self, net: &mut Net, now: Time) -> usize {
+        let mut handled = 0;
+        while let Some(disk) = &mut self.disk
+            && let Some((id, completion)) = disk.poll(net.now, &mut net.coverage)
+        {
+            handled += 1;
+            self.shard.handle_log_completion(id, completion, now);
+            self.act(net);
+        }
+        handled
+    }
+
+    /// What the disk shall do.
+    fn use_disk(&mut self, net: &Net) {
+        let Some(disk) = &mut self.disk else { return };
+        while let Some((id, operation)) = self.shard.poll_log_operation() {
+            disk.submit(net.now, id, operation);
         }
     }
 

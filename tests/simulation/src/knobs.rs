@@ -3,6 +3,8 @@
 //! A scenario is a rule that turns a seed into knobs. To add a fault: a knob here, the place that turns it (mostly
 //! `net.rs`), and a situation in `coverage.rs` that counts how often it happened.
 
+use midge_store::Level;
+
 use crate::prng::Prng;
 
 /// The scenarios, by name, with one line each.
@@ -12,8 +14,26 @@ pub const SCENARIOS: &[(&str, &str)] = &[
     ("storm", "connections are cut and taken over all the time"),
     ("tight", "small limits everywhere: queues overflow, sessions and connections are refused"),
     ("shares", "mostly shared subscriptions, members come and go"),
+    ("durable", "logs on disks that fail and fill up; the broker is killed, the power goes"),
     ("shutdown", "the broker is shut down in the middle"),
 ];
+
+/// What the disks are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskKnobs {
+    /// What acknowledgements wait for.
+    pub level: Level,
+    /// Longest time of an ordinary operation, in microseconds.
+    pub latency_us: u64,
+    /// Operations that fail, in millionths.
+    pub fault_per_million: u32,
+    /// Bytes that fit.
+    pub capacity: u64,
+    /// Largest segment.
+    pub segment_size_max: u32,
+    /// How often everything stops at once and begins again.
+    pub crashes: u64,
+}
 
 /// One run's settings. Chances are per mille.
 #[derive(Debug, Clone)]
@@ -84,6 +104,8 @@ pub struct Knobs {
     pub subscriptions_max: usize,
     /// Whether the broker is shut down in the middle.
     pub shutdown: bool,
+    /// The disks; `None`: nothing outlives the process.
+    pub disk: Option<DiskKnobs>,
 }
 
 impl Knobs {
@@ -118,6 +140,17 @@ impl Knobs {
                     knobs.tighten(&mut prng);
                 }
             }
+            "durable" => {
+                knobs.loosen();
+                knobs.disk = Some(DiskKnobs {
+                    level: prng.pick(&[Level::Fsync, Level::Fsync, Level::Written]),
+                    latency_us: prng.pick(&[50, 1_000, 20_000]),
+                    fault_per_million: prng.pick(&[0, 0, 1_000]),
+                    capacity: prng.pick(&[u64::MAX, u64::MAX, 400 << 10]),
+                    segment_size_max: prng.pick(&[64 << 10, 1 << 20]),
+                    crashes: prng.between(0, 3),
+                });
+            }
             "shutdown" => {
                 knobs.shutdown = true;
                 knobs.busy_ms /= 2;
@@ -125,6 +158,13 @@ impl Knobs {
             _ => return None,
         }
         Some(knobs)
+    }
+
+    /// Whether a CONNECT or a publication may be refused for want of room.
+    #[must_use]
+    pub fn may_refuse(&self) -> bool {
+        self.tight
+            || self.disk.is_some_and(|disk| disk.capacity < u64::MAX || disk.fault_per_million > 0)
     }
 
     fn standard(prng: &mut Prng) -> Self {
@@ -162,6 +202,7 @@ impl Knobs {
             connections_max: usize::MAX,
             subscriptions_max: 100_000,
             shutdown: false,
+            disk: None,
         };
         if prng.permille(150) {
             knobs.tighten(prng);

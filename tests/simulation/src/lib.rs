@@ -8,6 +8,7 @@
 //! | [`world`] | one run, from the first event to the last check |
 //! | [`net`], [`ring`] | virtual time, TCP connections, the fake net ring |
 //! | [`host`] | the fake hands of one shard |
+//! | [`disk`] | the fake disk under its log |
 //! | [`client`], [`receive`] | clients that behave |
 //! | [`misbehave`] | clients that do not |
 //! | [`oracle`] | what everybody was promised |
@@ -24,6 +25,7 @@
 
 pub mod client;
 pub mod coverage;
+pub mod disk;
 pub mod host;
 pub mod knobs;
 pub mod misbehave;

@@ -38,6 +38,8 @@ pub enum Event {
     Act(usize),
     /// The clock jumps.
     Jump,
+    /// Everything stops at once, and begins again.
+    Crash,
 }
 
 /// How a stream ends.
@@ -175,6 +177,8 @@ pub struct Net {
     pub settling: bool,
     /// The broker accepts no more.
     pub listening: bool,
+    /// When the broker stopped at once, each time.
+    pub crashes: Vec<u64>,
 }
 
 /// Where the clock starts: not at zero, where subtractions hide their mistakes.
@@ -198,6 +202,7 @@ impl Net {
             violation: None,
             settling: false,
             listening: true,
+            crashes: Vec::new(),
             knobs,
         }
     }
@@ -454,6 +459,20 @@ impl Net {
     pub fn know_end(&mut self, pipe: PipeId) {
         let now = self.now;
         self.pipes[pipe].server_end.get_or_insert(now);
+    }
+
+    /// The broker's process is gone, and with it all its connections and slots.
+    pub fn crash(&mut self) {
+        self.crashes.push(self.now);
+        for pipe in 0..self.pipes.len() {
+            if matches!(self.pipes[pipe].place, Place::At(..)) {
+                self.pipes[pipe].noted = true;
+                self.close_server(pipe);
+            }
+        }
+        let slots = self.knobs.slots;
+        self.rings.iter_mut().for_each(|ring| *ring = Ring::new(slots));
+        self.turn_at.fill(NEVER);
     }
 
     /// Counts a situation.

@@ -156,6 +156,21 @@ impl Oracle {
         id
     }
 
+    /// The broker stops at once: what it had not been asked to keep may be gone, what nobody has acknowledged may come back.
+    pub fn crash(&mut self, net: &Net, watcher: &Client) {
+        for will in &mut self.wills {
+            let ended = net.pipes[will.pipe].server_end;
+            let late = ended.is_none_or(|at| at + SLACK >= net.now);
+            let seen = watcher.received_count(will.publication) > 0;
+            if late || (will.verdict != Verdict::MustNot && !seen) {
+                will.verdict = Verdict::May;
+            }
+        }
+        for group in self.groups.values_mut() {
+            group.departures.push((None, net.now));
+        }
+    }
+
     /// The present connection's will, if it has one.
     pub fn will_of(&mut self, pipe: PipeId) -> Option<&mut WillLog> {
         self.wills.iter_mut().rev().find(|will| will.pipe == pipe)

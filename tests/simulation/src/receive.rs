@@ -154,7 +154,7 @@ impl Client {
             ),
         );
         if connack.reason_code != ReasonCode::Success {
-            let may_be_refused = net.knobs.tight || net.knobs.shutdown;
+            let may_be_refused = net.knobs.may_refuse() || net.knobs.shutdown;
             if !may_be_refused {
                 return Err(format!("it was refused: {:?}", connack.reason_code));
             }
@@ -215,6 +215,8 @@ impl Client {
             Belief::Exists(expiry) if !clean_start => {
                 let expiry = if expiry == u32::MAX { NEVER } else { u64::from(expiry) * SECOND };
                 let first = self.ended_at.min(ended.unwrap_or(NEVER)).saturating_add(expiry);
+                // After a crash nobody knows when a session lost its connection; the end is counted from the restart then.
+                let ended = ended.map(|at| at.max(net.crashes.last().copied().unwrap_or(0)));
                 let last = ended.unwrap_or(NEVER).saturating_add(expiry).saturating_add(SLACK);
                 if !present && net.now < first {
                     return Err("[MQTT-3.1.2-5] its session is gone".to_owned());
@@ -348,7 +350,7 @@ impl Client {
         let publication = &mut oracle.pubs[id as usize];
         net.trace.line(net.now, format_args!("{}: {id} is acknowledged {reason_code:?}", self.id));
         if reason_code.is_error() {
-            let refusable = reason_code == ReasonCode::QuotaExceeded && net.knobs.tight;
+            let refusable = reason_code == ReasonCode::QuotaExceeded && net.knobs.may_refuse();
             if !refusable {
                 return Err(format!("publication {id} is refused: {reason_code:?}"));
             }
@@ -679,7 +681,8 @@ impl Client {
             Copy::Retained | Copy::Either => receipt.retained += 1,
         }
         let sends = match publication.qos {
-            QoS::AtLeastOnce => publication.sends,
+            // What was on its way in a crash may come again.
+            QoS::AtLeastOnce => publication.sends + net.crashes.len() as u32,
             QoS::AtMostOnce | QoS::ExactlyOnce => 1,
         };
         let asks = if publication.retain { possible.len() as u32 } else { 0 };

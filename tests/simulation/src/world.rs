@@ -14,12 +14,14 @@ use midge_mesh::{InterestMap, Node, ShardId, ShardSet};
 use midge_metrics::Counters;
 use midge_session::{Limits, QueueLimits, Time};
 use midge_shard::{Envelope, OutboxLimits, RetainedCounts, Settings, Shard, Shared};
+use midge_store::Level;
 use midge_topic::TopicLimits;
 
 use midge_codec::QoS;
 
 use crate::client::{Client, Kind};
 use crate::coverage::{Coverage, Situation};
+use crate::disk::{Crash, Disk};
 use crate::host::{Host, Phase};
 use crate::knobs::Knobs;
 use crate::misbehave::BadClient;
@@ -101,6 +103,9 @@ pub struct World {
     oracle: Oracle,
     interest: Option<Arc<InterestMap>>,
     events: u64,
+    plan: Plan,
+    /// What was counted before the last crash.
+    past: Counters,
 }
 
 /// Runs a plan, and turns a panic of the broker into a broken promise.
@@ -158,30 +163,6 @@ impl World {
         trace.echo = plan.echo;
         let mut net = Net::new(seed, knobs.clone(), trace);
         net.trace.line(START, format_args!("{knobs:?}"));
-        let settings = Arc::new(settings(&knobs, seed));
-        let interest = (knobs.shards > 1).then(|| Arc::new(InterestMap::new(knobs.shards, 256)));
-        let shared = Shared {
-            interest: interest.clone(),
-            retained_counts: Arc::new(RetainedCounts::new(knobs.shards)),
-        };
-        let nodes: Vec<Node<Envelope>> = midge_mesh::build(knobs.shards, knobs.ring_capacity);
-        let hosts = nodes
-            .into_iter()
-            .enumerate()
-            .map(|(at, node)| {
-                let shard = Shard::new(
-                    ShardId::new(at as u16),
-                    knobs.shards,
-                    Arc::clone(&settings),
-                    shared.clone(),
-                    [seed, at as u64, 3, 4],
-                    Time::from_nanos(START),
-                );
-                let mut host = Host::new(shard, node);
-                host.check_every = plan.check_every;
-                host
-            })
-            .collect();
         let mut clients = Vec::new();
         for index in 0..=knobs.clients {
             let kind = match index {
@@ -202,7 +183,83 @@ impl World {
             })
             .collect();
         net.knobs.busy_ms = knobs.busy_ms.min(plan.busy_ms_max);
-        Self { net, hosts, clients, bad, oracle: Oracle::default(), interest, events: 0 }
+        let mut world = Self {
+            net,
+            hosts: Vec::new(),
+            clients,
+            bad,
+            oracle: Oracle::default(),
+            interest: None,
+            events: 0,
+            plan: plan.clone(),
+            past: Counters::default(),
+        };
+        let disks = (0..knobs.shards)
+            .map(|at| knobs.disk.map(|disk| Disk::new(seed, ShardId::new(at), disk)));
+        world.start(disks.collect());
+        world
+    }
+
+    /// Starts the broker on its disks.
+    fn start(&mut self, disks: Vec<Option<Disk>>) {
+        let (seed, now) = (self.plan.seed, Time::from_nanos(self.net.now));
+        let knobs = &self.net.knobs;
+        let shards = knobs.shards;
+        let settings = Arc::new(settings(knobs, seed));
+        self.interest = (shards > 1).then(|| Arc::new(InterestMap::new(shards, 256)));
+        let shared = Shared {
+            interest: self.interest.clone(),
+            retained_counts: Arc::new(RetainedCounts::new(shards)),
+        };
+        let nodes: Vec<Node<Envelope>> = midge_mesh::build(shards, knobs.ring_capacity);
+        let mut hosts = Vec::new();
+        for ((at, node), disk) in nodes.into_iter().enumerate().zip(disks) {
+            let id = ShardId::new(at as u16);
+            let seeds = [seed, at as u64, 3, 4];
+            let mut shard =
+                Shard::new(id, shards, Arc::clone(&settings), shared.clone(), seeds, now);
+            let mut disk = disk;
+            if let Some(disk) = &mut disk
+                && let Err(error) = disk.open(&mut shard, now)
+            {
+                self.net.fail(format!("shard {at} does not read its log: {error}"));
+            }
+            let mut host = Host::new(shard, node);
+            host.check_every = self.plan.check_every;
+            host.disk = disk;
+            hosts.push(host);
+        }
+        self.hosts = hosts;
+        for shard in 0..shards {
+            self.net.wake(shard);
+        }
+    }
+
+    /// Everything stops at once, and begins again from the disks.
+    fn crash(&mut self) {
+        let Some(knobs) = self.net.knobs.disk else { return };
+        let power = knobs.level == Level::Fsync && self.net.prng.permille(500);
+        let crash = if power { Crash::PowerCut } else { Crash::Kill };
+        self.net.hit(if power { Situation::PowerCut } else { Situation::Killed });
+        self.net.trace.line(self.net.now, format_args!("--- crash: {crash:?}"));
+        self.past = self.counters();
+        (self.past.connections_now, self.past.sessions_now) = (0, 0);
+        (self.past.subscriptions_now, self.past.retained_now) = (0, 0);
+        self.past.retained_bytes_now = 0;
+        self.oracle.crash(&self.net, &self.clients[0]);
+        self.net.crash();
+        for client in &mut self.clients {
+            client.lose_broker(&mut self.net, &mut self.oracle);
+        }
+        let hosts = std::mem::take(&mut self.hosts);
+        let disks = hosts.into_iter().map(|mut host| {
+            if let Some(disk) = &mut host.disk {
+                disk.crash(crash);
+            }
+            host.disk
+        });
+        let disks = disks.collect();
+        self.start(disks);
     }
 
     fn outcome(self) -> Outcome {
@@ -271,6 +328,8 @@ impl World {
                     one.act(&mut self.net);
                 }
             }
+            Event::Crash if self.net.settling => {}
+            Event::Crash => self.crash(),
             Event::Jump if self.net.settling || !self.net.listening => {}
             Event::Jump => {
                 let far = self.net.prng.pick(&[500 * MS, 5 * SECOND, 40 * SECOND]);
@@ -330,6 +389,10 @@ impl World {
             let at = self.net.now + self.net.prng.below(busy);
             self.net.at(at, Event::Jump);
         }
+        for _ in 0..self.net.knobs.disk.map_or(0, |disk| disk.crashes) {
+            let at = self.net.now + self.net.prng.below(busy);
+            self.net.at(at, Event::Crash);
+        }
         self.run_for(busy);
     }
 
@@ -346,6 +409,9 @@ impl World {
         }
         for bad in &mut self.bad {
             bad.calm_down(&mut self.net);
+        }
+        for disk in self.hosts.iter_mut().filter_map(|host| host.disk.as_mut()) {
+            disk.heal();
         }
         // Time for what a clock jump has made due.
         self.run_for(10 * SECOND);
@@ -588,6 +654,13 @@ impl World {
             if !self.net.rings[at].is_empty() {
                 return self.net.fail(format!("shard {at} has slots left"));
             }
+            let retained = self.hosts[at].shard.counters().retained_now;
+            let now = Time::from_nanos(self.net.now);
+            if let Some(disk) = &mut self.hosts[at].disk
+                && let Err(left) = disk.check_empty(now, retained)
+            {
+                return self.net.fail(left);
+            }
             if !self.hosts[at].is_empty() {
                 return self
                     .net
@@ -633,7 +706,7 @@ impl World {
     }
 
     fn counters(&self) -> Counters {
-        let mut counters = Counters::default();
+        let mut counters = self.past;
         for host in &self.hosts {
             counters.merge(&host.shard.counters());
         }
