@@ -52,8 +52,6 @@ situations! {
     SendBlocked,
     /// A client did not read for a while.
     Deaf,
-    /// No ring had a place for a new connection.
-    SlotsFull,
     /// Bytes came after a pause.
     LateReceive,
     /// A shard stalled.

@@ -348,7 +348,10 @@ impl Net {
         if sending.at == sending.bytes.len() {
             return Some(Completion::Sent(sending.output));
         }
-        self.hit(if taken == 0 { Situation::SendBlocked } else { Situation::PartialSend });
+        self.hit(Situation::PartialSend);
+        if self.pipes[pipe].room(self.knobs.window) == 0 {
+            self.hit(Situation::SendBlocked);
+        }
         self.rings[usize::from(shard)].slots[at as usize].as_mut()?.sending = Some(sending);
         None
     }

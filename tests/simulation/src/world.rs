@@ -316,7 +316,6 @@ impl World {
                     self.hosts[usize::from(shard)].accept(slot, pipe);
                     self.net.wake(shard);
                 } else {
-                    self.net.hit(Situation::SlotsFull);
                     let again = self.net.now + 50 * MS;
                     self.net.at(again, Event::Syn(pipe));
                 }
