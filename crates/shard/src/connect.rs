@@ -93,6 +93,13 @@ impl Shard {
         client_id: &str,
         assigned: bool,
     ) {
+        // A client that cannot be sent its CONNACK [MQTT-3.1.2-24] can be told nothing else either.
+        let connack = self.connack(connect.version, terms, client_id, false, assigned);
+        if connack.size(connect.version) > terms.maximum_packet_size as usize {
+            let reason_code = ReasonCode::ImplementationSpecificError;
+            let reason = "the client's maximum packet size leaves no room for the CONNACK";
+            return self.refuse(id, connect.version, Refusal { reason_code, reason });
+        }
         let resumed = self.settle_earlier_session(client_id, connect.clean_start);
         let session_present = resumed.is_some();
         let session = match resumed {
@@ -159,7 +166,10 @@ impl Shard {
         self.counters.connects_accepted += 1;
         self.actions.push_back(Action::Receive(id));
         self.keep_terms(id, session);
-        self.write_connack(id, connect.version, terms, client_id, session_present, assigned);
+        let connack = self.connack(connect.version, terms, client_id, session_present, assigned);
+        if let Some(connection) = self.connections.get_mut(id.0) {
+            self.wire.answer(id, connection, |version, out| connack.encode(version, out));
+        }
         if session_present {
             self.tell_choosers(session);
             if !mutant!("resume-sends-nothing") {
@@ -194,16 +204,15 @@ impl Shard {
         Some(earlier)
     }
 
-    fn write_connack(
-        &mut self,
-        id: ConnectionId,
+    /// The answer to a CONNECT that is accepted.
+    fn connack<'c>(
+        &self,
         version: ProtocolVersion,
         terms: &Terms,
-        client_id: &str,
+        client_id: &'c str,
         session_present: bool,
         assigned: bool,
-    ) {
-        let Some(connection) = self.connections.get_mut(id.0) else { return };
+    ) -> ConnAck<'c> {
         // MQTT 3.1 has no session-present flag: the byte is reserved.
         let session_present =
             session_present && version != ProtocolVersion::V31 && !mutant!("session-not-told");
@@ -232,7 +241,7 @@ impl Shard {
                 ..ConnAckProperties::default()
             };
         }
-        self.wire.answer(id, connection, |version, out| connack.encode(version, out));
+        connack
     }
 
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].

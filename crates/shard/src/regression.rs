@@ -677,3 +677,24 @@ fn retained_messages_follow_a_replaced_subscription() {
     assert!((1..10).contains(&earlier), "{earlier} were on their way already");
     assert_eq!(qos.len() - earlier, 20, "the new subscription gets all, once");
 }
+
+/// Found by the fuzz target `shard`: a client whose Maximum Packet Size has no room for the CONNACK got none, stayed connected,
+/// and was sent whatever was smaller.
+#[test]
+fn a_client_with_no_room_for_its_connack_is_refused() {
+    let mut broker = Broker::new(1, Settings::default());
+    for (maximum, expected) in [(4, &[][..]), (8, &[0x20, 3, 0, 0x83, 0])] {
+        let mut connect = Connect::new(ProtocolVersion::V5, "c");
+        connect.properties.maximum_packet_size = std::num::NonZeroU32::new(maximum);
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        broker.shards[0].handle_accepted(ConnectionId(1), peer, ListenerId(0), broker.now);
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        broker.receive(0, 1, &bytes);
+        assert_eq!(broker.sent(0, 1), expected);
+        assert_eq!(broker.shards[0].counters().sessions_now, 0);
+        let closed = |action: &Action| matches!(action, Action::Close(ConnectionId(1)));
+        assert!(broker.actions(0).iter().any(closed));
+        broker.shards[0].handle_closed(ConnectionId(1), broker.now);
+    }
+}
