@@ -150,6 +150,8 @@ impl Shard {
         connection.keep_alive_seconds = terms.keep_alive_seconds;
         connection.window = terms.window;
         connection.maximum_packet_size = terms.maximum_packet_size;
+        // It may have been in the line of those with an unfinished CONNECT, whose entry the new serial makes stale.
+        connection.flags.set(Flags::RUNNABLE, false);
         connection.flags.set(Flags::PROBLEM_INFORMATION, terms.request_problem_information);
         let no_expiry = connect.properties.session_expiry_interval_seconds.unwrap_or(0) == 0;
         connection.flags.set(Flags::NO_EXPIRY_AT_CONNECT, no_expiry);

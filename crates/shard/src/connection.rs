@@ -49,7 +49,7 @@ impl Flags {
     pub(crate) const PROBLEM_INFORMATION: u8 = 1 << 4;
     /// CONNECT had a Session Expiry Interval of zero (or none): DISCONNECT must not raise it.
     pub(crate) const NO_EXPIRY_AT_CONNECT: u8 = 1 << 5;
-    /// In the list of connections whose kept input goes on in the next turn.
+    /// In the list of connections whose kept input goes on in the next turn; before CONNECT, of those that wait for a receive.
     pub(crate) const RUNNABLE: u8 = 1 << 6;
     /// The client has said goodbye and is given a moment to close first.
     pub(crate) const LINGERING: u8 = 1 << 7;

@@ -29,7 +29,7 @@ impl Shard {
         self.groups.check_bounds(settings.share_backlog_messages_max);
         let handshaking = self.connections.iter().filter(|(_, c)| c.is_unproven());
         let unproven: usize = handshaking.map(|(_, connection)| connection.input_size()).sum();
-        assert_eq!(self.unproven_bytes, unproven, "bytes before CONNECT");
+        assert_eq!(self.unproven.bytes, unproven, "bytes before CONNECT");
     }
 
     /// Nothing waits: for a moment in which every session has its connection and every message is acknowledged.
@@ -61,7 +61,7 @@ impl Shard {
         assert!(self.runnable.is_empty(), "connections that may go on");
         assert!(self.pumping.is_empty(), "retained pumps");
         assert!(self.actions.is_empty(), "actions");
-        assert_eq!(self.unproven_bytes, 0, "bytes before CONNECT");
+        assert_eq!(self.unproven.bytes, 0, "bytes before CONNECT");
         self.retained.check_unshared();
         if let Some(interest) = &self.interest {
             assert_eq!(interest.statistics().buckets_used, 0, "interest bits");

@@ -33,6 +33,7 @@
 //! | a session's queue | delivery | acknowledgements | `queue` | dropped and counted; 0x97 to the publisher when nobody keeps the message |
 //! | an outbox per shard | routing | the mesh | `outbox` | publishers are parked |
 //! | a group's backlog | the chooser | members with room | `share_backlog_messages_max` | dropped and counted |
+//! | unfinished CONNECTs | receives | turns, at a pace | `unproven` (8 MiB) | closed; not read from meanwhile |
 //! | sessions that leave | ends of sessions | each turn | what clients subscribe to in a few turns | — |
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
@@ -70,6 +71,7 @@ mod slab;
 mod subscribe;
 pub mod survey;
 mod tally;
+mod unproven;
 mod wheel;
 mod wire;
 

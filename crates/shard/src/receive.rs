@@ -9,14 +9,6 @@ use midge_codec::{
     PubComp, PubRec, PubRel, RawPacket, decode, frame,
 };
 use midge_mesh::ShardId;
-use midge_metrics::ConnectionRefusal;
-
-/// What a connection may have sent of its CONNECT without being counted among the unproven: most CONNECTs are shorter.
-const UNPROVEN_FREE: usize = 1024;
-
-/// Bytes of unfinished CONNECT packets that one shard keeps, at most. A CONNECT may be as large as the largest packet, and
-/// nobody has proved anything before it: beyond this bound whoever sends more than [`UNPROVEN_FREE`] is closed.
-const UNPROVEN_MAX: usize = 8 << 20;
 
 /// Every packet handler ends with this: the connection goes on, or the peer has broken a rule and is told so.
 pub(crate) type Handled = Result<(), PeerError>;
@@ -42,7 +34,7 @@ impl Shard {
             return;
         }
         if connection.is_unproven() {
-            self.unproven_bytes -= connection.input_size();
+            self.unproven.bytes -= connection.input_size();
         }
         match connection.input.take() {
             None if !connection.waits() => {
@@ -59,20 +51,6 @@ impl Shard {
             }
         }
         self.bound_unproven(id);
-    }
-
-    /// Counts what is kept of a CONNECT, and closes whoever goes beyond the bound.
-    fn bound_unproven(&mut self, id: ConnectionId) {
-        let Some(connection) = self.connections.get(id.0) else { return };
-        let size = connection.input_size();
-        if !connection.is_unproven() || size == 0 {
-            return;
-        }
-        self.unproven_bytes += size;
-        if size > UNPROVEN_FREE && self.unproven_bytes > UNPROVEN_MAX {
-            self.counters.connections_refused[ConnectionRefusal::Unproven as usize] += 1;
-            self.close(id);
-        }
     }
 
     /// Goes on with what was kept.

@@ -340,7 +340,7 @@ fn peers_without_a_connect_are_kept_little_of() {
         broker.shards[0].handle_lost(ConnectionId(id), now);
     }
     broker.shards[0].check_bounds();
-    assert_eq!(broker.shards[0].unproven_bytes, 0);
+    assert_eq!(broker.shards[0].unproven.bytes, 0);
 }
 
 /// A connection that never said CONNECT was dropped up to 150 ms after the time allowed.
@@ -696,5 +696,48 @@ fn a_client_with_no_room_for_its_connack_is_refused() {
         let closed = |action: &Action| matches!(action, Action::Close(ConnectionId(1)));
         assert!(broker.actions(0).iter().any(closed));
         broker.shards[0].handle_closed(ConnectionId(1), broker.now);
+    }
+}
+
+/// Five hundred peers that pushed large CONNECTs filled every turn, and clients waited for tens of milliseconds.
+#[test]
+fn unfinished_connects_are_read_at_a_pace() {
+    for shards in [1, 2] {
+        let mut broker = Broker::new(shards, Settings::default());
+        let mut packet = vec![0x10, 0xc0, 0x84, 0x3d];
+        packet.extend(b"\0\x04MQTT\x05\x02\0\0");
+        packet.resize(2000, 0);
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let received = |action: &Action| match action {
+            Action::Receive(id) | Action::ReceiveOnce(id) => Some(id.0),
+            _ => None,
+        };
+        for id in 0..100 {
+            broker.shards[0].handle_accepted(ConnectionId(id), peer, ListenerId(0), broker.now);
+            assert_eq!(broker.actions(0).iter().filter_map(received).collect::<Vec<_>>(), [id]);
+            broker.receive(0, id, &packet);
+            // A piece that was under way already.
+            broker.receive(0, id, b"x");
+            let actions = broker.actions(0);
+            assert_eq!(actions.iter().filter_map(received).next(), None, "not at once");
+        }
+        // Each gets its turn, once, in order; and nobody has to wake up in vain.
+        let mut next = Vec::new();
+        for _ in 0..100 {
+            let Some(at) = broker.shards[0].next_timeout() else { break };
+            broker.now = broker.now.max(at);
+            broker.later(0, 0);
+            let before = next.len();
+            next.extend(broker.actions(0).iter().filter_map(received));
+            if next.len() == before {
+                break;
+            }
+            assert!(next.len() - before <= 32);
+        }
+        assert_eq!(next, (0..100).collect::<Vec<_>>());
+        // A client that says its CONNECT at once does not wait for those.
+        let id = broker.client_of(0);
+        broker.connect(0, 200, &Connect::new(V311, &id));
+        assert_eq!(broker.shards[0].counters().connects_accepted, 1);
     }
 }

@@ -209,7 +209,7 @@ impl Shard {
         if connection.serial != serial || connection.state != State::Authenticating {
             return;
         }
-        self.unproven_bytes -= connection.input_size();
+        self.unproven.bytes -= connection.input_size();
         let Some(input) = connection.input.take() else { return };
         // These bytes were a CONNECT, and were agreed to, when they came.
         let Ok(Framed::Packet(raw)) = frame(&input, u32::MAX) else { return self.close(id) };

@@ -27,6 +27,7 @@ use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
 use crate::tally::{Origin, count_arrived, count_gone};
+use crate::unproven::Unproven;
 use crate::wheel::{Entry, Subject, TICK_MS, Wheel};
 use crate::wire::{HeaderCache, Wire};
 
@@ -107,8 +108,7 @@ pub struct Shard {
     serials: u32,
     pub(crate) tokens: u64,
     pub(crate) assigned_client_ids: u64,
-    /// Kept input of connections before their CONNECT, in bytes.
-    pub(crate) unproven_bytes: usize,
+    pub(crate) unproven: Unproven,
     // Memory that is used again from message to message.
     pub(crate) matched: Vec<(SubscriberId, SubscriptionOptions)>,
     pub(crate) identifiers: Vec<u32>,
@@ -170,7 +170,7 @@ impl Shard {
             serials: 0,
             tokens: 0,
             assigned_client_ids: 0,
-            unproven_bytes: 0,
+            unproven: Unproven::default(),
             matched: Vec::new(),
             identifiers: Vec::new(),
             targets: ShardSet::new(),
@@ -261,10 +261,7 @@ impl Shard {
     pub fn handle_received(&mut self, id: ConnectionId, bytes: &[u8], now: Time) {
         self.now = now;
         self.receive(id, bytes);
-        let handshaking = self.connections.get(id.0).is_some_and(|c| c.state == State::Handshaking);
-        if handshaking && self.shards > 1 {
-            self.actions.push_back(Action::ReceiveOnce(id));
-        }
+        self.receive_unproven(id);
         self.settle();
     }
 
@@ -377,6 +374,7 @@ impl Shard {
         self.end_holding();
         self.forget_young();
         self.run_leaving();
+        self.run_unproven();
         self.turn_log();
         self.settle();
         !self.runnable.is_empty() || !self.pumping.is_empty() || !self.leaving.is_empty()
@@ -476,7 +474,8 @@ impl Shard {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
         let log = self.durable.as_ref().and_then(|durable| durable.next_deadline());
-        [self.wheel.next_deadline(), self.next_retained_deadline(), log].into_iter().flatten().min()
+        let others = [self.next_retained_deadline(), self.unproven.next_timeout(), log];
+        others.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
     }
 
     /// Whether nothing waits to leave: no envelope, no output. For the end of a shutdown.
