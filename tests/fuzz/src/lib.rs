@@ -4,6 +4,21 @@
 //! `tests/replay.rs` runs them over the corpus.
 #![forbid(unsafe_code)]
 
+mod choices;
+mod differential;
+mod framing;
+#[path = "../../../crates/codec/tests/oracle/mod.rs"]
+mod oracle;
+mod packets;
+mod reader;
+mod session;
+mod shard;
+
+pub use differential::differential;
+pub use framing::framing;
+pub use session::session;
+pub use shard::shard;
+
 use midge_codec::{
     Connect, Framed, PACKET_SIZE_MAX, Packet, ProtocolVersion, RawPacket, decode, frame,
 };

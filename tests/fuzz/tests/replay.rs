@@ -46,6 +46,64 @@ fn roundtrip_holds_for_its_corpus() {
     }
 }
 
+/// Targets whose seeds were found by a fuzzer: the smallest set that reaches what a long run had reached.
+#[test]
+fn the_others_hold_for_their_corpora() {
+    let targets: [(&str, fn(&[u8])); 3] = [
+        ("framing", midge_fuzz::framing),
+        ("session", midge_fuzz::session),
+        ("differential", midge_fuzz::differential),
+    ];
+    for (target, holds) in targets {
+        let inputs = inputs(target);
+        assert!(inputs.len() >= 10, "{target}");
+        for (name, bytes) in inputs {
+            println!("{name}");
+            holds(&bytes);
+        }
+    }
+}
+
+/// Situations that the events of the seeds lead into, by the counter that shows it and, of a family, its label.
+const SITUATIONS: [(&str, &str); 18] = [
+    ("connections_handed_over", ""),
+    ("connections_closed", "taken_over"),
+    ("connections_closed", "keep_alive_timeout"),
+    ("connections_closed", "connect_timeout"),
+    ("connections_closed", "protocol_error"),
+    ("connections_closed", "malformed_packet"),
+    ("messages_dropped", "output_full"),
+    ("messages_dropped", "queue_full"),
+    ("messages_dropped", "expired"),
+    ("messages_dropped", "too_large"),
+    ("messages_dropped", "no_member"),
+    ("duplicates_received", ""),
+    ("retained_refused", ""),
+    ("wills_published", ""),
+    ("sessions_expired", ""),
+    ("hops_received", ""),
+    ("publishers_parked", ""),
+    ("publishes_sent", ""),
+];
+
+#[test]
+fn shard_holds_for_its_corpus_and_meets_everything() {
+    let mut met = midge_metrics::Counters::default();
+    for (name, bytes) in inputs("shard") {
+        println!("{name}");
+        met.merge(&midge_fuzz::shard(&bytes));
+    }
+    for (name, label) in SITUATIONS {
+        let fields = met.iter().filter(|(field, _)| field.name == name);
+        let counts = fields
+            .filter(|(field, _)| label.is_empty() || field.labels().any(|one| one.1 == label))
+            .map(|(_, count)| count);
+        let count: u64 = counts.sum();
+        println!("{name} {label}: {count}");
+        assert!(count > 0, "no seed leads to {name} {label}");
+    }
+}
+
 /// Writes the seeds anew from the corpus of the codec's own tests:
 /// `cargo test --manifest-path tests/fuzz/Cargo.toml -- --ignored write_the_seeds`
 #[test]
