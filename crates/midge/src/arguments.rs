@@ -13,6 +13,8 @@ use crate::{
     doctor::DoctorArguments,
     passwd::PasswdArguments,
     plan::PlanArguments,
+    stats::StatsArguments,
+    top::TopArguments,
 };
 
 /// Reads the command line. Ends the process for `--help` and `--version` (exit code 0) and for what
@@ -45,6 +47,10 @@ pub(crate) enum Command {
     Doctor(DoctorArguments),
     /// Compute what so many connections need: memory, descriptors, cores, network.
     Plan(PlanArguments),
+    /// Show every number of a running broker, core by core.
+    Stats(StatsArguments),
+    /// Watch a running broker: its cores, latencies, busiest clients and topics.
+    Top(TopArguments),
     /// List the clients of a running broker.
     Clients(ClientsArguments),
     /// List the subscriptions of a running broker.

@@ -32,6 +32,8 @@ mod security;
 mod serve;
 mod settings;
 mod signals;
+mod stats;
+mod top;
 mod transports;
 mod units;
 
@@ -45,6 +47,8 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
+        Command::Stats(arguments) => stats::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Clients(arguments) => commands::clients::run(&arguments),
         Command::Subscriptions(arguments) => commands::subscriptions::run(&arguments),
         Command::Retained(arguments) => commands::retained::run(&arguments),
