@@ -396,6 +396,27 @@ mod tests {
         }
     }
 
+    /// An operator who looks a number up finds it.
+    #[test]
+    fn every_number_is_explained() {
+        let page = include_str!("../../../docs/statistics.md");
+        let series = crate::Series::ALL.iter().map(|series| series.field());
+        for field in Counters::FIELDS.iter().chain(series) {
+            let name = field.name;
+            let alone = format!("`{name}`");
+            let by_label = format!("`{name}{{");
+            assert!(page.contains(&alone) || page.contains(&by_label), "{name}");
+            for (key, value) in field.labels() {
+                let listed = page.contains(&format!("{key}=\"{value}\""))
+                    || page.lines().any(|line| {
+                        line.starts_with(&format!("| `{key}` |")) && line.contains(value)
+                    })
+                    || name == "latency_ns";
+                assert!(listed, "{name}: {key}={value}");
+            }
+        }
+    }
+
     /// "Names carry units", and what is now says so.
     #[test]
     fn names_say_unit_and_kind() {

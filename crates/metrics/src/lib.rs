@@ -23,7 +23,7 @@
 //! ```
 //!
 //! # How to count something new
-//! Add an entry to the list in `counters.rs`. It appears in the page, in `stats`, in Prometheus and wherever else the list
+//! Add an entry to the list in `counters.rs`, and a line to `docs/statistics.md`. It appears in the page, in `stats`, in Prometheus and wherever else the list
 //! is walked; nothing else names it. Pages of two builds whose lists differ refuse each other.
 //!
 //! # Names
