@@ -91,6 +91,7 @@ impl Default for Limits {
             inflight_messages_max: 128,
             queued_messages_max: 1000,
             queued_bytes_max: ByteSize::from_mebibytes(1),
+            queued_bytes_total_max: ByteSize::new(0),
             queue_qos0_messages: false,
             output_bytes_max: ByteSize::from_mebibytes(2),
             topic_levels_max: 128,

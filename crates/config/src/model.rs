@@ -207,6 +207,13 @@ pub struct Limits {
     /// The same in bytes: at least `maximum_packet_size_bytes`, at most 1 TiB, default 1 MiB.
     pub queued_bytes_max: ByteSize,
 
+    /// The same for all sessions of the process together: `0`
+    /// (default) is a quarter of the machine's memory, else at least `maximum_packet_size_bytes` for
+    /// every shard, at most 16 TiB. Each shard has its equal part. A publication counts in each queue
+    /// that it waits in, also where those share its memory. At the limit the newest is dropped and
+    /// counted; a QoS 1 or 2 publisher of 5.0 is told 0x97 when nobody else has it.
+    pub queued_bytes_total_max: ByteSize,
+
     /// Whether QoS 0 publications are queued for a session without a connection, within the same
     /// bounds. Default false: they are dropped and counted.
     pub queue_qos0_messages: bool,

@@ -278,6 +278,13 @@ fn settings_that_are_refused() {
                limits.maximum_packet_size_bytes (1 MiB) for each shard; set at least 1 GiB"],
         ),
         (
+            "shards: 4\nlimits:\n  queued_bytes_total_max: 3MiB",
+            &["m.yaml:3:3: limits.queued_bytes_total_max: 3 MiB cannot hold one packet of \
+               limits.maximum_packet_size_bytes (1 MiB) for each shard; set at least 4 MiB"],
+        ),
+        ("shards: 4\nlimits:\n  queued_bytes_total_max: 4MiB", &[]),
+        ("shards: 4\nlimits:\n  queued_bytes_total_max: 0", &[]),
+        (
             "limits:\n  queued_bytes_max: 1KiB\n  maximum_packet_size_bytes: 4MiB",
             &[
                 "m.yaml:2:3: limits.queued_bytes_max: 1 KiB cannot hold one packet of \

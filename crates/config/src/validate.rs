@@ -172,6 +172,7 @@ fn limits(config: &Config, problems: &mut Problems) {
         inflight_messages_max,
         queued_messages_max,
         queued_bytes_max,
+        queued_bytes_total_max,
         queue_qos0_messages: _,
         output_bytes_max,
         topic_levels_max,
@@ -218,9 +219,20 @@ fn limits(config: &Config, problems: &mut Problems) {
         Auto::Auto => 1,
     };
     let on_each = ByteSize::new(packet.bytes().saturating_mul(shards));
+    let total = match queued_bytes_total_max.bytes() {
+        0 => on_each,
+        _ => queued_bytes_total_max,
+    };
     for (key, size, min, what, max) in [
         ("limits.queued_bytes_max", queued_bytes_max, packet, "", ByteSize::new(1 << 40)),
         ("limits.output_bytes_max", output_bytes_max, packet, "", ByteSize::new(1 << 32)),
+        (
+            "limits.queued_bytes_total_max",
+            total,
+            on_each,
+            " for each shard",
+            ByteSize::new(1 << 44),
+        ),
         (
             "limits.retained_bytes_max",
             retained_bytes_max,

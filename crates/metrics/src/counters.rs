@@ -164,6 +164,8 @@ counters! {
     retained_bytes_now: gauge Bytes;
     /// Messages that wait now in sessions' queues.
     messages_queued_now: gauge Count;
+    /// Bytes of the messages that wait now in sessions' queues; one counts in each of them.
+    queued_bytes_now: gauge Bytes;
     /// QoS 1 and 2 messages sent to clients, or about to be sent again, that wait for the client's acknowledgement now.
     messages_in_flight_now: gauge Count;
 

@@ -189,6 +189,7 @@ fn shard_settings(
             messages_max: wide(limits.queued_messages_max),
             bytes_max: size(limits.queued_bytes_max.bytes()),
         },
+        queued_bytes_max: size(settings.queued_bytes_per_shard_max.bytes()),
         queue_qos0: limits.queue_qos0_messages,
         output_bytes_max: size(limits.output_bytes_max.bytes()),
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),

@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         mesh_ring_capacity = settings.mesh_ring_capacity,
         retained_messages_per_shard_max = settings.retained_messages_per_shard_max(),
         retained_bytes_per_shard_max = settings.retained_bytes_per_shard_max().bytes(),
+        queued_bytes_per_shard_max = settings.queued_bytes_per_shard_max.bytes(),
         "settings left to the program are resolved",
     );
     for listener in &listening {

@@ -23,7 +23,13 @@ pub(crate) struct Settings {
     pub(crate) connections_max: u32,
     /// Envelopes in each ring from one shard to another.
     pub(crate) mesh_ring_capacity: u32,
+    /// Each shard's part of `limits.queued_bytes_total_max`, and room for one packet.
+    pub(crate) queued_bytes_per_shard_max: ByteSize,
 }
+
+/// The part of the machine's memory that sessions' queues may take, if it is left to us: the kernel's
+/// memory for connections, retained messages and everybody else on the machine need the rest.
+const QUEUES_SHARE_OF_MEMORY: u64 = 4;
 
 /// Memory that a connection costs at the very least (4.5 KB in the kernel): more slots than that
 /// could never be used.
@@ -88,6 +94,7 @@ impl Settings {
             connections_per_shard: slots,
             connections_max,
             mesh_ring_capacity: mesh_ring_capacity(config, shards),
+            queued_bytes_per_shard_max: queued_bytes_per_shard_max(config, shards, host),
             loaded,
         })
     }
@@ -128,6 +135,15 @@ fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u3
             Ok(u32::try_from(slots).expect("at most the kernel's bound"))
         }
     }
+}
+
+fn queued_bytes_per_shard_max(config: &Config, shards: u16, host: &Host) -> ByteSize {
+    let limits = &config.limits;
+    let total = match limits.queued_bytes_total_max.bytes() {
+        0 => host.memory_bytes / QUEUES_SHARE_OF_MEMORY,
+        total => total,
+    };
+    ByteSize::new(total.div_ceil(u64::from(shards))).max(limits.maximum_packet_size_bytes)
 }
 
 /// Pinned shards share out the cores in turn.
@@ -185,6 +201,7 @@ mod tests {
         assert_eq!(settings.connections_max, 80_000);
         assert_eq!(settings.retained_messages_per_shard_max(), 250_000);
         assert_eq!(settings.retained_bytes_per_shard_max(), ByteSize::from_mebibytes(256));
+        assert_eq!(settings.queued_bytes_per_shard_max, ByteSize::from_mebibytes(512));
     }
 
     #[test]
@@ -225,6 +242,22 @@ mod tests {
             let host = Host { descriptors_max, memory_bytes: memory_gib << 30, ..host() };
             let found = connections_per_shard(&config, shards, &host);
             assert_eq!(found.ok(), slots, "{wanted:?} {connections_max} {shards}");
+        }
+    }
+
+    #[test]
+    fn queues_have_a_bound_together() {
+        for (total, shards, memory, expected) in [
+            (0, 4, 8 << 30, 512 << 20),
+            (12 << 20, 3, 8 << 30, 4 << 20),
+            // Never less than one packet.
+            (0, 64, 64 << 20, 1 << 20),
+        ] {
+            let mut config = Config::default();
+            config.limits.queued_bytes_total_max = ByteSize::new(total);
+            let host = Host { memory_bytes: memory, ..host() };
+            let found = queued_bytes_per_shard_max(&config, shards, &host);
+            assert_eq!(found.bytes(), expected, "{total} {shards}");
         }
     }
 

@@ -3,8 +3,11 @@
 use std::sync::Arc;
 
 use midge_codec::{PacketId, PubRel, QoS, ReasonCode};
+use midge_metrics::Counters;
 use midge_session::outbound::Resend;
-use midge_session::{Delivery, DeliveryExtra, Offer, Publication, SubscriptionOptions};
+use midge_session::{
+    Delivery, DeliveryExtra, Offer, Outbound, Publication, QueueLimits, SubscriptionOptions,
+};
 use midge_topic::SubscriberId;
 
 use crate::connection::State;
@@ -12,6 +15,7 @@ use crate::durable::{Durable, Kept, Recipient};
 use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
 use crate::ids::{SessionId, SessionRef};
 use crate::retained::{note_overtaken, was_sent_as_retained};
+use crate::settings::Settings;
 use crate::shard::Shard;
 use crate::tally::Load;
 use crate::wire::{Appended, Shape, append_publish};
@@ -109,10 +113,13 @@ impl Shard {
                 let delivery = delivery(publication, qos, retain, &self.identifiers, occasion);
                 let recipient = recipient(&self.durable, session, &entry.kept, &delivery);
                 let outbound = entry.session.outbound.get_or_insert_default();
-                return match outbound.enqueue(delivery, &settings.queue) {
+                return match outbound
+                    .enqueue(delivery, &queue_limits(settings, &self.counters, outbound))
+                {
                     Offer::Queued | Offer::Send(..) => {
                         self.counters.messages_queued += 1;
                         self.counters.messages_queued_now += 1;
+                        self.counters.queued_bytes_now += publication.memory_size() as u64;
                         note_recipient(&mut self.durable, recipient, None);
                         Delivered::Queued
                     }
@@ -169,10 +176,11 @@ impl Shard {
         let message = delivery(publication, qos, retain, &self.identifiers, occasion);
         let recipient = recipient(&self.durable, session, &entry.kept, &message);
         let outbound = entry.session.outbound.get_or_insert_default();
-        match outbound.offer(message, window, &settings.queue) {
+        match outbound.offer(message, window, &queue_limits(settings, &self.counters, outbound)) {
             Offer::Queued => {
                 self.counters.messages_queued += 1;
                 self.counters.messages_queued_now += 1;
+                self.counters.queued_bytes_now += publication.memory_size() as u64;
                 note_recipient(&mut self.durable, recipient, None);
                 Delivered::Queued
             }
@@ -374,6 +382,14 @@ fn note_recipient(
     if let (Some(durable), Some(recipient)) = (durable, recipient) {
         durable.opening.recipients.push(Recipient { packet_id, ..recipient });
     }
+}
+
+/// The bounds of one queue now: its own, and what all queues of the shard together leave.
+fn queue_limits(settings: &Settings, counters: &Counters, outbound: &Outbound) -> QueueLimits {
+    let all = usize::try_from(counters.queued_bytes_now).unwrap_or(usize::MAX);
+    let left = settings.queued_bytes_max.saturating_sub(all);
+    let bytes_max = settings.queue.bytes_max.min(outbound.queued_bytes().saturating_add(left));
+    QueueLimits { bytes_max, ..settings.queue }
 }
 
 fn delivery(

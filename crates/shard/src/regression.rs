@@ -741,3 +741,41 @@ fn unfinished_connects_are_read_at_a_pace() {
         assert_eq!(broker.shards[0].counters().connects_accepted, 1);
     }
 }
+
+/// Each session's queue had a bound, and all of them together had none.
+#[test]
+fn all_queues_together_have_a_bound() {
+    let settings = Settings { queued_bytes_max: 10_000, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    for id in 0..20 {
+        let client = format!("away-{id}");
+        broker.connect(0, id, &persistent(&client));
+        broker.receive(0, id, &subscribe(&format!("t/{id}"), QoS::AtLeastOnce));
+        broker.sent(0, id);
+        broker.shards[0].handle_lost(ConnectionId(id), broker.now);
+        broker.shards[0].handle_closed(ConnectionId(id), broker.now);
+    }
+    broker.connect(0, 99, &Connect::new(ProtocolVersion::V5, "publisher"));
+    let mut refused = 0;
+    for id in 0..20 {
+        let mut bytes = Vec::new();
+        let (topic, payload) = (format!("t/{id}"), [b'x'; 1000]);
+        let publish = Publish {
+            topic: &topic,
+            payload: &payload,
+            qos: QoS::AtLeastOnce,
+            packet_id: PacketId::new(1),
+            ..Publish::default()
+        };
+        publish.encode(ProtocolVersion::V5, &mut bytes);
+        broker.receive(0, 99, &bytes);
+        let answer = broker.sent(0, 99);
+        refused += usize::from(answer.contains(&0x97));
+        broker.shards[0].check_integrity();
+    }
+    let counters = broker.shards[0].counters();
+    assert!(counters.queued_bytes_now <= 10_000, "{}", counters.queued_bytes_now);
+    assert_eq!(counters.messages_queued_now as usize + refused, 20);
+    assert_eq!(counters.dropped_queue_full as usize, refused);
+    assert!((10..20).contains(&refused), "{refused}");
+}

@@ -15,6 +15,9 @@ pub struct Settings {
     pub topic_limits: TopicLimits,
     /// Bounds of a session's queue of QoS 1 and 2 messages.
     pub queue: QueueLimits,
+    /// Bytes of what waits in the queues of all sessions of this shard. A message counts in each of them. Beyond it a message
+    /// is treated as if the one queue was full.
+    pub queued_bytes_max: usize,
     /// Whether QoS 0 messages are queued for sessions that are away, within the same bounds. Default `false`.
     pub queue_qos0: bool,
     /// Bytes that may wait for one connection's socket. Beyond it QoS 0 messages are dropped and counted, QoS 1 and 2
@@ -48,6 +51,7 @@ impl Default for Settings {
             limits: Limits::default(),
             topic_limits: TopicLimits::default(),
             queue: QueueLimits { messages_max: 1000, bytes_max: 1 << 20 },
+            queued_bytes_max: usize::MAX,
             queue_qos0: false,
             output_bytes_max: 2 << 20,
             subscriptions_per_client_max: 100_000,

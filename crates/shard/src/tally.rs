@@ -37,6 +37,7 @@ const _: () = {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Load {
     queued: u64,
+    queued_bytes: u64,
     in_flight: u64,
 }
 
@@ -45,6 +46,7 @@ impl Load {
     pub(crate) fn of(outbound: &Outbound) -> Self {
         Self {
             queued: outbound.queued_count() as u64,
+            queued_bytes: outbound.queued_bytes() as u64,
             in_flight: outbound.in_flight_count() as u64,
         }
     }
@@ -52,14 +54,17 @@ impl Load {
     /// Takes note of what has become of a session's line since this was measured.
     #[inline]
     pub(crate) fn has_become(self, after: Self, counters: &mut Counters) {
-        let Counters { messages_queued_now, messages_in_flight_now, .. } = counters;
+        let Counters { messages_queued_now, queued_bytes_now, messages_in_flight_now, .. } =
+            counters;
+        *queued_bytes_now =
+            queued_bytes_now.wrapping_add(after.queued_bytes).wrapping_sub(self.queued_bytes);
         *messages_queued_now =
             messages_queued_now.wrapping_add(after.queued).wrapping_sub(self.queued);
         *messages_in_flight_now =
             messages_in_flight_now.wrapping_add(after.in_flight).wrapping_sub(self.in_flight);
     }
 
-    pub(crate) const NOTHING: Self = Self { queued: 0, in_flight: 0 };
+    pub(crate) const NOTHING: Self = Self { queued: 0, queued_bytes: 0, in_flight: 0 };
 }
 
 /// What a state counts as.
@@ -155,10 +160,12 @@ impl Shard {
         let mut load = Load::NOTHING;
         for outbound in self.sessions.iter().filter_map(|(_, e)| e.session.outbound.as_ref()) {
             load.queued += Load::of(outbound).queued;
+            load.queued_bytes += Load::of(outbound).queued_bytes;
             load.in_flight += Load::of(outbound).in_flight;
         }
         let counters = &self.counters;
         assert_eq!(counters.messages_queued_now, load.queued, "messages queued");
+        assert_eq!(counters.queued_bytes_now, load.queued_bytes, "bytes queued");
         assert_eq!(counters.messages_in_flight_now, load.in_flight, "messages in flight");
     }
 }
