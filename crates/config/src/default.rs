@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::{
     admin::Admin,
-    model::{Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown},
+    model::{
+        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown, Sys,
+    },
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -22,6 +24,7 @@ impl Default for Config {
             performance: Performance::default(),
             runtime: Runtime::default(),
             admin: Admin::default(),
+            sys: Sys::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }
@@ -119,6 +122,13 @@ impl Default for Performance {
             envelopes_per_turn_max: 1024,
             spin_before_park_microseconds: 0,
         }
+    }
+}
+
+impl Default for Sys {
+    /// What exporters and dashboards of other brokers are used to.
+    fn default() -> Self {
+        Self { interval: Period::from_seconds(10) }
     }
 }
 

@@ -48,6 +48,9 @@ pub struct Config {
     /// Metrics and health over HTTP.
     pub admin: Admin,
 
+    /// What the broker publishes about itself.
+    pub sys: Sys,
+
     /// What is written to standard error, and how.
     pub log: Log,
 
@@ -316,6 +319,16 @@ pub struct Runtime {
     /// `/run/midge` for root, else `$XDG_RUNTIME_DIR/midge`, else `/tmp/midge-UID`. Where it cannot
     /// be made, the broker serves all the same and says that statistics and control are off.
     pub directory: Option<PathBuf>,
+}
+
+/// What the broker publishes about itself, below `$SYS`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Sys {
+    /// Between two looks at what has changed: `0` (nothing is published) or 1 s to 1 h, default
+    /// 10 s.
+    pub interval: Period,
 }
 
 /// What is written to standard error, and how.

@@ -123,7 +123,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             security, performance, runtime, admin, log, shutdown",
+             security, performance, runtime, admin, sys, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
@@ -141,7 +141,7 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, sys, log, shutdown",
         ),
         (
             "admin: {listen: here}",
@@ -335,6 +335,10 @@ fn settings_that_are_refused() {
             "listeners: [{address: '0.0.0.0:5'}]\nadmin: {listen: 127.0.0.1:5}",
             &["m.yaml:2:9: admin.listen: 127.0.0.1:5 is already taken by listeners[0]; choose \
                  another port"],
+        ),
+        (
+            "sys: {interval: 500ms}",
+            &["m.yaml:1:7: sys.interval: 500ms is out of range; set 1s to 1h"],
         ),
         (
             "shutdown:\n  drain_timeout: 2h",

@@ -75,6 +75,11 @@ impl Config {
                 problems.add("admin.listen", message);
             }
         }
+        let interval = self.sys.interval;
+        if interval != Period::default() {
+            let (min, max) = (Period::from_seconds(1), Period::from_seconds(3600));
+            problems.range("sys.interval", interval, min, max);
+        }
         let lines = self.log.lines_per_second_max;
         problems.range("log.lines_per_second_max", lines, 0, 1_000_000);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));

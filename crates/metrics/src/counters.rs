@@ -158,6 +158,8 @@ counters! {
     sessions_now: gauge Count;
     /// Subscriptions that exist now. A shared subscription counts where its group's chooser lives, once for each filter.
     subscriptions_now: gauge Count;
+    /// Shared subscriptions that exist now, by their choosers.
+    shared_subscriptions_now: gauge Count;
     /// Retained messages kept now.
     retained_now: gauge Count;
     /// Bytes of retained messages kept now.

@@ -25,7 +25,7 @@ use crate::{
     notify::Notifier,
     security::Guard,
     settings::Settings,
-    signals,
+    signals, sys,
     transports::Transports,
 };
 
@@ -120,6 +120,12 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         tracing::debug!(directory = %instance.directory().display(), "control and statistics");
         let topic_limits = Broker::topic_limits(&settings);
         let answering = control::Answering { asker: broker.asker(), listeners, topic_limits };
+        let interval = settings.config().sys.interval.duration();
+        if !interval.is_zero()
+            && let Err(error) = sys::start(instance.directory().into(), broker.asker(), interval)
+        {
+            tracing::warn!("$SYS is off: cannot start its thread: {error}");
+        }
         control::serve(&instance.control_socket(), answering)
     });
     standing.reach(Stage::Serving);

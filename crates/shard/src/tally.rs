@@ -135,6 +135,7 @@ impl Shard {
             connections_now: self.connections.len() as u64,
             sessions_now: self.sessions.len() as u64,
             subscriptions_now: self.table.subscription_count() as u64,
+            shared_subscriptions_now: self.groups.len() as u64,
             retained_now: self.retained.len() as u64,
             retained_bytes_now: self.retained.bytes() as u64,
             packets_sent: self.wire.sent.packets,
