@@ -13,11 +13,13 @@ mod packets;
 mod reader;
 mod session;
 mod shard;
+mod transport;
 
 pub use differential::differential;
 pub use framing::framing;
 pub use session::session;
 pub use shard::shard;
+pub use transport::{transport, transport_tls};
 
 use midge_codec::{
     Connect, Framed, PACKET_SIZE_MAX, Packet, ProtocolVersion, RawPacket, decode, frame,
