@@ -92,6 +92,7 @@ impl Shard {
         terms: &Terms,
         client_id: &str,
         assigned: bool,
+        user: Option<&str>,
     ) {
         // A client that cannot be sent its CONNACK [MQTT-3.1.2-24] can be told nothing else either.
         let connack = self.connack(connect.version, terms, client_id, false, assigned);
@@ -118,7 +119,9 @@ impl Shard {
                     return self.refuse(id, connect.version, Refusal { reason_code, reason });
                 }
                 let serial = self.next_serial();
-                self.sessions.insert(Session::new(client_id, expiry), serial)
+                let session = self.sessions.insert(Session::new(client_id, expiry), serial);
+                self.guards.set_user(session, user);
+                session
             }
         };
         let will = connect.will.as_ref().map(|will| {

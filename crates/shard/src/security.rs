@@ -89,11 +89,11 @@ impl Guards {
         Self { rules, generation: 0, by_session: HashMap::with_hasher(hasher) }
     }
 
-    fn user(&self, session: SessionId) -> Option<&str> {
+    pub(crate) fn user(&self, session: SessionId) -> Option<&str> {
         self.by_session.get(&session)?.user.as_deref()
     }
 
-    fn set_user(&mut self, session: SessionId, user: Option<&str>) {
+    pub(crate) fn set_user(&mut self, session: SessionId, user: Option<&str>) {
         if user.is_some() {
             let guard = Guard { user: user.map(Into::into), ..Guard::default() };
             self.by_session.insert(session, guard);
@@ -256,10 +256,7 @@ impl Shard {
             let refusal = refused("not allowed to publish the will");
             return self.refuse(id, connect.version, refusal);
         }
-        self.open_session(id, connect, terms, client_id, assigned);
-        if let Some(session) = self.connections.get(id.0).and_then(|c| c.session) {
-            self.guards.set_user(session, user);
-        }
+        self.open_session(id, connect, terms, client_id, assigned, user);
     }
 
     /// New users and rules: who is connected stays, and may do from now on what the new rules say.

@@ -190,7 +190,8 @@ impl Shard {
     }
 
     fn copy_session(&mut self, position: Position, key: u64) -> Result<(), Refused> {
-        let Self { durable: Some(durable), sessions, .. } = self else { return Ok(()) };
+        let Self { durable: Some(durable), sessions, guards, .. } = self else { return Ok(()) };
+        let user = durable.sessions.get(&key).and_then(|id| guards.user(*id));
         let Some(SessionEntry { kept: Some(kept), session, away, .. }) =
             durable.entry(sessions, key)
         else {
@@ -200,7 +201,7 @@ impl Shard {
             return Ok(());
         };
         let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
-        let record = Record::Session(session_record(session, key, since_ms));
+        let record = Record::Session(session_record(session, key, since_ms, user));
         *head = durable.copy(&record, position)?;
         Ok(())
     }
@@ -351,7 +352,8 @@ impl Shard {
     /// Writes again, from memory, everything whose record stands in the segments from `first` to `last`. `false`: not all of it
     /// yet; what was written has another place and is passed over next time.
     fn rewrite(&mut self, first: SegmentId, last: SegmentId, budget: &mut usize) -> bool {
-        let Self { durable: Some(durable), sessions, table, retained, groups, .. } = self else {
+        let Self { durable: Some(durable), sessions, guards, table, retained, groups, .. } = self
+        else {
             return true;
         };
         let lost = |position: Position| (first..=last).contains(&position.segment);
@@ -367,7 +369,8 @@ impl Shard {
                 let key = kept.key;
                 if kept.head.is_some_and(|head| lost(head.position)) {
                     let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
-                    let record = Record::Session(session_record(session, key, since_ms));
+                    let record =
+                        Record::Session(session_record(session, key, since_ms, guards.user(id)));
                     kept.head = Some(durable.put(&record, durable.level, Room::Reserve)?.1);
                     if !spend() {
                         return Ok(false);

@@ -118,6 +118,8 @@ pub struct SessionRecord<'a> {
     pub session: u64,
     /// The client id.
     pub client_id: &'a str,
+    /// The user it belongs to; `None` an anonymous client's.
+    pub user: Option<&'a str>,
     /// Session Expiry Interval in seconds; `u32::MAX` never.
     pub expiry_interval_seconds: u32,
     /// When its connection was gone, in milliseconds of wall time; `None` while there is one.
@@ -243,6 +245,7 @@ const TAKEN: u8 = 14;
 
 const AWAY: u8 = 1;
 const WILL: u8 = 1 << 1;
+const USER: u8 = 1 << 2;
 
 const RETAIN: u8 = 1 << 2;
 const EXPIRES: u8 = 1 << 3;
@@ -375,13 +378,17 @@ impl<'a> SessionRecord<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         let away = if self.away_since_ms.is_some() { AWAY } else { 0 };
         let will = if self.will.is_some() { WILL } else { 0 };
-        out.push(away | will);
+        let user = if self.user.is_some() { USER } else { 0 };
+        out.push(away | will | user);
         put_number(out, self.session);
         put_number(out, self.expiry_interval_seconds.into());
         if let Some(since_ms) = self.away_since_ms {
             put_number(out, since_ms);
         }
         put_bytes(out, self.client_id.as_bytes());
+        if let Some(user) = self.user {
+            put_bytes(out, user.as_bytes());
+        }
         let Some(will) = &self.will else { return };
         let expires = will.message_expiry_interval_seconds;
         let retain = if will.retain { RETAIN } else { 0 };
@@ -397,15 +404,16 @@ impl<'a> SessionRecord<'a> {
 
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
         let flags = reader.byte()?;
-        if flags & !(AWAY | WILL) != 0 {
+        if flags & !(AWAY | WILL | USER) != 0 {
             return None;
         }
         let session = reader.number()?;
         let expiry_interval_seconds = reader.number()?.try_into().ok()?;
         let away_since_ms = if flags & AWAY != 0 { Some(reader.number()?) } else { None };
         let client_id = reader.text()?;
+        let user = if flags & USER != 0 { Some(reader.text()?) } else { None };
         let will = if flags & WILL != 0 { Some(WillRecord::read(reader)?) } else { None };
-        Some(Self { session, client_id, expiry_interval_seconds, away_since_ms, will })
+        Some(Self { session, client_id, user, expiry_interval_seconds, away_since_ms, will })
     }
 }
 
@@ -720,6 +728,7 @@ mod tests {
             Record::Session(SessionRecord {
                 session: 1,
                 client_id: "c",
+                user: None,
                 expiry_interval_seconds: 0,
                 away_since_ms: None,
                 will: None,
@@ -727,6 +736,7 @@ mod tests {
             Record::Session(SessionRecord {
                 session: 300,
                 client_id: "client",
+                user: Some("anna"),
                 expiry_interval_seconds: u32::MAX,
                 away_since_ms: Some(1_700_000_000_000),
                 will: Some(will),

@@ -66,6 +66,7 @@ pub struct Counts {
 #[derive(Debug)]
 struct SessionImage {
     client_id: Box<str>,
+    user: Option<Box<str>>,
     expiry_interval_seconds: u32,
     away_since_ms: Option<u64>,
     will: Option<Box<Will>>,
@@ -207,6 +208,7 @@ impl Image {
         });
         let session = self.sessions.entry(record.session).or_insert_with(|| SessionImage {
             client_id: record.client_id.into(),
+            user: record.user.map(Into::into),
             expiry_interval_seconds: 0,
             away_since_ms: None,
             will: None,
@@ -324,6 +326,7 @@ impl Image {
             emit(&Record::Session(SessionRecord {
                 session: *key,
                 client_id: &image.client_id,
+                user: image.user.as_deref(),
                 expiry_interval_seconds: image.expiry_interval_seconds,
                 away_since_ms: image.away_since_ms,
                 will,
@@ -528,6 +531,7 @@ impl Shard {
         let timer_serial = self.next_serial();
         let expiry = image.expiry_interval_seconds;
         let id = self.sessions.insert(Session::new(&image.client_id, expiry), serial);
+        self.guards.set_user(id, image.user.as_deref());
         let Some(durable) = &mut self.durable else { return };
         durable.sessions.insert(key, id);
         let mut kept = Kept::new(key);

@@ -49,10 +49,12 @@ pub(crate) fn session_record<'a>(
     session: &'a Session,
     key: u64,
     away_since_ms: Option<u64>,
+    user: Option<&'a str>,
 ) -> SessionRecord<'a> {
     SessionRecord {
         session: key,
         client_id: &session.client_id,
+        user,
         expiry_interval_seconds: session.expiry_interval_seconds,
         away_since_ms,
         will: session.will.as_ref().map(|will| WillRecord {
@@ -166,7 +168,9 @@ impl Shard {
 
     /// Writes the terms that are to be written, as far as there is room.
     pub(crate) fn write_terms(&mut self) {
-        let Self { durable: Some(durable), sessions, connections, .. } = self else { return };
+        let Self { durable: Some(durable), sessions, connections, guards, .. } = self else {
+            return;
+        };
         while let Some(id) = durable.dirty.front().copied() {
             let Some(entry) = sessions.get_mut(id) else {
                 durable.dirty.pop_front();
@@ -177,7 +181,7 @@ impl Shard {
                 continue;
             };
             let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
-            let record = session_record(session, kept.key, since_ms);
+            let record = session_record(session, kept.key, since_ms, guards.user(id));
             // What a new session promises is waited for; what an older one changes is on the disk soon enough.
             let level = if kept.head.is_none() { durable.level } else { Level::Memory };
             let Ok((appended, place)) = durable.put(&Record::Session(record), level, Room::Reserve)
