@@ -35,6 +35,9 @@ const SEQUENCES_SKIPPED: u64 = 1 << 20;
 /// Reports kept; more are counted.
 const DAMAGE_MAX: usize = 1000;
 
+/// The smallest block.
+const BLOCK_SIZE_MIN: u32 = 512;
+
 /// The largest block, and so where a second header copy may stand.
 const BLOCK_SIZE_MAX: usize = 4096;
 
@@ -298,7 +301,8 @@ impl<S: Segments> Recovery<S> {
             let file_size = segments.size(segment).map_err(io(Some(segment)))?;
             let found = read_header(&mut segments, segment)?;
             let (header, spoiled) = found.map_or((None, [false; 2]), |(h, s)| (Some(h), s));
-            let block_size = header.map_or(0, |header| header.block_size);
+            // What is laid out in larger blocks reads the same in the smallest ones.
+            let block_size = header.map_or(BLOCK_SIZE_MIN, |header| header.block_size);
             plan.push(Planned { segment, file_size, header, spoiled, block_size });
         }
         let id = prevailing_id(&plan, shard).unwrap_or(new_id);
@@ -311,13 +315,6 @@ impl<S: Segments> Recovery<S> {
             }
             !foreign
         });
-        let fallback =
-            plan.iter().find_map(|planned| planned.header).map(|header| header.block_size);
-        for planned in &mut plan {
-            if planned.block_size == 0 {
-                planned.block_size = fallback.unwrap_or(BLOCK_SIZE_MAX as u32);
-            }
-        }
         let recovered = Recovered {
             id,
             shard,
