@@ -741,18 +741,21 @@ impl<S: Segments> Recovery<S> {
             // Nothing sound follows here. What is missing for it, the next segment's header or the marks tell.
             let next = self.plan[self.turn..].iter().find_map(|planned| planned.header);
             let known = next.map_or(self.recovered.synced, |header| header.kept);
-            let expected = self.expected.unwrap_or(Sequence(1));
-            let missing = (known >= expected).then_some((expected, known));
+            let missing = self.expected.filter(|first| known >= *first).map(|first| (first, known));
             if missing.is_some() {
                 self.expected = Some(known.next());
             }
-            current.damaged |= missing.is_some();
+            // Of the oldest segment it is not known where it began if its header is gone; that it held something that
+            // counts is, if it was left in good order.
+            let rotten = missing.is_some()
+                || (self.expected.is_none() && next.is_some() && current.void_after.is_none());
+            current.damaged |= rotten;
             self.found.push(Damage {
                 segment: planned.segment,
                 offset: start,
                 size: end - start,
                 missing,
-                cause: if missing.is_some() { Cause::Rotten } else { Cause::Torn },
+                cause: if rotten { Cause::Rotten } else { Cause::Torn },
             });
         } else if self.turn == self.plan.len()
             && let Some(expected) = self.expected
@@ -801,11 +804,12 @@ impl<S: Segments> Recovery<S> {
     /// Sound bytes follow damaged ones: with this record, or with a batch header.
     fn close_damage(&mut self, current: &mut Current, sequence: Option<Sequence>) {
         let Some((start, end)) = current.damage.take() else { return };
+        // Where it began is not known, and what a failure left in it does not count.
+        let unknown = self.expected.is_none() && current.void_after.is_some();
         let expected = self.expected.unwrap_or(sequence.unwrap_or(Sequence(1)));
         let missing = sequence.and_then(|sequence| self.miss(current, expected, sequence));
-        let rotten = missing.map_or(expected.0 <= self.recovered.synced.0, |(first, _)| {
-            first <= self.recovered.synced
-        });
+        let first = missing.map_or(expected, |(first, _)| first);
+        let rotten = first <= self.recovered.synced && !unknown;
         current.damaged |= rotten;
         self.found.push(Damage {
             segment: current.planned.segment,
