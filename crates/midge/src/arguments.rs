@@ -14,6 +14,7 @@ use crate::{
     passwd::PasswdArguments,
     plan::PlanArguments,
     stats::StatsArguments,
+    store::StoreArguments,
     top::TopArguments,
 };
 
@@ -63,6 +64,8 @@ pub(crate) enum Command {
     Explain(ExplainArguments),
     /// Add, change or remove a user in a password file.
     Passwd(PasswdArguments),
+    /// Look into a data directory, also one on which a broker runs.
+    Store(StoreArguments),
 }
 
 /// Options of `midge serve`.

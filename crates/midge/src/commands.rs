@@ -3,7 +3,7 @@
 pub(crate) mod clients;
 pub(crate) mod explain;
 pub(crate) mod kick;
-mod list;
+pub(crate) mod list;
 pub(crate) mod retained;
 pub(crate) mod subscriptions;
 mod table;

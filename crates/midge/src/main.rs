@@ -33,6 +33,7 @@ mod serve;
 mod settings;
 mod signals;
 mod stats;
+mod store;
 mod sys;
 mod top;
 mod transports;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         Command::Retained(arguments) => commands::retained::run(&arguments),
         Command::Kick(arguments) => commands::kick::run(&arguments),
         Command::Explain(arguments) => commands::explain::run(&arguments),
+        Command::Store(arguments) => store::run(&arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),
     };
     match outcome {

@@ -201,6 +201,9 @@ fn what_a_cut_off_creation_left_goes_and_damage_is_copied_aside() {
     let second = data.set_aside(1, segment).unwrap();
     assert_ne!(first, second);
     assert_eq!(fs::read(first).unwrap(), b"rotten");
+    let viewed = DataDirectory::view(&scratch.0).unwrap();
+    assert_eq!(viewed.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
+    assert!(DataDirectory::view(&scratch.0.join("shard-00001")).is_err());
     data.remove_log(1).unwrap();
     assert_eq!(data.logs().unwrap(), [0_u16; 0]);
 }

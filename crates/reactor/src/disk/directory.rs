@@ -137,6 +137,20 @@ impl DataDirectory {
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }
 
+    /// The logs of a data directory, by number, to be looked at only: nothing is locked or changed, a broker may run on it.
+    ///
+    /// # Errors
+    /// When there is none, or it is of a later version.
+    pub fn view(path: &Path) -> Result<Vec<(u16, LogDirectory)>, OpenError> {
+        let io =
+            |error| OpenError::Io { step: "read the data directory", path: path.into(), error };
+        if read_format(path)?.is_none() {
+            return Err(io(io::ErrorKind::NotFound.into()));
+        }
+        let view = |number| (number, LogDirectory::view(path.join(log_name(number))));
+        Ok(logs(path).map_err(io)?.into_iter().map(view).collect())
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
