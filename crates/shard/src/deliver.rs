@@ -244,6 +244,9 @@ impl Shard {
                 && self.durable.as_mut().is_some_and(|durable| !durable.has_control_room())
             {
                 // What gets a packet id now could not be written down.
+                if let Some(durable) = &mut self.durable {
+                    durable.unpumped.push(session);
+                }
                 break;
             }
             let next =

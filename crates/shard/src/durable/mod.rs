@@ -80,7 +80,7 @@ impl WallTime {
 }
 
 /// A record's place, and the bytes of its payload that count for whoever holds this.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(crate) position: Position,
     pub(crate) size: u32,
@@ -210,6 +210,8 @@ pub(crate) struct Durable {
     pub(crate) marks: Vec<u64>,
     /// Connections that are not read from until the log has room.
     pub(crate) parked: Vec<(ConnectionId, u32)>,
+    /// Sessions whose messages wait until packet ids can be written down; each is looked at once when there is room.
+    pub(crate) unpumped: Vec<SessionId>,
     /// Batches that could not be opened to their end, and where to go on. Bounded by what publishers may have unacknowledged.
     pub(crate) stalled: VecDeque<(ShardId, Box<Batch>, usize)>,
     flush_at: Option<Time>,
@@ -250,6 +252,7 @@ impl Durable {
             handing_on: HashMap::with_hasher(hasher.clone()),
             marks: vec![0; usize::from(shards)],
             parked: Vec::new(),
+            unpumped: Vec::new(),
             stalled: VecDeque::new(),
             flush_at: None,
             retry_at: None,

@@ -5,8 +5,8 @@
 //! split into the images of the new shards and written into new logs ([`split`], [`Image::records`]).
 //!
 //! # Damage
-//! A record that names what is not there (because its beginning was damaged) says nothing and is counted. Whatever is left
-//! is still well formed: a packet id that two messages claim is given to one.
+//! A record that names what is not there (because it has ended, or its beginning was damaged) says nothing and is counted.
+//! Whatever is left is still well formed: a packet id that two messages claim is given to one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -63,8 +63,10 @@ pub struct Counts {
     pub retained: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct SessionImage {
+    /// Its terms have been read. Cleaning may have put them behind what belongs to the session.
+    known: bool,
     client_id: Box<str>,
     user: Option<Box<str>>,
     expiry_interval_seconds: u32,
@@ -142,7 +144,7 @@ impl Image {
                 self.sessions.remove(&session)?;
             }
             Record::Subscribe { session, options, filter } => {
-                let session = self.sessions.get_mut(&session)?;
+                let session = self.sessions.entry(session).or_default();
                 session.subscriptions.insert(filter.into(), (options, place));
             }
             Record::Unsubscribe { session, filter } => {
@@ -155,7 +157,7 @@ impl Image {
             }
             Record::Received { session, message, packet_id } => {
                 self.next_message = self.next_message.max(message.saturating_add(1));
-                let session = self.sessions.get_mut(&session)?;
+                let session = self.sessions.entry(session).or_default();
                 let line = Line {
                     publication: None,
                     qos: QoS::ExactlyOnce,
@@ -170,7 +172,7 @@ impl Image {
                 self.sessions.get_mut(&session)?.line.remove(&message)?;
             }
             Record::Inbound { session, packet_id } => {
-                self.sessions.get_mut(&session)?.inbound.insert(packet_id, place);
+                self.sessions.entry(session).or_default().inbound.insert(packet_id, place);
             }
             Record::InboundReleased { session, packet_id } => {
                 self.sessions.get_mut(&session)?.inbound.remove(&packet_id)?;
@@ -206,17 +208,10 @@ impl Image {
                 message_expiry_interval_seconds: will.message_expiry_interval_seconds,
             })
         });
-        let session = self.sessions.entry(record.session).or_insert_with(|| SessionImage {
-            client_id: record.client_id.into(),
-            user: record.user.map(Into::into),
-            expiry_interval_seconds: 0,
-            away_since_ms: None,
-            will: None,
-            place,
-            subscriptions: BTreeMap::new(),
-            inbound: BTreeMap::new(),
-            line: BTreeMap::new(),
-        });
+        let session = self.sessions.entry(record.session).or_default();
+        session.known = true;
+        session.client_id = record.client_id.into();
+        session.user = record.user.map(Into::into);
         session.expiry_interval_seconds = record.expiry_interval_seconds;
         session.away_since_ms = record.away_since_ms;
         session.will = will;
@@ -243,7 +238,7 @@ impl Image {
         ));
         let held = || Held { message, publication: Arc::clone(&publication), place };
         for delivery in record.deliveries {
-            let Some(session) = self.sessions.get_mut(&delivery.session) else { continue };
+            let session = self.sessions.entry(delivery.session).or_default();
             let line = Line {
                 publication: Some(Arc::clone(&publication)),
                 qos: delivery.qos,
@@ -260,10 +255,8 @@ impl Image {
         if record.retained {
             self.retained.insert(record.topic.into(), held());
         }
-        if let Some((session, packet_id)) = record.origin
-            && let Some(session) = self.sessions.get_mut(&session)
-        {
-            session.inbound.insert(packet_id, place);
+        if let Some((session, packet_id)) = record.origin {
+            self.sessions.entry(session).or_default().inbound.insert(packet_id, place);
         }
         if let Some(HandOn { number, targets }) = record.hand_on {
             self.next_number = self.next_number.max(number.saturating_add(1));
@@ -279,14 +272,19 @@ impl Image {
     /// What was read and what it came to.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        let sessions = self.sessions.values();
+        let sessions = self.sessions.values().filter(|session| session.known);
         Counts {
-            sessions: self.sessions.len() as u64,
+            sessions: sessions.clone().count() as u64,
             subscriptions: sessions.clone().map(|s| s.subscriptions.len() as u64).sum(),
             queued: sessions.map(|session| session.line.len() as u64).sum(),
             retained: self.retained.len() as u64,
             ..self.counts
         }
+    }
+
+    /// All has been read: whatever belongs to a session of which nothing is known belongs to nobody.
+    fn end(&mut self) {
+        self.sessions.retain(|_, session| session.known);
     }
 
     /// Bytes of each segment that still count.
@@ -422,6 +420,7 @@ fn same_message(a: &(u64, u64, &Line), b: &(u64, u64, &Line)) -> bool {
 pub fn split(images: Vec<Image>, shards: u16, wall: WallTime) -> Vec<Image> {
     let mut new: Vec<Image> = (0..shards).map(|_| Image::new(wall)).collect();
     for mut image in images {
+        image.end();
         for (key, session) in std::mem::take(&mut image.sessions) {
             new[home_shard(&session.client_id, shards).index()].absorb(key, session);
         }
@@ -485,7 +484,8 @@ impl Shard {
     ///
     /// Members of shared subscriptions are announced to their choosers with envelopes, which must be delivered before
     /// anything is published.
-    pub fn restore(&mut self, image: Image, recovered: &Recovered) {
+    pub fn restore(&mut self, mut image: Image, recovered: &Recovered) {
+        image.end();
         let Some(durable) = &mut self.durable else { return };
         release_dead(&mut durable.log, &image, recovered);
         durable.next_session = image.next_session;

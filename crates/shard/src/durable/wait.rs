@@ -242,9 +242,15 @@ impl Shard {
         self.go_on_with_late();
         self.go_on_with_stalled();
         let Some(durable) = &mut self.durable else { return };
-        if durable.parked.is_empty() || !durable.has_control_room() {
+        if (durable.parked.is_empty() && durable.unpumped.is_empty()) || !durable.has_control_room()
+        {
             return;
         }
+        let unpumped = std::mem::take(&mut durable.unpumped);
+        for id in unpumped {
+            self.pump(id);
+        }
+        let Some(durable) = &mut self.durable else { return };
         let parked = std::mem::take(&mut durable.parked);
         for (id, serial) in parked {
             if self.connections.get(id.0).is_some_and(|connection| connection.serial == serial) {
