@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use crate::{
     admin::Admin,
     model::{
-        Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown, Sys,
+        Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel,
+        Performance, Runtime, Shutdown, Sys,
     },
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
@@ -25,6 +26,7 @@ impl Default for Config {
             runtime: Runtime::default(),
             admin: Admin::default(),
             sys: Sys::default(),
+            durability: Durability::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }
@@ -67,6 +69,12 @@ pub(crate) fn backlog() -> u32 {
 /// so that a client that pings is never probed.
 pub(crate) fn tcp_keep_alive() -> Period {
     Period::from_seconds(600)
+}
+
+impl Default for Durability {
+    fn default() -> Self {
+        Self { directory: None, acknowledge_after: DurabilityLevel::Fsync }
+    }
 }
 
 impl Default for Limits {

@@ -38,7 +38,8 @@ pub use admin::Admin;
 pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
-    Config, Limits, Listener, Log, LogFormat, LogLevel, Performance, Runtime, Shutdown, Sys,
+    Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel, Performance,
+    Runtime, Shutdown, Sys,
 };
 pub use positions::Origin;
 pub use security::{DenyAction, Security};

@@ -51,6 +51,9 @@ pub struct Config {
     /// What the broker publishes about itself.
     pub sys: Sys,
 
+    /// What outlives the process, and when a client is told so.
+    pub durability: Durability,
+
     /// What is written to standard error, and how.
     pub log: Log,
 
@@ -329,6 +332,33 @@ pub struct Sys {
     /// Between two looks at what has changed: `0` (nothing is published) or 1 s to 1 h, default
     /// 10 s.
     pub interval: Period,
+}
+
+/// What outlives the process, and when a client is told so.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(deny_unknown_fields, default)]
+pub struct Durability {
+    /// The data directory, made when it is missing, used by one broker at a time. Default `null`:
+    /// sessions, queued messages and retained messages live in memory and end with the process.
+    pub directory: Option<PathBuf>,
+
+    /// What an acknowledgement of something that must be kept waits for. Default `fsync`.
+    pub acknowledge_after: DurabilityLevel,
+}
+
+/// What an acknowledgement waits for, when somebody must keep what it acknowledges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "lowercase")]
+pub enum DurabilityLevel {
+    /// For the disk: it outlives a power cut.
+    #[default]
+    Fsync,
+    /// For the operating system: it outlives the process, and a power cut may take the last tenth of a second.
+    Written,
+    /// For nothing: a crash may take the last tenth of a second.
+    Memory,
 }
 
 /// What is written to standard error, and how.

@@ -83,6 +83,10 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "N", value_parser = shards)]
     pub(crate) shards: Option<ShardCount>,
 
+    /// Keep sessions, queued and retained messages in this directory, and acknowledge what it has.
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    pub(crate) data_dir: Option<PathBuf>,
+
     /// Keep everything in memory: nothing outlives the process.
     #[arg(long)]
     pub(crate) ephemeral: bool,
@@ -158,6 +162,10 @@ mod tests {
             ("", ServeArguments::default()),
             ("serve", ServeArguments::default()),
             ("serve --ephemeral", ServeArguments { ephemeral: true, ..Default::default() }),
+            (
+                "serve --data-dir /var/lib/midge",
+                ServeArguments { data_dir: Some("/var/lib/midge".into()), ..Default::default() },
+            ),
             ("serve --listen [::1]:1883", listen("[::1]:1883")),
             ("--listen 127.0.0.1:0", listen("127.0.0.1:0")),
             (
@@ -174,6 +182,7 @@ mod tests {
                     config: Some("a.yaml".into()),
                     listen: ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().unwrap()).into(),
                     shards: Some(ShardCount(Auto::Value(8))),
+                    data_dir: None,
                     ephemeral: false,
                     allow_anonymous: false,
                     runtime_dir: Some("/run/a".into()),

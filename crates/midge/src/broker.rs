@@ -9,10 +9,12 @@ use std::{
 };
 
 use midge_codec::QoS;
-use midge_config::Auto;
+use midge_config::{Auto, DurabilityLevel};
 use midge_netring::RingConfig;
+use midge_reactor::Durability;
 use midge_session::{Limits, QueueLimits};
 use midge_shard::{OutboxLimits, Security};
+use midge_store::Level;
 use midge_topic::TopicLimits;
 
 use crate::{listen::Listening, security::Guard, settings::Settings, transports::Layers};
@@ -147,6 +149,16 @@ fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settin
         },
         statistics: None,
         passwords: guard.password_check(settings.config()),
+        durability: settings.config().durability.directory.clone().map(|directory| Durability {
+            directory,
+            level: match settings.config().durability.acknowledge_after {
+                DurabilityLevel::Fsync => Level::Fsync,
+                DurabilityLevel::Written => Level::Written,
+                DurabilityLevel::Memory => Level::Memory,
+            },
+            log: midge_store::Settings::default(),
+            seed: seeds.hash_one("logs"),
+        }),
         hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
     }
 }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use midge_config::{Address, Config};
+use midge_config::{Address, Config, DurabilityLevel};
 use midge_metrics::Instance;
 use midge_services::{ListenerLabel, Stage, Standing};
 
@@ -188,13 +188,26 @@ fn reload_rules(guard: &Guard, config: &Config, reloader: &Reloader) {
 /// What an operator wants to see first: where, how many, how large, how durable.
 fn start_up_line(settings: &Settings, addresses: &[String]) -> String {
     format!(
-        "midge {} serves mqtt on {}: {}, in memory, packets up to {}, {}",
+        "midge {} serves mqtt on {}: {}, {}, packets up to {}, {}",
         env!("CARGO_PKG_VERSION"),
         addresses.join(" and "),
         counted(settings.shards.into(), "shard"),
+        kept(settings),
         settings.config().limits.maximum_packet_size_bytes,
         counted(settings.connections_max, "connection"),
     )
+}
+
+fn kept(settings: &Settings) -> String {
+    let durability = &settings.config().durability;
+    match (&durability.directory, durability.acknowledge_after) {
+        (None, _) => "in memory".to_owned(),
+        (Some(path), DurabilityLevel::Fsync) => format!("kept in {}", path.display()),
+        (Some(path), DurabilityLevel::Written) => {
+            format!("kept in {} when the system writes it", path.display())
+        }
+        (Some(path), DurabilityLevel::Memory) => format!("kept in {} soon", path.display()),
+    }
 }
 
 fn counted(count: u32, noun: &str) -> String {

@@ -66,6 +66,14 @@ impl Settings {
             loaded.config.admin.listen = Some(address);
             loaded.set_by_flag("admin.listen", "--admin");
         }
+        if let Some(directory) = &arguments.data_dir {
+            loaded.config.durability.directory = Some(directory.clone());
+            loaded.set_by_flag("durability.directory", "--data-dir");
+        }
+        if arguments.ephemeral {
+            loaded.config.durability.directory = None;
+            loaded.set_by_flag("durability.directory", "--ephemeral");
+        }
         let problems = loaded.problems();
         if !problems.is_empty() {
             return Err(Failure::Configuration(problems));

@@ -5,6 +5,7 @@
 //! | `directory` | opens and locks the data directory; says in one sentence why it cannot |
 //! | `files` | the files of one shard's log: names, recovery, what is done once after it |
 //! | `helper` | threads that create and remove files, so that no shard waits for that |
+//! | `offline` | the same operations done at once, before the shards run |
 //! | `driver` | a log's operations on the shard's own net ring |
 //!
 //! ```text
@@ -23,6 +24,7 @@ mod directory;
 mod driver;
 mod files;
 mod helper;
+mod offline;
 
 pub use directory::{DataDirectory, FORMAT_VERSION, OpenError};
 pub use driver::Disk;

@@ -30,6 +30,8 @@ use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard, Ve
 
 use crate::accepting::Accepting;
 use crate::clock::Clock;
+use crate::disk::Disk;
+use crate::durable::drive;
 use crate::journal::Journal;
 use crate::layers::Layers;
 use crate::passwords::{Login, Outcome};
@@ -41,6 +43,9 @@ const TURNS_PER_YIELD: u32 = 1024;
 
 /// How long a drain waits for the wills that it published to reach other shards' clients, before it closes those.
 const WILLS_GRACE_MS: u64 = 50;
+
+/// How long the log may take to end in good order after a drain, in milliseconds. What was promised is kept before that.
+const CLOSE_MS: u64 = 5_000;
 
 /// Longest sleep: bounds how late anything forgotten is noticed.
 const SLEEP_MAX: Duration = Duration::from_secs(10);
@@ -79,6 +84,8 @@ pub(crate) struct Hands {
     pub(crate) travelling: Travelling,
     pub(crate) targets: Vec<ShardId>,
     pub(crate) statistics: Statistics,
+    /// Under the shard's log; `None` when nothing is kept.
+    pub(crate) disk: Option<Disk>,
 }
 
 /// Connections on their way to another shard's ring.
@@ -115,10 +122,12 @@ impl Hands {
             let handled =
                 self.handle_events(now) + self.handle_inboxes(now) + self.handle_logins(now);
             let asked = self.handle_commands(&mut phase, now);
+            self.drive_disk(now);
             let more = self.shard.handle_turn(now) | asked;
             self.act();
             self.flush();
             self.send_envelopes();
+            self.drive_disk(now);
 
             if now.since(trimmed_at) >= TRIM_PERIOD_NS {
                 trimmed_at = now;
@@ -134,6 +143,7 @@ impl Hands {
                 && (self.shard.is_drained() || now >= end_at)
             {
                 self.publish(self.clock.now());
+                self.close_log();
                 return;
             }
             again = more || self.layers.wants_turn() || self.spins(handled, now, &mut quiet_since);
@@ -232,6 +242,11 @@ impl Hands {
                     );
                 }
                 // Awake: that is all that these are for.
+                Event::File(done) => {
+                    if let Some(disk) = &mut self.disk {
+                        disk.handle(&mut self.ring, done);
+                    }
+                }
                 Event::Doorbell | Event::Woken => {}
                 _ => {}
             }
@@ -239,6 +254,37 @@ impl Hands {
             self.act();
         }
         handled
+    }
+
+    /// What the shard's log asks for goes to the disk, and what the disk has done to the log.
+    fn drive_disk(&mut self, now: Time) {
+        if let Some(disk) = &mut self.disk {
+            drive(&mut self.shard, disk, &mut self.ring, now);
+        }
+    }
+
+    /// At the end of a drain: everything is written, and the log ends in good order.
+    fn close_log(&mut self) {
+        if self.disk.is_none() {
+            return;
+        }
+        let end_at = self.clock.now().plus_millis(CLOSE_MS);
+        self.shard.close_log();
+        loop {
+            let now = self.clock.now();
+            self.drive_disk(now);
+            if self.shard.is_log_closed() || now >= end_at {
+                return;
+            }
+            if self.ring.turn(Wait::For(Duration::from_millis(10))).is_err() {
+                return;
+            }
+            while let Some(event) = self.ring.next_event() {
+                if let (Event::File(done), Some(disk)) = (event, &mut self.disk) {
+                    disk.handle(&mut self.ring, done);
+                }
+            }
+        }
     }
 
     fn handed_over(&mut self, token: u64, slot: Slot, arrived: Option<Slot>, now: Time) {

@@ -9,6 +9,7 @@
 //! | [`asker`] | questions from aliens to shards |
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
+//! | `durable` | what is kept, at the start |
 //! | [`disk`] | the data directory and what is done in it |
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
 //! | `layered` | the loop's way for those connections |
@@ -28,6 +29,7 @@ mod accepting;
 pub mod asker;
 mod clock;
 pub mod disk;
+mod durable;
 mod hands;
 mod journal;
 mod layered;
@@ -37,5 +39,6 @@ pub mod start;
 mod statistics;
 
 pub use asker::{AskError, Asker};
+pub use durable::{Durability, DurabilityError};
 pub use passwords::PasswordCheck;
 pub use start::{Broker, Reloader, Settings, Speaker, StartError, Stopper, start};

@@ -18,6 +18,7 @@ use midge_shard::{Envelope, RetainedCounts, Security, Shard, Shared};
 use crate::accepting::Accepting;
 use crate::asker::Asker;
 use crate::clock::Clock;
+use crate::durable::{Durability, DurabilityError, Store};
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
 use crate::layers::Layers;
@@ -64,6 +65,8 @@ pub struct Settings {
     pub statistics: Option<PathBuf>,
     /// Who checks passwords; needed where [`midge_shard::Security::authenticate`] is set.
     pub passwords: Option<PasswordCheck>,
+    /// How what must outlive the process is kept; `None`: nothing does.
+    pub durability: Option<Durability>,
     /// Makes the shards' hash tables unpredictable; different in every process.
     pub hash_seeds: [u64; 4],
 }
@@ -118,6 +121,8 @@ pub enum StartError {
         /// Why.
         error: std::io::Error,
     },
+    /// What is kept cannot be used.
+    Durability(DurabilityError),
     /// A listening socket could not be used.
     Listen {
         /// Which shard's.
@@ -143,6 +148,7 @@ impl fmt::Display for StartError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ring { shard, error } => write!(formatter, "shard {shard}: {error}"),
+            Self::Durability(error) => error.fmt(formatter),
             Self::Statistics { shard, error } => {
                 write!(formatter, "shard {shard}: no memory for statistics: {error}")
             }
@@ -256,7 +262,10 @@ impl Broker {
 }
 
 /// What a shard's thread says once its ring is there.
-type Hello = Result<(u16, RingHandle, Waker), StartError>;
+type Hello = Result<(u16, RingHandle, Waker, Vec<(ShardId, Envelope)>), StartError>;
+
+/// What a shard hears before it serves: all rings, and what other shards' restored sessions have to say to it.
+type Welcome = (Arc<[RingHandle]>, Vec<(ShardId, Envelope)>);
 
 /// What one shard's thread starts with.
 struct Seat {
@@ -271,8 +280,9 @@ struct Seat {
     logins: Sender<Login>,
     outcomes: Receiver<Outcome>,
     hello: Sender<Hello>,
-    /// All rings, once every shard has said hello; an error means that the start was given up.
-    rings: Receiver<Arc<[RingHandle]>>,
+    /// Once every shard has said hello; an error means that the start was given up.
+    welcome: Receiver<Welcome>,
+    store: Option<Arc<Store>>,
 }
 
 /// Starts all shards. `listeners` are the listening sockets, by shard, then in the order of the configuration.
@@ -290,6 +300,13 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             .then(|| Arc::new(InterestMap::new(shards, settings.interest_buckets))),
         retained_counts: Arc::new(RetainedCounts::new(shards)),
     };
+    let store = match &settings.durability {
+        Some(durability) => {
+            let store = Store::open(durability, shards).map_err(StartError::Durability)?;
+            Some(Arc::new(store))
+        }
+        None => None,
+    };
     let nodes = midge_mesh::build(shards, settings.mesh_ring_capacity);
     let clock = Clock::new();
     let started = SystemTime::now();
@@ -303,7 +320,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         let id = node.id();
         let (commands, command_receiver) = bounded(COMMANDS_MAX);
         let (outcomes, outcome_receiver) = passwords::outcomes();
-        let (answer, rings) = bounded(1);
+        let (answer, welcome) = bounded(1);
         let seat = Seat {
             id,
             settings: settings.clone(),
@@ -316,7 +333,8 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             logins: login_sender.clone(),
             outcomes: outcome_receiver,
             hello: hello.clone(),
-            rings,
+            welcome,
+            store: store.clone(),
         };
         let placement = match settings.cores.get(id.index()) {
             Some(core) => Placement::Fixed(*core),
@@ -335,12 +353,16 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     }
     drop((hello, login_sender));
     let mut rings: Vec<Option<(RingHandle, Waker)>> = vec![None; usize::from(shards)];
+    let mut letters: Vec<Vec<(ShardId, Envelope)>> = (0..shards).map(|_| Vec::new()).collect();
     for _ in 0..shards {
         let said = hellos.recv().map_err(|_| StartError::Ended {
             reason: "its thread ended before it had a ring".to_owned(),
         })?;
-        let (shard, ring, waker) = said?;
+        let (shard, ring, waker, said) = said?;
         rings[usize::from(shard)] = Some((ring, waker));
+        for (target, envelope) in said {
+            letters[target.index()].push((ShardId::new(shard), envelope));
+        }
     }
     let (rings, wakers): (Vec<_>, Vec<_>) = rings.into_iter().flatten().unzip();
     if let Some(check) = &settings.passwords {
@@ -348,9 +370,9 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         passwords::start(check, &logins, &shards)?;
     }
     let rings: Arc<[RingHandle]> = rings.into();
-    for answer in answers {
+    for (answer, letters) in answers.into_iter().zip(letters) {
         // A thread that is gone by now is found by `join`.
-        let _ = answer.send(Arc::clone(&rings));
+        let _ = answer.send((Arc::clone(&rings), letters));
     }
     let shards: Arc<[_]> = command_senders.into_iter().zip(wakers).collect();
     let asker = Asker::new(shards.iter().cloned());
@@ -359,20 +381,9 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
 
 /// A shard's thread, from its ring to its end.
 async fn take_seat(seat: Seat) {
-    let Seat {
-        id,
-        settings,
-        shared,
-        node,
-        listeners,
-        clock,
-        started,
-        commands,
-        logins,
-        outcomes,
-        hello,
-        rings,
-    } = seat;
+    let Seat { id, settings, shared, node, listeners, clock, started, .. } = seat;
+    let (commands, hello, welcome, store) = (seat.commands, seat.hello, seat.welcome, seat.store);
+    let (logins, outcomes) = (seat.logins, seat.outcomes);
     let shard = id.get();
     let mut ring = match NetRing::new(&settings.ring) {
         Ok(ring) => ring,
@@ -381,6 +392,19 @@ async fn take_seat(seat: Seat) {
             return;
         }
     };
+    // A wheel that starts before the shard's first moment never fires early.
+    let now: Time = clock.now();
+    let minds = Arc::clone(&settings.shard);
+    let mut minds = Shard::new(id, settings.shards, minds, shared, settings.hash_seeds, now);
+    let disk = match store.as_ref().map(|store| store.furnish(&mut minds, &mut ring, now)) {
+        None => None,
+        Some(Ok(disk)) => Some(disk),
+        Some(Err(error)) => {
+            let _ = hello.send(Err(StartError::Durability(error)));
+            return;
+        }
+    };
+    let letters = restored_letters(&mut minds);
     for (number, listener) in listeners.into_iter().enumerate() {
         let number = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
         if let Err(error) = ring.listen(listener, number, settings.accepts_in_flight) {
@@ -399,21 +423,14 @@ async fn take_seat(seat: Seat) {
             return;
         }
     };
-    if hello.send(Ok((shard, ring.handle(), ring.waker()))).is_err() {
+    if hello.send(Ok((shard, ring.handle(), ring.waker(), letters))).is_err() {
         return;
     }
     drop(hello);
-    let Ok(rings) = rings.recv() else { return };
-    // A wheel that starts before the shard's first moment never fires early.
-    let now: Time = clock.now();
-    let minds = Shard::new(
-        id,
-        settings.shards,
-        Arc::clone(&settings.shard),
-        shared,
-        settings.hash_seeds,
-        now,
-    );
+    let Ok((rings, letters)) = welcome.recv() else { return };
+    for (from, envelope) in letters {
+        minds.handle_envelope(from, envelope, clock.now());
+    }
     let hands = Hands {
         ring,
         shard: minds,
@@ -431,6 +448,20 @@ async fn take_seat(seat: Seat) {
         travelling: Travelling::default(),
         targets: Vec::new(),
         statistics,
+        disk,
     };
     hands.run().await;
+}
+
+/// What restored sessions have to say to other shards, to be heard before anything is published.
+fn restored_letters(shard: &mut Shard) -> Vec<(ShardId, Envelope)> {
+    let mut targets = Vec::new();
+    shard.take_waiting_targets(&mut targets);
+    let mut letters = Vec::new();
+    for target in targets {
+        while let Some(envelope) = shard.poll_envelope(target) {
+            letters.push((target, envelope));
+        }
+    }
+    letters
 }

@@ -183,6 +183,12 @@ impl Shard {
         self.durable.as_ref().map(|durable| durable.log.condition())
     }
 
+    /// Whether the log takes records, or cannot for a reason that does not pass by itself.
+    #[must_use]
+    pub fn is_log_ready(&self) -> bool {
+        self.durable.as_ref().is_none_or(|durable| durable.log.is_ready())
+    }
+
     /// The broker shuts down, last step: everything is written, and the log ends in good order.
     pub fn close_log(&mut self) {
         let Some(durable) = &mut self.durable else { return };

@@ -1,0 +1,320 @@
+//! From the data directory to shards that keep their promises, at the start.
+//!
+//! Each shard recovers its own log on its own thread. Only when the number of shards has changed is everything read
+//! first, split among the new shards and written into new logs; a small file, replaced in one step, says which logs are in
+//! force, and the old ones go after that.
+
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use midge_netring::{Event, NetRing, Wait};
+use midge_session::Time;
+use midge_shard::{Counts, Image, Shard, WallTime, split};
+use midge_store::{Cause, Item, Level, Log, LogId, Recovered, Recovery, RecoveryError, Room};
+
+use crate::disk::{DataDirectory, Disk, DiskHelper, LogDirectory, OpenError};
+
+/// Which logs are in force: the first one's number, and how many.
+const LAYOUT_FILE: &str = "layout";
+
+/// Logs of two layouts beside each other have numbers this far apart.
+const LAYOUT_STEP: u16 = 1 << 14;
+
+/// How the broker keeps what must outlive it.
+#[derive(Debug, Clone)]
+pub struct Durability {
+    /// The data directory.
+    pub directory: PathBuf,
+    /// What acknowledgements wait for.
+    pub level: Level,
+    /// Sizes of each shard's log.
+    pub log: midge_store::Settings,
+    /// Makes new logs different from all others.
+    pub seed: u64,
+}
+
+/// Why the data directory cannot be used.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DurabilityError {
+    /// It cannot be opened.
+    Open(OpenError),
+    /// A log cannot be recovered.
+    Recovery {
+        /// Which.
+        log: PathBuf,
+        /// Why.
+        error: RecoveryError,
+    },
+    /// A log holds what this version does not know.
+    Record {
+        /// Which.
+        log: PathBuf,
+        /// What.
+        error: midge_shard::record::RecordError,
+    },
+    /// The disk refuses.
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The disk takes no segment.
+    NoRoom {
+        /// Which log.
+        log: PathBuf,
+    },
+}
+
+impl fmt::Display for DurabilityError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(error) => error.fmt(formatter),
+            Self::Recovery { log, error } => {
+                write!(formatter, "cannot recover {}: {error}", log.display())
+            }
+            Self::Record { log, error } => write!(formatter, "{} holds {error}", log.display()),
+            Self::Io { step, path, error } => {
+                write!(formatter, "cannot {step} {}: {error}", path.display())
+            }
+            Self::NoRoom { log } => {
+                write!(formatter, "there is no room on the disk of {}", log.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for DurabilityError {}
+
+/// The data directory of a running broker.
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: DataDirectory,
+    first: u16,
+    /// Creates and removes segments.
+    pub(crate) helper: DiskHelper,
+    settings: Durability,
+}
+
+impl Store {
+    /// Opens the directory, and sees to it that it has one log for each shard.
+    pub(crate) fn open(settings: &Durability, shards: u16) -> Result<Self, DurabilityError> {
+        let directory = DataDirectory::open(&settings.directory).map_err(DurabilityError::Open)?;
+        let io = |step, path: &Path| {
+            let path = path.to_path_buf();
+            move |error| DurabilityError::Io { step, path, error }
+        };
+        let path = directory.path().to_path_buf();
+        let logs = directory.logs().map_err(io("list the logs in", &path))?;
+        let (first, count) = match read_layout(&path).map_err(io("read", &path))? {
+            Some(layout) => layout,
+            None => {
+                let count = logs.last().map_or(shards, |last| last + 1);
+                write_layout(&path, 0, count).map_err(io("write to", &path))?;
+                (0, count)
+            }
+        };
+        for stray in logs.iter().filter(|log| !(first..first + count).contains(*log)) {
+            // A move that was cut off left it: before its end it is not in force, after it no more.
+            directory.remove_log(*stray).map_err(io("remove an old log in", &path))?;
+        }
+        let threads = usize::from(shards.div_ceil(8)).min(8);
+        let helper = DiskHelper::start(threads).map_err(io("start threads for", &path))?;
+        let mut store = Self { directory, first, helper, settings: settings.clone() };
+        if count != shards {
+            store.change(count, shards)?;
+        }
+        Ok(store)
+    }
+
+    /// A shard's log, and everything that it says.
+    fn recover(
+        &self,
+        number: u16,
+        wall: WallTime,
+    ) -> Result<(LogDirectory, Image, Recovered), DurabilityError> {
+        let io = |step, path: &Path| {
+            let path = path.to_path_buf();
+            move |error| DurabilityError::Io { step, path, error }
+        };
+        let mut log =
+            self.directory.log(number).map_err(io("open a log in", self.directory.path()))?;
+        let path = log.path().to_path_buf();
+        let failed = |error| DurabilityError::Recovery { log: path.clone(), error };
+        let mut image = Image::new(wall);
+        let mut recovery = Recovery::open(&mut log, number, self.new_id(number)).map_err(failed)?;
+        while let Some(item) = recovery.next_item().map_err(failed)? {
+            match item {
+                Item::Record(position, record) => image
+                    .apply(position, record.kind, record.payload)
+                    .map_err(|error| DurabilityError::Record { log: path.clone(), error })?,
+                Item::Damage(damage) if damage.cause == Cause::Torn => {
+                    tracing::info!(log = %path.display(), "{damage}");
+                }
+                Item::Damage(damage) => {
+                    let aside = self.directory.set_aside(number, damage.segment);
+                    let aside = aside.map(|path| path.display().to_string());
+                    let aside = aside.unwrap_or_else(|error| format!("nowhere: {error}"));
+                    tracing::error!(log = %path.display(), copy = aside, "{damage}");
+                }
+            }
+        }
+        let (recovered, _) = recovery.finish().map_err(failed)?;
+        log.settle(&recovered).map_err(io("sync", &path))?;
+        Ok((log, image, recovered))
+    }
+
+    fn new_id(&self, number: u16) -> LogId {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(self.settings.seed ^ u64::from(number)).to_le_bytes());
+        id[8..].copy_from_slice(&(since.as_nanos() as u64).to_le_bytes());
+        LogId(id)
+    }
+
+    /// Moves everything from as many logs as there were into as many as there are shards.
+    fn change(&mut self, before: u16, shards: u16) -> Result<(), DurabilityError> {
+        let began = Instant::now();
+        let wall = wall_time(Time::ZERO);
+        let mut images = Vec::new();
+        for number in self.first..self.first + before {
+            images.push(self.recover(number, wall)?.1);
+        }
+        let first = if self.first == 0 { LAYOUT_STEP } else { 0 };
+        for (image, number) in split(images, shards, wall).iter().zip(first..) {
+            self.write_new(number, image)?;
+        }
+        let path = self.directory.path().to_path_buf();
+        let io =
+            |error| DurabilityError::Io { step: "change the logs in", path: path.clone(), error };
+        write_layout(&path, first, shards).map_err(io)?;
+        for number in self.first..self.first + before {
+            self.directory.remove_log(number).map_err(io)?;
+        }
+        self.first = first;
+        tracing::info!(
+            before,
+            shards,
+            milliseconds = began.elapsed().as_millis(),
+            "what is kept was moved to another number of shards"
+        );
+        Ok(())
+    }
+
+    fn write_new(&self, number: u16, image: &Image) -> Result<(), DurabilityError> {
+        let path = self.directory.path();
+        let io = |error| DurabilityError::Io { step: "make a log in", path: path.into(), error };
+        let directory = self.directory.log(number).map_err(io)?;
+        let no_room = || DurabilityError::NoRoom { log: directory.path().to_path_buf() };
+        let mut log = Log::create(self.settings.log.clone(), self.new_id(number), number);
+        directory.drive(&mut log);
+        let mut payload = Vec::new();
+        image.records(|record| {
+            payload.clear();
+            let kind = record.encode(&mut payload);
+            if log.append(kind, &[&payload], Level::Memory, Room::Normal).is_ok() {
+                return Ok(());
+            }
+            // Full of what is not written, or a segment is being made: do it.
+            log.flush();
+            directory.drive(&mut log);
+            log.append(kind, &[&payload], Level::Memory, Room::Normal)
+                .map(drop)
+                .map_err(|_| no_room())
+        })?;
+        log.close();
+        directory.drive(&mut log);
+        if log.is_closed() && log.condition() == midge_store::Condition::Healthy {
+            Ok(())
+        } else {
+            Err(no_room())
+        }
+    }
+
+    /// Gives a shard its log and what it says, and waits until the log takes records.
+    pub(crate) fn furnish(
+        &self,
+        shard: &mut Shard,
+        ring: &mut NetRing,
+        now: Time,
+    ) -> Result<Disk, DurabilityError> {
+        let began = Instant::now();
+        let number = self.first + shard.id().get();
+        let wall = wall_time(now);
+        let (directory, image, recovered) = self.recover(number, wall)?;
+        let counts = image.counts();
+        let log = Log::resume(self.settings.log.clone(), &recovered);
+        shard.keep_in(log, self.settings.level, wall);
+        shard.restore(image, &recovered);
+        let mut disk = Disk::new(directory, &self.helper, ring.waker());
+        while !shard.is_log_ready() {
+            drive(shard, &mut disk, ring, now);
+            if ring.turn(Wait::For(std::time::Duration::from_millis(10))).is_err() {
+                break;
+            }
+            while let Some(event) = ring.next_event() {
+                if let Event::File(done) = event {
+                    disk.handle(ring, done);
+                }
+            }
+        }
+        let Counts { records, sessions, subscriptions, queued, retained, .. } = counts;
+        if records > 0 {
+            tracing::info!(
+                shard = shard.id().get(),
+                sessions,
+                subscriptions,
+                queued,
+                retained,
+                records,
+                milliseconds = began.elapsed().as_millis(),
+                "recovered"
+            );
+        }
+        Ok(disk)
+    }
+}
+
+/// What the log asks for goes to the disk, and what the disk has done to the log.
+pub(crate) fn drive(shard: &mut Shard, disk: &mut Disk, ring: &mut NetRing, now: Time) {
+    while let Some((id, completion)) = disk.poll() {
+        shard.handle_log_completion(id, completion, now);
+    }
+    while let Some((id, operation)) = shard.poll_log_operation() {
+        disk.submit(ring, id, operation);
+    }
+    disk.finish(ring);
+}
+
+fn wall_time(now: Time) -> WallTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), now)
+}
+
+fn read_layout(directory: &Path) -> io::Result<Option<(u16, u16)>> {
+    let text = match fs::read_to_string(directory.join(LAYOUT_FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(count)), None) => Ok(Some((first, count))),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its file `layout` is damaged")),
+    }
+}
+
+fn write_layout(directory: &Path, first: u16, count: u16) -> io::Result<()> {
+    let new = directory.join("layout.new");
+    let mut file = File::create(&new)?;
+    writeln!(file, "{first} {count}")?;
+    file.sync_all()?;
+    fs::rename(&new, directory.join(LAYOUT_FILE))?;
+    File::open(directory)?.sync_all()
+}
