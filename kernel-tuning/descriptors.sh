@@ -8,6 +8,9 @@
 
 # Slots of one ring, at most: the kernel's own bound (IORING_MAX_FIXED_FILES).
 readonly RING_SLOTS_MAX=1048576
+# Locked memory that one shard counts, for a user without CAP_IPC_LOCK. Measured: bench/capacity. (A test holds it and
+# that of crates/midge/src/capacity.rs together.)
+readonly SHARD_LOCKED_BYTES=580000
 # Open files of everything else on the machine.
 readonly OTHER_FILES=65536
 
@@ -34,9 +37,10 @@ shards_for() { # shards_for LIMIT
 # The limit that a login of the broker's user gets.
 login_limits() { # login_limits SLOTS ARITHMETIC
     own_file "limits of the user $BROKER_USER" /etc/security/limits.d/60-midge.conf \
-        "# Written by kernel-tuning/tune. For logins; a systemd unit has LimitNOFILE instead.
+        "# Written by kernel-tuning/tune. For logins; a systemd unit has LimitNOFILE and LimitMEMLOCK instead.
+$BROKER_USER - memlock $(div_ceil $((SHARDS * SHARD_LOCKED_BYTES)) 1024)
 $BROKER_USER - nofile $1" \
-        "The limit of each ring: $2. Read at login (PAM); systemd services do not read it, configs/midge.service has its own line."
+        "memlock: the rings of $SHARDS shards. nofile, the limit of each ring: $2. Read at login (PAM); systemd services do not read it, configs/midge.service has its own line."
 }
 
 knobs_descriptors() {
@@ -77,5 +81,11 @@ knobs_descriptors() {
             enough=$(shards_for "$limit")
             note "limit of this shell" "A broker started from here with $SHARDS shards holds at most $SHARDS × $limit = $((SHARDS * limit)) connections (ulimit -Hn).${enough:+ Without a higher limit: $enough}"
         fi
+    fi
+
+    # Privileged users are not held to it, but those are not who a broker should run as.
+    limit=$(awk '/^Max locked memory/ { print $5 }' "$ROOT/proc/self/limits" 2>/dev/null) || limit=
+    if [[ $limit =~ ^[0-9]+$ ]] && ((limit < SHARDS * SHARD_LOCKED_BYTES)); then
+        note "locked memory of this shell" "A broker started from here by a user without privileges has at most $((limit / SHARD_LOCKED_BYTES)) shards: $(human "$limit") (ulimit -Hl), of which each takes $(human $SHARD_LOCKED_BYTES). $SHARDS shards need $(human $((SHARDS * SHARD_LOCKED_BYTES))): ulimit -l, or LimitMEMLOCK of the unit."
     fi
 }

@@ -137,6 +137,10 @@ mod tests {
         };
         assert_eq!(value("CONNECTION_KERNEL_BYTES"), CONNECTION_KERNEL_BYTES);
         let user = CONNECTION_USER_BYTES + SUBSCRIPTION_USER_BYTES;
+        assert!(
+            include_str!("../../../kernel-tuning/descriptors.sh")
+                .contains(&format!("\nreadonly SHARD_LOCKED_BYTES={SHARD_LOCKED_BYTES}\n"))
+        );
         assert_eq!(value("CONNECTION_USER_BYTES"), user);
     }
 }
