@@ -81,6 +81,11 @@ impl Shard {
             && self.is_kept(publisher)
             && targets.iter().any(|target| target != self.id);
         if let Some(durable) = &mut self.durable {
+            // [MQTT-3.3.1-5]: it must not get to the keeper before one that waits for its commit.
+            if publication.retain() && !hands_on && durable.will_hand_on(publication.topic()) {
+                self.targets = targets;
+                return Routed { busy: true, ..Routed::default() };
+            }
             durable.opening.targets.clear();
             if hands_on {
                 let others = targets.iter().filter(|target| *target != self.id);

@@ -16,6 +16,8 @@ use super::WallTime;
 use super::restore::Image;
 use crate::{ConnectionId, ListenerId, RetainedCounts, Settings, Shard, Shared, home_shard};
 
+mod regression;
+
 const V5: ProtocolVersion = ProtocolVersion::V5;
 /// Wall time at the first start, in milliseconds.
 const WALL_MS: u64 = 1_800_000_000_000;

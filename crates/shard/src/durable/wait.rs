@@ -147,6 +147,12 @@ impl Durable {
         self.handing_on.insert(hand_on.number, handing_on);
     }
 
+    /// Whether a retained message of this topic waits to be handed on.
+    pub(crate) fn will_hand_on(&self, topic: &str) -> bool {
+        let mut waiting = self.forwards.iter().map(|forward| &forward.publication);
+        waiting.any(|publication| publication.retain() && publication.topic() == topic)
+    }
+
     pub(crate) fn forward(
         &mut self,
         after: Sequence,
