@@ -80,6 +80,26 @@ impl Shard {
             connection.flags.set(Flags::PARKED | Flags::CHOKED, false);
             self.resume_input(id);
         }
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if connection.state == State::Connected
+            && let Some(input) = connection.input.take()
+        {
+            self.find_goodbye(id, &input);
+        }
+    }
+
+    /// The log had no room for what a client said last: that is as if it had been lost, but not its goodbye.
+    fn find_goodbye(&mut self, id: ConnectionId, mut rest: &[u8]) {
+        let Some(connection) = self.connections.get(id.0) else { return };
+        let version = connection.version;
+        while let Ok(Framed::Packet(raw)) = frame(rest, self.settings.limits.maximum_packet_size) {
+            rest = &rest[raw.size..];
+            if let Ok(Packet::Disconnect(disconnect)) = decode(raw, version) {
+                // It says goodbye or not: the connection is gone either way.
+                let _ = self.handle_disconnect(id, &disconnect);
+                return;
+            }
+        }
     }
 
     fn keep(&mut self, id: ConnectionId, bytes: &[u8]) {
