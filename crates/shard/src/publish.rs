@@ -290,6 +290,11 @@ impl Shard {
             && let Some(inbound) = entry.session.inbound.as_mut()
         {
             inbound.release(packet_id);
+            let connection = entry.connection;
+            let after = self.note_released(session, packet_id);
+            if let Some(connection) = connection.and_then(|id| self.connections.get_mut(id.0)) {
+                connection.close_gate(after);
+            }
         }
     }
 

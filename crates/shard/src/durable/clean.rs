@@ -10,6 +10,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::PacketId;
+use midge_mesh::ShardId;
 use midge_session::{Keep, Kept as KeptDelivery, Publication};
 use midge_store::{
     Chunk, Condition, DiskError, Failure, Level, Position, ReadId, Refused, Rest, Room, SegmentId,
@@ -127,14 +128,8 @@ impl Shard {
             }
         }
         let Some(durable) = &mut self.durable else { return };
-        // The highest numbers that came from other shards stand in records that go.
-        for shard in 0..durable.marks.len() {
-            let number = durable.marks[shard];
-            if number > 0 {
-                let shard = u16::try_from(shard).unwrap_or(u16::MAX);
-                durable.note_end(&Record::Mark { shard, number });
-            }
-        }
+        // The highest numbers stand in records that go.
+        durable.note_marks(self.id);
         if durable.late_records.is_empty() {
             durable.log.retire(cleaning.segment);
         }
@@ -302,6 +297,8 @@ impl Shard {
         let lost = failure.first..=failure.last;
         durable.cleaning = None;
         durable.lost = Some(durable.lost.map_or(failure.segment, |l| l.min(failure.segment)));
+        durable.lost_until = None;
+        durable.end_again();
         let appended = durable.log.appended();
         for accepts in &mut durable.accepts {
             accepts.give_up(&lost);
@@ -324,15 +321,17 @@ impl Shard {
             self.leave(id, WillCase::Published);
         }
         for from in 0..self.shards {
-            self.tell_accepted(midge_mesh::ShardId::new(from));
+            self.tell_accepted(ShardId::new(from));
         }
     }
 
     /// Goes on with writing again what a failure took.
     pub(crate) fn rewrite_lost(&mut self) {
+        let own = self.id;
         let Some(durable) = &mut self.durable else { return };
         let Some(first) = durable.lost else { return };
-        if durable.log.condition() == Condition::Failed {
+        // What ended is said before what began since: the same topic, filter or packet id may be among both.
+        if durable.log.condition() == Condition::Failed || !durable.write_late_records() {
             return;
         }
         let last = durable.lost_until.unwrap_or_else(|| {
@@ -346,6 +345,8 @@ impl Shard {
         {
             durable.lost = None;
             durable.lost_until = None;
+            // What was handed on is kept again, and must not be taken a second time.
+            durable.note_marks(own);
         }
     }
 
@@ -468,6 +469,19 @@ impl Shard {
 }
 
 impl Durable {
+    /// Writes the highest numbers that came from other shards, and the highest that was handed on to them: were that forgotten,
+    /// they would take what is new for what they have.
+    fn note_marks(&mut self, own: ShardId) {
+        for shard in 0..self.marks.len() {
+            let handed_on = usize::from(own.get()) == shard;
+            let number = if handed_on { self.next_number - 1 } else { self.marks[shard] };
+            if number > 0 {
+                let shard = u16::try_from(shard).unwrap_or(u16::MAX);
+                self.note_end(&Record::Mark { shard, number });
+            }
+        }
+    }
+
     /// The session that a key names.
     fn entry<'s>(
         &self,

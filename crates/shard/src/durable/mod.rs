@@ -166,6 +166,33 @@ pub(crate) struct Opening {
     pub(crate) groups: Vec<Arc<str>>,
 }
 
+/// Records that are appended and not synced yet, one behind the other. Bounded by what the log gathers for one sync.
+#[derive(Debug, Default)]
+struct Ends {
+    line: VecDeque<(Sequence, u8, usize)>,
+    payloads: VecDeque<u8>,
+}
+
+impl Ends {
+    /// Takes one more; forgets those that are `synced`.
+    fn push(&mut self, sequence: Sequence, kind: u8, payload: &[u8], synced: Sequence) {
+        self.forget(synced);
+        self.line.push_back((sequence, kind, payload.len()));
+        self.payloads.extend(payload);
+    }
+
+    fn forget(&mut self, synced: Sequence) {
+        while let Some((_, _, size)) = self.line.pop_front_if(|end| end.0 <= synced) {
+            self.payloads.drain(..size);
+        }
+    }
+
+    fn take(&mut self) -> Vec<(u8, Box<[u8]>)> {
+        let Self { line, payloads } = self;
+        line.drain(..).map(|(_, kind, size)| (kind, payloads.drain(..size).collect())).collect()
+    }
+}
+
 /// A publication that could not be routed because the log was busy.
 #[derive(Debug)]
 pub(crate) enum Late {
@@ -194,6 +221,8 @@ pub(crate) struct Durable {
     /// Endings for which the log had no room: filled by the ends of things, written before anything else when there is room
     /// again. Bounded by what is kept: each thing ends once.
     late_records: VecDeque<(u8, Box<[u8]>)>,
+    /// Endings that a failure of the disk would take: nothing in memory could say them again.
+    unsynced: Ends,
     /// Publications without a connection to hold back, bounded by wills and shared messages on their way.
     pub(crate) late: VecDeque<Late>,
     /// Sessions whose terms are to be written; each once.
@@ -244,6 +273,7 @@ impl Durable {
             encoded: Vec::new(),
             ended: false,
             late_records: VecDeque::new(),
+            unsynced: Ends::default(),
             late: VecDeque::new(),
             dirty: VecDeque::new(),
             gates: VecDeque::new(),
@@ -288,22 +318,34 @@ impl Durable {
         if !self.late_records.is_empty() {
             return Err(Refused::Busy);
         }
-        let (appended, place) = self.put(record, self.level, Room::Reserve)?;
-        self.log.release(place.position, place.size as usize);
-        Ok(appended.sequence)
+        self.append_end(record, self.level)
     }
 
     /// The same, for which nobody waits: written later when there is no room now.
     pub(crate) fn note_end(&mut self, record: &Record<'_>) {
-        if self.late_records.is_empty()
-            && let Ok((_, place)) = self.put(record, Level::Memory, Room::Reserve)
-        {
-            self.log.release(place.position, place.size as usize);
+        if self.late_records.is_empty() && self.append_end(record, Level::Memory).is_ok() {
             return;
         }
         self.encoded.clear();
         let kind = record.encode(&mut self.encoded);
         self.late_records.push_back((kind, self.encoded[..].into()));
+    }
+
+    fn append_end(&mut self, record: &Record<'_>, level: Level) -> Result<Sequence, Refused> {
+        self.encoded.clear();
+        let kind = record.encode(&mut self.encoded);
+        let appended = self.log.append(kind, &[&self.encoded], level, Room::Reserve)?;
+        self.log.release(appended.position, self.encoded.len());
+        self.unsynced.push(appended.sequence, kind, &self.encoded, self.log.synced());
+        Ok(appended.sequence)
+    }
+
+    /// The disk has failed: endings that it took are written again, before anything else.
+    fn end_again(&mut self) {
+        self.unsynced.forget(self.log.synced());
+        for lost in self.unsynced.take().into_iter().rev() {
+            self.late_records.push_front(lost);
+        }
     }
 
     /// Writes what had no room; whether all of it has been.
@@ -314,6 +356,7 @@ impl Durable {
                 return false;
             };
             self.log.release(appended.position, payload.len());
+            self.unsynced.push(appended.sequence, *kind, payload, self.log.synced());
             self.late_records.pop_front();
         }
         true

@@ -90,9 +90,9 @@ pub enum Record<'a> {
         /// The message's number among those handed on.
         number: u64,
     },
-    /// What another shard handed on, up to this number, is here.
+    /// What another shard handed on, up to this number, is here. Of the shard whose log it is: it has handed on up to it.
     Mark {
-        /// The other shard.
+        /// The shard that handed on.
         shard: u16,
         /// The number.
         number: u64,

@@ -491,6 +491,9 @@ impl Shard {
         durable.next_session = image.next_session;
         durable.next_message = image.next_message;
         durable.next_number = image.next_number;
+        if let Some(handed_on) = image.marks.get(&self.id.get()) {
+            durable.next_number = durable.next_number.max(handed_on.saturating_add(1));
+        }
         for (shard, number) in &image.marks {
             if let Some(mark) = durable.marks.get_mut(usize::from(*shard)) {
                 *mark = *number;

@@ -489,7 +489,7 @@ impl Shard {
         let (_, place) = kept.inbound.swap_remove(at);
         durable.release(place);
         let packet_id = packet_id.get();
-        durable.put_end(&Record::InboundReleased { session: kept.key, packet_id }).unwrap_or(NEVER)
+        durable.end_soon(&Record::InboundReleased { session: kept.key, packet_id })
     }
 
     /// A topic has no retained message any more. Returns what the publisher's acknowledgement waits for.
