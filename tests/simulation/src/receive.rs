@@ -246,10 +246,10 @@ impl Client {
             let asked = self.subscriptions[place].qos;
             // MQTT 3.1 cannot say no.
             let refused = self.version == ProtocolVersion::V31
-                && net.knobs.tight
+                && net.knobs.may_refuse()
                 && QoS::from_u8(code as u8) != Some(asked);
             if code.is_error() || refused {
-                if !net.knobs.tight {
+                if !net.knobs.may_refuse() {
                     return Err(format!("SUBACK {number} refuses: {code:?}"));
                 }
                 // Refused: what was there before stays.
