@@ -272,6 +272,7 @@ impl Shard {
                 origin: None,
             };
             let (publication, qos) = (Arc::clone(&delivery.publication), delivery.qos);
+            let once_kept = delivery.keep.filter(|_| packet_id.is_none());
             // A right may have been taken back since it was queued. What was sent before is the client's to finish.
             if !duplicate
                 && !self.guards.may_read(session, &entry.session.client_id, publication.topic())
@@ -297,6 +298,12 @@ impl Shard {
                         && let Some(durable) = &mut self.durable
                     {
                         durable.note_assigned(key, outbound, packet_id, qos, connection);
+                    }
+                    // At most once: were it forgotten that this one has left, it would come again.
+                    if let (Some(key), Some(keep), Some(durable)) =
+                        (kept, once_kept, &mut self.durable)
+                    {
+                        durable.note_left(key, keep, connection);
                     }
                 }
                 Appended::TooLarge => {

@@ -528,6 +528,12 @@ impl Durable {
         }
     }
 
+    /// A QoS 0 message that waited for its client leaves once it is committed that it waits no more.
+    pub(crate) fn note_left(&mut self, session: u64, keep: Keep, connection: &mut Connection) {
+        let done = Record::Done { session, message: keep.message.get() };
+        connection.close_gate(self.put_end(&done).unwrap_or(NEVER));
+    }
+
     /// A client has a QoS 2 message: its PUBREL leaves once that is committed.
     pub(crate) fn note_received(
         &mut self,

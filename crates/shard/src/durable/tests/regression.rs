@@ -140,3 +140,21 @@ fn a_goodbye_is_heard_without_room_in_the_log() {
     broker.later(1);
     assert_eq!(broker.heard(&watcher), Vec::<String>::new());
 }
+
+/// A QoS 0 message that waited for its client comes once, also when the process ends right after.
+#[test]
+fn a_queued_qos_0_message_comes_once() {
+    let mut broker = Broker::with(1, Settings { queue_qos0: true, ..Settings::default() });
+    let reader = Client::new(&broker, 0, "reader", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
+    broker.settle();
+    broker.lose(&reader);
+    broker.connected(&publisher);
+    broker.send(&publisher, publish("a", "once", QoS::AtMostOnce, 0));
+    broker.later(1);
+    assert_eq!(broker.connected(&reader), ["connack 1", "publish 0 a=once"]);
+    broker.power_cut(1);
+    assert_eq!(broker.connected(&reader), ["connack 1"]);
+}
