@@ -571,7 +571,7 @@ impl Client {
                 return Err(format!("[MQTT-3.3.1-5] {id} is not what {topic} keeps"));
             }
         }
-        self.count_copy(net, oracle, id, copy, &possible)?;
+        self.count_copy(net, oracle, (id, publish.qos), copy, &possible)?;
         if copy == Copy::Live && self.kind != Kind::Sharer {
             self.check_order(id, &publication, publish.qos, net.knobs.tight)?;
         }
@@ -659,7 +659,7 @@ impl Client {
         &mut self,
         net: &mut Net,
         oracle: &mut Oracle,
-        id: PubId,
+        (id, qos): (PubId, QoS),
         copy: Copy,
         possible: &[Subscription],
     ) -> Checked {
@@ -680,10 +680,12 @@ impl Client {
             Copy::Live => receipt.live += 1,
             Copy::Retained | Copy::Either => receipt.retained += 1,
         }
-        let sends = match publication.qos {
-            // What was on its way in a crash may come again.
-            QoS::AtLeastOnce => publication.sends + net.crashes.len() as u32,
-            QoS::AtMostOnce | QoS::ExactlyOnce => 1,
+        // What was on its way at least once in a crash may come again.
+        let crashes = net.crashes.len() as u32;
+        let sends = match (publication.qos, qos) {
+            (QoS::AtLeastOnce, _) => publication.sends + crashes,
+            (QoS::ExactlyOnce, QoS::AtLeastOnce) => 1 + crashes,
+            (QoS::AtMostOnce | QoS::ExactlyOnce, _) => 1,
         };
         let asks = if publication.retain { possible.len() as u32 } else { 0 };
         if receipt.live > sends || receipt.live + receipt.retained > sends + asks {
