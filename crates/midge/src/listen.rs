@@ -5,13 +5,17 @@
 //! taking half of the clients; so a plain bind, which no other socket may share, tries each
 //! address first.
 //!
+//! A process that is killed leaves its rings to the kernel, which ends them, and closes their sockets, a little after
+//! the process is gone. So an address in use is tried again for a moment: whoever starts a broker in place of a killed
+//! one should not have to.
+//!
 //! Options set here are inherited by every accepted connection: no Nagle delay, TCP keep-alive,
 //! buffer sizes.
 
 use std::{
     io::{self, ErrorKind},
     net::{SocketAddr, TcpListener},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use midge_config::{Address, Listener, Origin};
@@ -63,9 +67,9 @@ fn open(listener: &Listener, shards: u16) -> io::Result<Listening> {
         }
     };
     let shared = shards > 1;
-    if shared && address.port() != 0 {
+    if address.port() != 0 {
         // Bound but not listening, so that no client can reach it, and closed at once.
-        drop(bind(address, false)?);
+        drop(bind_in_time(address)?);
     }
     let mut sockets = Vec::with_capacity(shards.into());
     for _ in 0..shards {
@@ -78,6 +82,19 @@ fn open(listener: &Listener, shards: u16) -> io::Result<Listening> {
         sockets.push(socket);
     }
     Ok(Listening { label: listener.label(), address: address.into(), sockets })
+}
+
+/// Binds alone, as soon as whatever held the address has let go of it.
+fn bind_in_time(address: SocketAddr) -> io::Result<Socket> {
+    let deadline = Instant::now() + LETTING_GO_MAX;
+    loop {
+        match bind(address, false) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(LETTING_GO_STEP);
+            }
+            other => return other,
+        }
+    }
 }
 
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
@@ -149,6 +166,10 @@ pub(crate) fn sentence(address: SocketAddr, error: &io::Error, way_out: &str) ->
     };
     format!("cannot listen on {address}: {why}")
 }
+
+/// How long an address in use is tried again, and how often.
+const LETTING_GO_MAX: Duration = Duration::from_secs(3);
+const LETTING_GO_STEP: Duration = Duration::from_millis(50);
 
 /// Between probes of a silent peer, and how many it may leave unanswered: 90 s to be sure.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! First single commits, one after the other, of 4 and 64 KiB into a prepared file, by the ways that were considered
-//! (`docs/decisions/0005-commits-on-the-net-ring.md`). Then a log with records of 256 bytes and so many waiting at any
+//! (`docs/decisions/0006-commits-on-the-net-ring.md`). Then a log with records of 256 bytes and so many waiting at any
 //! time, closed loop: records per second, syncs per record, the time from append to synced. Then its recovery.
 
 use std::fs::{self, File, OpenOptions};

@@ -18,7 +18,7 @@
 //! # Direct I/O
 //! Segments are written past the page cache where the file system has that, with zeroes written ahead, so that a commit
 //! is one write and one flush of the device and touches no metadata. Elsewhere the same writes and syncs go through the
-//! cache. Figures: `docs/decisions/0005-commits-on-the-net-ring.md`.
+//! cache. Figures: `docs/decisions/0006-commits-on-the-net-ring.md`.
 
 mod directory;
 mod driver;
