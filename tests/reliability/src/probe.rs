@@ -42,13 +42,16 @@ impl Probe {
             .collect();
         let thread = thread::spawn(move || {
             let mut times = Vec::new();
-            while !stopped.load(Ordering::Relaxed) {
+            // Whoever stops it at once wants to know all the same.
+            loop {
                 for (client, topic) in &mut clients {
                     times.push(round_trip(client, topic));
                     thread::sleep(INTERVAL);
                 }
+                if stopped.load(Ordering::Relaxed) {
+                    return times;
+                }
             }
-            times
         });
         Self { stop, thread }
     }
