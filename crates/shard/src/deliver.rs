@@ -20,6 +20,9 @@ use crate::shard::Shard;
 use crate::tally::Load;
 use crate::wire::{Appended, Shape, append_publish};
 
+/// Between two looks at a member of a shared subscription that was full, in milliseconds.
+const FULL_MS: u64 = 100;
+
 /// How a message comes to a session.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Occasion<'a> {
@@ -353,12 +356,42 @@ impl Shard {
         }
     }
 
-    /// The choosers take a session for full: it says when it has room.
+    /// The choosers take a session for full: it says when it has room. Usually an acknowledgement makes room; where nothing
+    /// is in flight (one message was too much, or all sessions together hold what they may) only time does.
     pub(crate) fn note_told_full(&mut self, session: SessionRef) {
         if let Some(entry) = self.sessions.current(session)
             && let Some(shares) = entry.shares.as_mut()
         {
             shares.told_full = true;
+            if !std::mem::replace(&mut shares.is_watched, true) {
+                self.full_members.push_back((self.now.plus_millis(FULL_MS), session));
+            }
+        }
+    }
+
+    /// Tells the choosers of members that have room again and had no occasion to say so.
+    pub(crate) fn look_at_full_members(&mut self) {
+        let half = self.settings.queue.messages_max / 2;
+        while let Some((at, session)) = self.full_members.front().copied() {
+            if at > self.now {
+                return;
+            }
+            self.full_members.pop_front();
+            let room_for_all =
+                self.counters.queued_bytes_now < self.settings.queued_bytes_max as u64;
+            let Some(entry) = self.sessions.current(session) else { continue };
+            let queued = entry.session.outbound.as_ref().map_or(0, |o| o.queued_count());
+            let Some(shares) = entry.shares.as_mut() else { continue };
+            shares.is_watched = false;
+            if !shares.told_full {
+                continue;
+            }
+            if room_for_all && queued <= half {
+                self.tell_choosers(session.id);
+            } else {
+                shares.is_watched = true;
+                self.full_members.push_back((self.now.plus_millis(FULL_MS), session));
+            }
         }
     }
 

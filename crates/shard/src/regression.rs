@@ -779,3 +779,28 @@ fn all_queues_together_have_a_bound() {
     assert_eq!(counters.dropped_queue_full as usize, refused);
     assert!((10..20).contains(&refused), "{refused}");
 }
+
+/// A member of a shared subscription that could not keep a message because all sessions together held what they may was never asked
+/// again: nothing of its own was on the way, so no acknowledgement made it say that there is room.
+#[test]
+fn a_member_that_was_full_through_no_fault_of_its_own_is_asked_again() {
+    let settings = Settings { queued_bytes_max: 1_500, ..Settings::default() };
+    let mut broker = Broker::new(1, settings);
+    for (id, client_id, filter) in [(1, "filler", "fill"), (2, "member", "$share/g/x")] {
+        broker.connect(0, id, &persistent(client_id));
+        broker.receive(0, id, &subscribe(filter, QoS::AtLeastOnce));
+        broker.shards[0].handle_lost(ConnectionId(id), broker.now);
+    }
+    broker.connect(0, 3, &Connect::new(V311, "publisher"));
+    broker.receive(0, 3, &publish("fill", &"x".repeat(1_300), QoS::AtLeastOnce, 1));
+    broker.receive(0, 3, &publish("x", &"y".repeat(300), QoS::AtLeastOnce, 2));
+    assert_eq!(broker.shards[0].counters().messages_queued_now, 1, "the group keeps the second");
+    broker.connect(0, 4, &persistent("filler"));
+    broker.receive(0, 4, &[0x40, 2, 0, 1]);
+    broker.sent(0, 4);
+    assert_eq!(broker.shards[0].counters().messages_queued_now, 0);
+    assert!(broker.shards[0].next_timeout().is_some_and(|at| at <= broker.now.plus_millis(100)));
+    broker.later(101, 0);
+    assert_eq!(broker.shards[0].counters().messages_queued_now, 1, "the member has it");
+    broker.shards[0].check_integrity();
+}

@@ -60,11 +60,13 @@ pub(crate) struct Shares {
     pub(crate) groups: HashMap<Arc<str>, SubscriptionOptions, RandomState>,
     /// The choosers were told that this session is full.
     pub(crate) told_full: bool,
+    /// It is in the shard's list of those that are asked again whether they have room.
+    pub(crate) is_watched: bool,
 }
 
 impl Shares {
     pub(crate) fn new(hasher: &RandomState) -> Self {
-        Self { groups: HashMap::with_hasher(hasher.clone()), told_full: false }
+        Self { groups: HashMap::with_hasher(hasher.clone()), told_full: false, is_watched: false }
     }
 }
 

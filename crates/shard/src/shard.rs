@@ -18,7 +18,7 @@ use crate::ending::WillCase;
 use crate::envelope::{Arrival, Envelope, Luggage};
 use crate::groups::Groups;
 use crate::identity::Identity;
-use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId};
+use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId, SessionRef};
 use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
 use crate::retained::{RetainedCounts, RetainedMessage, RetainedSlice};
@@ -99,6 +99,8 @@ pub struct Shard {
     pub(crate) holding: VecDeque<(Time, ConnectionId, u32)>,
     /// Connections that remember young retained messages, and since when.
     pub(crate) forgetting: VecDeque<(Time, ConnectionId, u32)>,
+    /// Members of shared subscriptions that were full, and when to look at each again. One entry a session, by time.
+    pub(crate) full_members: VecDeque<(Time, SessionRef)>,
     /// What outlives the process; `None`: nothing does.
     pub(crate) durable: Option<Box<Durable>>,
     pub(crate) counters: Counters,
@@ -162,6 +164,7 @@ impl Shard {
             runnable: VecDeque::new(),
             pumping: VecDeque::new(),
             forgetting: VecDeque::new(),
+            full_members: VecDeque::new(),
             holding: VecDeque::new(),
             durable: None,
             counters: Counters::default(),
@@ -373,6 +376,7 @@ impl Shard {
         self.run_pumps(RELEASED_PER_TURN);
         self.end_holding();
         self.forget_young();
+        self.look_at_full_members();
         self.run_leaving();
         self.run_unproven();
         self.turn_log();
@@ -474,7 +478,8 @@ impl Shard {
     #[must_use]
     pub fn next_timeout(&self) -> Option<Time> {
         let log = self.durable.as_ref().and_then(|durable| durable.next_deadline());
-        let others = [self.next_retained_deadline(), self.unproven.next_timeout(), log];
+        let member = self.full_members.front().map(|(at, _)| *at);
+        let others = [self.next_retained_deadline(), self.unproven.next_timeout(), log, member];
         others.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
     }
 
