@@ -1,9 +1,13 @@
 //! The shard's statistics page, and what the loop counts about itself.
 //!
 //! # When the page is written
-//! At most once a millisecond, before the system call of a turn. A shard that wants to sleep sooner after that sleeps
-//! until the millisecond is over, unless something happens first, and writes then: the page is never older than a
-//! millisecond and a turn, a busy shard writes it a thousand times a second, an idle one not at all.
+//! At most once a millisecond, before the system call of a turn. A shard that wants to sleep sooner after that sleeps for
+//! 20 ms at most, unless something happens first, and writes then: the page is never older than that, a busy shard writes
+//! it a thousand times a second, an idle one not at all.
+//!
+//! Not for a millisecond only: a timer that is due before the processor's own tick has to be put into its timer register, at
+//! each sleep anew, and where the processor is a virtual one each time costs an exit to its host. Measured, at 20,000 messages a
+//! second: 24 µs of CPU for a message instead of 16.
 //!
 //! # What is measured
 //! The clock is read three times a turn, whatever number of messages it moves: when the turn begins (all that it finds
@@ -29,6 +33,9 @@ use crate::layers::LayerCounters;
 
 /// Between two publications, at least.
 const PERIOD_NS: u64 = 1_000_000;
+
+/// How long a sleeping shard may have something to publish: several ticks of any kernel's clock.
+const STALE_NS_MAX: u64 = 20_000_000;
 
 /// One shard's page and its loop's counters.
 #[derive(Debug)]
@@ -97,7 +104,7 @@ impl Statistics {
     pub(crate) fn limit(&self, wait: Wait) -> Wait {
         match wait {
             Wait::For(limit) if self.stale => {
-                let left = PERIOD_NS.saturating_sub(self.entering.since(self.published_at));
+                let left = STALE_NS_MAX.saturating_sub(self.entering.since(self.published_at));
                 Wait::For(limit.min(Duration::from_nanos(left)))
             }
             wait => wait,
