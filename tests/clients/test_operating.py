@@ -159,24 +159,24 @@ class Operating(unittest.TestCase):
         other = mqttjs.Kind(5).subscriber(self.address, "other", [("a/+", 0)])
         self.addCleanup(other.close)
         for name in ("worker-1", "worker-2"):
-            self.connect(name).subscribe([("$share/work/jobs/#", 1)])
+            self.connect(name).subscribe([("$share/team/jobs/#", 1)])
 
         rows = self.rows("subscriptions")
         by_holder = {(row["filter"], row["client_id"]): row for row in rows}
         self.assertEqual(
-            set(by_holder), {("a/+", "one"), ("a/+", "other"), ("$share/work/jobs/#", None)}, rows
+            set(by_holder), {("a/+", "one"), ("a/+", "other"), ("$share/team/jobs/#", None)}, rows
         )
         row = by_holder["a/+", "one"]
         options = ("qos", "no_local", "retain_as_published", "subscription_identifier", "connected")
         self.assertEqual([row[key] for key in options], [2, True, True, 7, True])
-        shared = by_holder["$share/work/jobs/#", None]
+        shared = by_holder["$share/team/jobs/#", None]
         self.assertEqual([shared[key] for key in ("members", "online", "backlog")], [2, 2, 0])
 
         filters = [row["filter"] for row in self.rows("subscriptions", "--client-id", "worker-2")]
-        self.assertEqual(filters, ["$share/work/jobs/#"])
+        self.assertEqual(filters, ["$share/team/jobs/#"])
         found = {row["client_id"] for row in self.rows("subscriptions", "--filter", "a/+")}
         self.assertEqual(found, {"one", "other"})
-        self.assertEqual(len(self.rows("subscriptions", "--filter", "$share/work/jobs/#")), 1)
+        self.assertEqual(len(self.rows("subscriptions", "--filter", "$share/team/jobs/#")), 1)
         code, _, err = self.run_command("subscriptions", "--filter", "a/#/b")
         self.assertEqual((code, err), (2, "`a/#/b` is no Topic Filter: '#' must be the whole last level\n"))
 
