@@ -5,6 +5,9 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | [`chain`] | who is asked about a client, in which order |
+//! | [`login`] | what a client shows, and what is said about it |
+//! | [`secret`] | bytes that do not show |
 //! | [`password`] | one kept password: `$6$`, `$7$`, `$argon2id$` |
 //! | [`password_file`] | users and their passwords |
 //! | [`access`] | the rules of an ACL file |
@@ -22,13 +25,19 @@
 #![forbid(unsafe_code)]
 
 pub mod access;
+pub mod chain;
 pub mod error;
+pub mod login;
 pub mod password;
 pub mod password_file;
 pub mod rights;
+pub mod secret;
 
 pub use access::AccessRules;
+pub use chain::{Authenticator, CertificateName, Chain, Link, Next, Shown};
 pub use error::FileError;
+pub use login::{Grant, Login, Verdict};
 pub use password::{Algorithm, KeptPassword};
-pub use password_file::PasswordFile;
+pub use password_file::{PasswordAnswer, PasswordFile};
 pub use rights::{Decision, Rights, Rule};
+pub use secret::Secret;

@@ -11,6 +11,17 @@ use crate::password::{Algorithm, KeptPassword};
 /// Bytes of a name, at most: more does not fit into a CONNECT.
 const NAME_SIZE_MAX: usize = 65_535;
 
+/// What a file says about a user and a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PasswordAnswer {
+    /// The user's password.
+    Right,
+    /// Not the user's password.
+    Wrong,
+    /// There is no such user.
+    Unknown,
+}
+
 /// The users of one file.
 #[derive(Debug, Clone)]
 pub struct PasswordFile {
@@ -50,18 +61,20 @@ impl PasswordFile {
         Ok(Self { users, nobody })
     }
 
-    /// Whether the user exists and this is the password.
+    /// Whether this is the user's password. `None` is no password at all, which is nobody's, not even of a user whose
+    /// password is empty.
     ///
     /// Slow on purpose, and as slow for a user that does not exist. Never on a shard.
     #[must_use]
-    pub fn verify(&self, name: &str, password: &[u8]) -> bool {
-        match self.users.get(name) {
-            Some(kept) => kept.verify(password),
-            None => {
-                // The answer does not matter; the time that it takes does.
-                std::hint::black_box(self.nobody.verify(password));
-                false
-            }
+    pub fn verify(&self, name: &str, password: Option<&[u8]>) -> PasswordAnswer {
+        let kept = self.users.get(name);
+        // For a user that does not exist the answer does not matter; the time that it takes does.
+        let right =
+            std::hint::black_box(kept.unwrap_or(&self.nobody).verify(password.unwrap_or_default()));
+        match kept {
+            None => PasswordAnswer::Unknown,
+            Some(_) if right && password.is_some() => PasswordAnswer::Right,
+            Some(_) => PasswordAnswer::Wrong,
         }
     }
 
@@ -100,13 +113,27 @@ mod tests {
         let file = PasswordFile::parse(&text).unwrap();
         assert_eq!(file.len(), 2);
         for (name, password, expected) in [
-            ("anna", "a", true),
-            ("anna", "b", false),
-            ("ben hur", "b:c", true),
-            ("nobody", "nobody", false),
-            ("", "", false),
+            ("anna", "a", PasswordAnswer::Right),
+            ("anna", "b", PasswordAnswer::Wrong),
+            ("ben hur", "b:c", PasswordAnswer::Right),
+            ("nobody", "nobody", PasswordAnswer::Unknown),
+            ("", "", PasswordAnswer::Unknown),
         ] {
-            assert_eq!(file.verify(name, password.as_bytes()), expected, "{name}");
+            assert_eq!(file.verify(name, Some(password.as_bytes())), expected, "{name}");
+        }
+    }
+
+    /// The right user without a password is not let in (as in CVE-2016-9877).
+    #[test]
+    fn no_password_is_nobodys_password() {
+        let file = PasswordFile::parse(&(line("anna", "a") + &line("ben", ""))).unwrap();
+        for (name, password, expected) in [
+            ("anna", None, PasswordAnswer::Wrong),
+            ("ben", None, PasswordAnswer::Wrong),
+            ("ben", Some(&b""[..]), PasswordAnswer::Right),
+            ("carl", None, PasswordAnswer::Unknown),
+        ] {
+            assert_eq!(file.verify(name, password), expected, "{name}");
         }
     }
 
@@ -129,6 +156,6 @@ mod tests {
     fn an_empty_file_lets_nobody_in() {
         let file = PasswordFile::parse("").unwrap();
         assert!(file.is_empty());
-        assert!(!file.verify("anna", b"a"));
+        assert_eq!(file.verify("anna", Some(b"a")), PasswordAnswer::Unknown);
     }
 }

@@ -44,6 +44,7 @@ impl Listener {
             websocket: WebSocket::default(),
             proxy_protocol: None,
             unix_mode: FileMode::default(),
+            authenticators: None,
             backlog: backlog(),
             tcp_keep_alive: tcp_keep_alive(),
             tcp_send_buffer_bytes: ByteSize::new(0),

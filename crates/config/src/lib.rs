@@ -42,7 +42,7 @@ pub use model::{
     Runtime, Shutdown, Sys,
 };
 pub use positions::Origin;
-pub use security::{DenyAction, Security};
+pub use security::{Authenticator, CertificateName, DenyAction, Security};
 pub use transport::{
     Address, ClientCertificates, FileMode, NamedCertificate, Protocol, ProxyProtocol, Tls,
     TlsVersion, WebSocket,

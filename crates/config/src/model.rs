@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     admin::Admin,
-    security::Security,
+    security::{Authenticator, Security},
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
 };
@@ -97,6 +97,10 @@ pub struct Listener {
     /// The rights of a unix-domain socket's file: three octal digits, default 660. Ignored for IP addresses.
     #[serde(default)]
     pub unix_mode: FileMode,
+
+    /// Who is asked about a client that connects here, in this order. Default `null`: as [`Security::authenticators`] say.
+    #[serde(default)]
+    pub authenticators: Option<Vec<Authenticator>>,
 
     /// Connections the kernel holds that no shard has accepted yet, per shard: 1 to 65,535,
     /// default 4,096. The kernel also caps it at `net.core.somaxconn`. Full: the kernel drops the

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::model::Listener;
 use crate::units::{Choice, Period};
 use crate::validate::Problems;
 
@@ -12,9 +13,19 @@ use crate::validate::Problems;
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(deny_unknown_fields, default)]
 pub struct Security {
-    /// Whether clients without a user name are served. Default `auto`: yes, while there is no password file and every listener
-    /// is on a loopback address.
+    /// Who is asked about a client, in this order, on listeners that say nothing of their own; the first answer wins, and
+    /// about whom nobody says anything is not let in. Not empty, none twice. Default `null`: whatever is configured below
+    /// (the password file), then `anonymous` as `allow_anonymous` says.
+    pub authenticators: Option<Vec<Authenticator>>,
+
+    /// Whether clients without a user name are served: `anonymous` at the end of every chain (true), or in none (false).
+    /// Default `auto`: as `authenticators` say; without those, yes while nobody could be asked about a client and every
+    /// listener is on a loopback address.
     pub allow_anonymous: Choice,
+
+    /// Where in a client's certificate its user name stands, for `certificate` among the authenticators.
+    /// Default `common_name`.
+    pub certificate_name: CertificateName,
 
     /// Users and their hashed passwords, in mosquitto's format. Default `null`: user names are not checked and mean
     /// nothing. Read at the start and at SIGHUP.
@@ -35,6 +46,49 @@ pub struct Security {
     pub password_cache: Period,
 }
 
+/// Somebody who is asked about a client; see [`Security::authenticators`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "snake_case")]
+pub enum Authenticator {
+    /// The name in the client's verified certificate is its user name.
+    Certificate,
+    /// The users of [`Security::password_file`].
+    PasswordFile,
+    /// Whoever says no user name is let in as nobody.
+    Anonymous,
+}
+
+impl Authenticator {
+    /// The word for it in a file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::PasswordFile => "password_file",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// See [`Security::certificate_name`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(serde::Serialize))]
+#[serde(rename_all = "snake_case")]
+pub enum CertificateName {
+    /// The Common Name of the subject.
+    #[default]
+    CommonName,
+    /// The whole subject, as RFC 4514 writes it: `CN=sensor,O=Example`.
+    Subject,
+    /// The first host name among the alternative names.
+    Dns,
+    /// The first mail address among the alternative names.
+    Email,
+    /// The first URI among the alternative names.
+    Uri,
+}
+
 /// See [`Security::deny_action`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(serde::Serialize))]
@@ -50,7 +104,9 @@ pub enum DenyAction {
 impl Default for Security {
     fn default() -> Self {
         Self {
+            authenticators: None,
             allow_anonymous: Choice::Auto,
+            certificate_name: CertificateName::CommonName,
             password_file: None,
             acl_file: None,
             deny_action: DenyAction::Ignore,
@@ -61,9 +117,40 @@ impl Default for Security {
 }
 
 impl Security {
-    pub(crate) fn check(&self, problems: &mut Problems) {
+    pub(crate) fn check(&self, listeners: &[Listener], problems: &mut Problems) {
+        if let Some(chain) = &self.authenticators {
+            self.check_chain("security.authenticators", chain, problems);
+        }
+        for (index, listener) in listeners.iter().enumerate() {
+            if let Some(chain) = &listener.authenticators {
+                let key = format!("listeners[{index}].authenticators");
+                self.check_chain(&key, chain, problems);
+            }
+        }
         problems.range("security.password_threads", self.password_threads, 1, 64);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));
         problems.range("security.password_cache", self.password_cache, zero, hour);
+    }
+
+    fn check_chain(&self, key: &str, chain: &[Authenticator], problems: &mut Problems) {
+        if chain.is_empty() {
+            problems.add(key, "empty, so nobody could connect; list whom to ask");
+        }
+        for (index, authenticator) in chain.iter().enumerate() {
+            let name = authenticator.name();
+            if chain[..index].contains(authenticator) {
+                problems.add(key, format!("`{name}` stands twice; remove one"));
+            }
+            let message = match authenticator {
+                Authenticator::PasswordFile if self.password_file.is_none() => {
+                    "`password_file` has no file; set security.password_file, or remove it"
+                }
+                Authenticator::Anonymous if self.allow_anonymous == Choice::No => {
+                    "`anonymous` although security.allow_anonymous is false; remove one of them"
+                }
+                _ => continue,
+            };
+            problems.add(key, message);
+        }
     }
 }

@@ -55,7 +55,7 @@ impl Config {
             problems.range("shards", shards, 1, SHARDS_MAX);
         }
         limits(self, &mut problems);
-        self.security.check(&mut problems);
+        self.security.check(&self.listeners, &mut problems);
         performance(&self.performance, &mut problems);
         if let Some(directory) = &self.runtime.directory {
             let size = directory.as_os_str().len();

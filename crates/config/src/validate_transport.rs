@@ -31,6 +31,7 @@ pub(crate) fn listener(
         websocket,
         proxy_protocol,
         unix_mode: _,
+        authenticators: _,
         backlog: _,
         tcp_keep_alive: _,
         tcp_send_buffer_bytes: _,

@@ -148,7 +148,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settin
             lines => lines,
         },
         statistics: None,
-        passwords: guard.password_check(settings.config()),
+        doorman: guard.doorman(settings.config()),
         durability: settings.config().durability.directory.clone().map(|directory| Durability {
             directory,
             level: match settings.config().durability.acknowledge_after {

@@ -13,9 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use midge_auth::{AccessRules, PasswordFile};
+use midge_auth::{
+    AccessRules, Authenticator, CertificateName, Chain, Link, PasswordAnswer, PasswordFile, Verdict,
+};
 use midge_config::{Address, Choice, Config, DenyAction};
-use midge_reactor::PasswordCheck;
+use midge_reactor::Doorman;
 use midge_shard::Security;
 use sha2::{Digest, Sha512};
 
@@ -44,20 +46,26 @@ impl Users {
         })
     }
 
-    /// Whether the user exists and this is the password; slow, unless it was right a moment ago.
-    fn check(&self, user: &str, password: &[u8]) -> bool {
-        let remembered = self.digest(user, password);
+    /// What the file says about a user and a password; slow, unless it was right a moment ago.
+    fn check(&self, user: &str, password: Option<&[u8]>) -> PasswordAnswer {
+        let remembered = password.map(|password| self.digest(user, password));
         let now = Instant::now();
-        let known = |right: &mut HashMap<_, _>| right.get(&remembered).is_some_and(|at| *at > now);
-        if known(&mut self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return true;
+        let known = |right: &HashMap<_, _>| {
+            remembered.and_then(|one| right.get(&one)).is_some_and(|at| *at > now)
+        };
+        if known(&self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return PasswordAnswer::Right;
         }
         let file = Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner));
-        let granted = file.verify(user, password);
+        let answer = file.verify(user, password);
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         // What was right for a file that was exchanged meanwhile is not remembered.
         let file_now = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        if granted && !self.remembered_for.is_zero() && Arc::ptr_eq(&file, &file_now) {
+        if answer == PasswordAnswer::Right
+            && !self.remembered_for.is_zero()
+            && Arc::ptr_eq(&file, &file_now)
+            && let Some(remembered) = remembered
+        {
             if right.len() >= CACHED_MAX {
                 right.retain(|_, at| *at > now);
             }
@@ -66,7 +74,7 @@ impl Users {
             }
             right.insert(remembered, now + self.remembered_for);
         }
-        granted
+        answer
     }
 
     fn exchange(&self, file: PasswordFile) {
@@ -84,7 +92,7 @@ impl Users {
     }
 }
 
-/// What the shards are told, and who checks passwords for them.
+/// What the shards are told, and who answers them about clients.
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) security: Security,
@@ -98,7 +106,7 @@ impl Guard {
     /// A file that cannot be read or used, or a configuration that lets nobody in.
     pub(crate) fn load(config: &Config) -> Result<Self, Failure> {
         let (security, passwords) = read(config).map_err(Failure::configuration)?;
-        if !security.allow_anonymous && !security.authenticate {
+        if security.chains.iter().any(Chain::is_empty) {
             return Err(Failure::configuration(
                 "security.allow_anonymous: nobody may connect: there is no password file, and a listener that is \
                  not on a loopback address; set security.password_file, or security.allow_anonymous to true \
@@ -113,14 +121,29 @@ impl Guard {
         Ok(Self { security, users })
     }
 
-    /// What the password threads call.
-    pub(crate) fn password_check(&self, config: &Config) -> Option<PasswordCheck> {
-        let users = Arc::clone(self.users.as_ref()?);
-        let threads = config.security.password_threads;
-        Some(PasswordCheck {
-            check: Arc::new(move |user, password| users.check(user, password)),
-            threads,
-        })
+    /// Who is asked about clients, where anybody is.
+    pub(crate) fn doorman(&self, config: &Config) -> Option<Doorman> {
+        let mut links = self.security.chains.iter().flat_map(|chain| chain.links());
+        if !links.any(|link| matches!(link, Link::Ask(_))) {
+            return None;
+        }
+        let users = self.users.clone();
+        let ask = Arc::new(move |login: &midge_auth::Login, reply: midge_reactor::Reply| {
+            reply.give(match login.asked {
+                Authenticator::PasswordFile => match (&users, &login.user) {
+                    (Some(users), Some(user)) => {
+                        let password = login.password.as_ref().map(|password| &*password.0);
+                        match users.check(user, password) {
+                            PasswordAnswer::Right => Verdict::user(user),
+                            PasswordAnswer::Wrong => Verdict::Refused,
+                            PasswordAnswer::Unknown => Verdict::Unknown,
+                        }
+                    }
+                    _ => Verdict::Unknown,
+                },
+            });
+        });
+        Some(Doorman { ask, threads: config.security.password_threads })
     }
 
     /// Reads the files again; the users count from now on, the rest is for the shards.
@@ -140,19 +163,51 @@ fn read(config: &Config) -> Result<(Security, Option<PasswordFile>), String> {
     let settings = &config.security;
     let passwords = settings.password_file.as_deref().map(read_passwords).transpose()?;
     let access = settings.acl_file.as_deref().map(read_rules).transpose()?;
-    let loopback = config.listeners.iter().all(|listener| is_local(&listener.address));
-    let allow_anonymous = match settings.allow_anonymous {
-        Choice::Yes => true,
-        Choice::No => false,
-        Choice::Auto => passwords.is_none() && loopback,
-    };
     let security = Security {
-        allow_anonymous,
-        authenticate: passwords.is_some(),
+        chains: config.listeners.iter().map(|listener| chain(config, listener)).collect(),
         access: access.map(Arc::new),
         deny_disconnects: settings.deny_action == DenyAction::Disconnect,
     };
     Ok((security, passwords))
+}
+
+/// Who is asked about the clients of a listener: those that it names, else those that all have, else whoever is there.
+fn chain(config: &Config, listener: &midge_config::Listener) -> Chain {
+    let settings = &config.security;
+    let named = listener.authenticators.as_ref().or(settings.authenticators.as_ref());
+    let mut links: Vec<Link> = match named {
+        Some(named) => named.iter().map(|one| link(*one, settings)).collect(),
+        None => {
+            let password_file = settings.password_file.as_ref();
+            password_file.map(|_| Link::Ask(Authenticator::PasswordFile)).into_iter().collect()
+        }
+    };
+    let loopback = || config.listeners.iter().all(|listener| is_local(&listener.address));
+    let anonymous = match settings.allow_anonymous {
+        Choice::Yes => true,
+        Choice::No => false,
+        Choice::Auto => named.is_none() && links.is_empty() && loopback(),
+    };
+    if anonymous && !links.contains(&Link::Anonymous) {
+        links.push(Link::Anonymous);
+    }
+    Chain::new(&links)
+}
+
+fn link(authenticator: midge_config::Authenticator, settings: &midge_config::Security) -> Link {
+    match authenticator {
+        midge_config::Authenticator::Certificate => {
+            Link::Certificate(match settings.certificate_name {
+                midge_config::CertificateName::CommonName => CertificateName::CommonName,
+                midge_config::CertificateName::Subject => CertificateName::Subject,
+                midge_config::CertificateName::Dns => CertificateName::Dns,
+                midge_config::CertificateName::Email => CertificateName::Email,
+                midge_config::CertificateName::Uri => CertificateName::Uri,
+            })
+        }
+        midge_config::Authenticator::PasswordFile => Link::Ask(Authenticator::PasswordFile),
+        midge_config::Authenticator::Anonymous => Link::Anonymous,
+    }
 }
 
 /// Whether only this machine can reach an address.
@@ -220,14 +275,16 @@ mod tests {
     #[test]
     fn what_was_right_is_remembered_until_the_file_changes() {
         let users = Users::new(file(&[("anna", "a")]), Duration::from_secs(60)).unwrap();
-        assert!(!users.check("anna", b"b"));
+        let check = |password: &[u8]| users.check("anna", Some(password)) == PasswordAnswer::Right;
+        assert!(!check(b"b"));
         assert!(users.right.lock().unwrap().is_empty(), "a wrong password is not remembered");
-        assert!(users.check("anna", b"a"));
+        assert!(check(b"a"));
         assert_eq!(users.right.lock().unwrap().len(), 1);
-        assert!(users.check("anna", b"a"));
+        assert!(check(b"a"));
+        assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
         users.exchange(file(&[("anna", "b")]));
-        assert!(!users.check("anna", b"a"), "the old password");
-        assert!(users.check("anna", b"b"));
+        assert!(!check(b"a"), "the old password");
+        assert!(check(b"b"));
     }
 
     #[test]
@@ -248,8 +305,42 @@ mod tests {
             let mut config = Config::default();
             config.listeners[0].address = Address::Ip(address.parse().unwrap());
             config.security.allow_anonymous = choice;
-            assert_eq!(read(&config).unwrap().0.allow_anonymous, expected, "{address} {choice:?}");
+            let chain = &read(&config).unwrap().0.chains[0];
+            let anonymous = chain.links().contains(&Link::Anonymous);
+            assert_eq!(anonymous, expected, "{address} {choice:?}");
             assert_eq!(Guard::load(&config).is_ok(), expected, "{address} {choice:?}");
+        }
+    }
+
+    #[test]
+    fn a_listener_has_the_chain_that_it_names() {
+        use midge_config::Authenticator as Named;
+        let anonymous = Link::Anonymous;
+        let certificate = Link::Certificate(CertificateName::Email);
+        for (all, own, choice, expected) in [
+            (None, None, Choice::Auto, &[anonymous][..]),
+            // A chain that is named says itself whether nobody may come in.
+            (Some(vec![Named::Certificate]), None, Choice::Auto, &[certificate]),
+            (Some(vec![Named::Certificate]), None, Choice::Yes, &[certificate, anonymous]),
+            (
+                Some(vec![Named::Certificate]),
+                Some(vec![Named::Anonymous]),
+                Choice::Auto,
+                &[anonymous],
+            ),
+            (
+                None,
+                Some(vec![Named::Anonymous, Named::Certificate]),
+                Choice::Yes,
+                &[anonymous, certificate],
+            ),
+        ] {
+            let mut config = Config::default();
+            config.security.certificate_name = midge_config::CertificateName::Email;
+            config.security.authenticators = all;
+            config.security.allow_anonymous = choice;
+            config.listeners[0].authenticators = own;
+            assert_eq!(read(&config).unwrap().0.chains[0].links(), expected);
         }
     }
 }

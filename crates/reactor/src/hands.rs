@@ -22,11 +22,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
+use midge_auth::Verdict;
 use midge_mesh::{Node, ShardId};
 use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
 use midge_session::Time;
-use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard, Verdict};
+use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
 
 use crate::accepting::Accepting;
 use crate::clock::Clock;
@@ -34,7 +35,7 @@ use crate::disk::Disk;
 use crate::durable::drive;
 use crate::journal::Journal;
 use crate::layers::Layers;
-use crate::passwords::{Login, Outcome};
+use crate::logins::{Logins, Outcome};
 use crate::start::Command;
 use crate::statistics::Statistics;
 
@@ -73,7 +74,7 @@ pub(crate) struct Hands {
     /// Every shard's ring, by shard.
     pub(crate) rings: Arc<[RingHandle]>,
     pub(crate) commands: Receiver<Command>,
-    pub(crate) logins: Sender<Login>,
+    pub(crate) logins: Logins,
     pub(crate) outcomes: Receiver<Outcome>,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
@@ -298,10 +299,10 @@ impl Hands {
         }
     }
 
-    /// Verdicts about passwords: as many as the line of them holds.
+    /// Verdicts about clients: as many as the line of them holds.
     fn handle_logins(&mut self, now: Time) -> usize {
         let mut handled = 0;
-        while let Ok(Outcome { connection, serial, verdict }) = self.outcomes.try_recv() {
+        while let Ok(Outcome { connection, serial, verdict, .. }) = self.outcomes.try_recv() {
             handled += 1;
             self.shard.handle_authenticated(connection, serial, verdict, now);
         }
@@ -338,10 +339,9 @@ impl Hands {
                     self.layers.leave(slot(connection));
                     self.ring.hand_over(slot(connection), &self.rings[target.index()], token);
                 }
-                Action::Authenticate { connection, serial, user, password } => {
+                Action::Authenticate { connection, serial, login } => {
                     let shard = self.shard.id().get();
-                    let login = Login { shard, connection, serial, user, password };
-                    if self.logins.try_send(login).is_err() {
+                    if !self.logins.ask(shard, connection, serial, login) {
                         let (verdict, now) = (Verdict::Busy, self.clock.now());
                         self.shard.handle_authenticated(connection, serial, verdict, now);
                     }

@@ -13,7 +13,7 @@
 //! | [`disk`] | the data directory and what is done in it |
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
 //! | `layered` | the loop's way for those connections |
-//! | `passwords` | threads that check passwords, so that no shard does |
+//! | `logins` | threads that are asked about clients, so that no shard spends the time |
 //! | `journal` | rate-limited log lines about connections |
 //! | `statistics` | the page that readers see, and what the loop counts about itself |
 //! | `clock` | monotonic time as the pure rooms want it |
@@ -34,11 +34,11 @@ mod hands;
 mod journal;
 mod layered;
 mod layers;
-mod passwords;
+mod logins;
 pub mod start;
 mod statistics;
 
 pub use asker::{AskError, Asker};
 pub use durable::{Durability, DurabilityError};
-pub use passwords::PasswordCheck;
+pub use logins::{Doorman, Reply};
 pub use start::{Broker, Reloader, Settings, Speaker, StartError, Stopper, start};

@@ -22,7 +22,7 @@ use crate::durable::{Durability, DurabilityError, Store};
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
 use crate::layers::Layers;
-use crate::passwords::{self, Login, Outcome, PasswordCheck};
+use crate::logins::{self, Doorman, Logins, Outcome};
 use crate::statistics::Statistics;
 
 /// Commands that may wait for one shard. A shard takes them once per turn; whoever sends more waits.
@@ -63,8 +63,8 @@ pub struct Settings {
     pub log_lines_per_second_max: u32,
     /// Where each shard's statistics page goes, a directory in memory; `None`: nobody sees them.
     pub statistics: Option<PathBuf>,
-    /// Who checks passwords; needed where [`midge_shard::Security::authenticate`] is set.
-    pub passwords: Option<PasswordCheck>,
+    /// Who is asked about clients; needed where a chain has a link that is asked.
+    pub doorman: Option<Doorman>,
     /// How what must outlive the process is kept; `None`: nothing does.
     pub durability: Option<Durability>,
     /// Makes the shards' hash tables unpredictable; different in every process.
@@ -277,7 +277,7 @@ struct Seat {
     clock: Clock,
     started: SystemTime,
     commands: Receiver<Command>,
-    logins: Sender<Login>,
+    logins: Logins,
     outcomes: Receiver<Outcome>,
     hello: Sender<Hello>,
     /// Once every shard has said hello; an error means that the start was given up.
@@ -313,13 +313,13 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     let (hello, hellos) = bounded::<Hello>(usize::from(shards));
     let mut threads = Vec::with_capacity(usize::from(shards));
     let mut answers = Vec::with_capacity(usize::from(shards));
-    let (login_sender, logins) = passwords::logins();
+    let (logins, login_line) = logins::logins();
     let mut outcome_senders = Vec::with_capacity(usize::from(shards));
     let mut command_senders = Vec::with_capacity(usize::from(shards));
     for (node, listeners) in nodes.into_iter().zip(listeners) {
         let id = node.id();
         let (commands, command_receiver) = bounded(COMMANDS_MAX);
-        let (outcomes, outcome_receiver) = passwords::outcomes();
+        let (outcomes, outcome_receiver) = logins::outcomes();
         let (answer, welcome) = bounded(1);
         let seat = Seat {
             id,
@@ -330,7 +330,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             clock,
             started,
             commands: command_receiver,
-            logins: login_sender.clone(),
+            logins: logins.clone(),
             outcomes: outcome_receiver,
             hello: hello.clone(),
             welcome,
@@ -351,7 +351,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         command_senders.push(commands);
         outcome_senders.push(outcomes);
     }
-    drop((hello, login_sender));
+    drop((hello, logins));
     let mut rings: Vec<Option<(RingHandle, Waker)>> = vec![None; usize::from(shards)];
     let mut letters: Vec<Vec<(ShardId, Envelope)>> = (0..shards).map(|_| Vec::new()).collect();
     for _ in 0..shards {
@@ -365,9 +365,9 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         }
     }
     let (rings, wakers): (Vec<_>, Vec<_>) = rings.into_iter().flatten().unzip();
-    if let Some(check) = &settings.passwords {
+    if let Some(doorman) = &settings.doorman {
         let shards = outcome_senders.into_iter().zip(wakers.iter().cloned()).collect();
-        passwords::start(check, &logins, &shards)?;
+        logins::start(doorman, &login_line, &shards)?;
     }
     let rings: Arc<[RingHandle]> = rings.into();
     for (answer, letters) in answers.into_iter().zip(letters) {

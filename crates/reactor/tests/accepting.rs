@@ -23,7 +23,7 @@ fn settings() -> Settings {
         spin: Duration::ZERO,
         log_lines_per_second_max: 20,
         statistics: None,
-        passwords: None,
+        doorman: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     }

@@ -26,7 +26,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         spin: Duration::ZERO,
         log_lines_per_second_max: 20,
         statistics: None,
-        passwords: None,
+        doorman: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     };

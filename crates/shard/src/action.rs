@@ -1,12 +1,12 @@
 //! What the hands are asked to do.
 
+use midge_auth::Login;
+use midge_codec::DecodeError;
 use midge_mesh::ShardId;
 use midge_session::Refusal;
 
 use crate::envelope::{Carried, Luggage};
 use crate::ids::{ConnectionId, PeerAddress};
-use crate::security::Secret;
-use midge_codec::DecodeError;
 
 /// One thing to do, in the order given. Sends are not among them: connections with output are taken from
 /// [`crate::Shard::next_flush`] at the end of a loop turn.
@@ -36,16 +36,14 @@ pub enum Action {
         /// To be sent along with the number that the descriptor got there.
         luggage: Box<Luggage>,
     },
-    /// Have a password checked, elsewhere, then call [`crate::Shard::handle_authenticated`].
+    /// Have somebody asked about a client, elsewhere, then call [`crate::Shard::handle_authenticated`].
     Authenticate {
         /// The connection; nothing is read from it meanwhile.
         connection: ConnectionId,
         /// Tells it from a later one in the same slot.
         serial: u32,
-        /// The user name.
-        user: Box<str>,
-        /// The password; empty when there was none.
-        password: Secret,
+        /// Who is asked, and what the client shows.
+        login: Box<Login>,
     },
     /// Something worth a (rate-limited) line in the log.
     Note(Note),

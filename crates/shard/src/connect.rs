@@ -42,7 +42,11 @@ impl Shard {
             client_id => home_shard(client_id, self.shards),
         };
         if home == self.id {
-            return self.identify(id, connect, &terms, received);
+            let packet = match frame(received, u32::MAX) {
+                Ok(Framed::Packet(raw)) => &received[..raw.size],
+                _ => received,
+            };
+            return self.identify(id, connect, &terms, packet);
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         set_state(connection, State::HandingOver, &mut self.counters);

@@ -13,6 +13,7 @@ use midge_store::Sequence;
 use crate::durable::wait::Gate;
 use crate::identity::Identity;
 use crate::ids::{ListenerId, PeerAddress, SessionId};
+use crate::login::PendingLogin;
 use crate::retained::{RetainedPump, YoungSent};
 
 /// Where a connection is in its life. It only moves down the list.
@@ -22,7 +23,7 @@ pub(crate) enum State {
     Handshaking,
     /// On its way to its client's home.
     HandingOver,
-    /// At home, its password being checked. Not read from; its CONNECT and what came behind it are kept.
+    /// At home, somebody being asked about it. Not read from; its CONNECT and what came behind it are kept.
     Authenticating,
     /// CONNECT accepted.
     Connected,
@@ -108,6 +109,8 @@ pub(crate) struct Connection {
 pub(crate) struct Extra {
     /// What the transport has proved about the peer.
     pub(crate) identity: Option<Box<Identity>>,
+    /// While somebody is asked about the client.
+    pub(crate) login: Option<Box<PendingLogin>>,
     pub(crate) inbound_aliases: InboundAliases,
     pub(crate) outbound_aliases: Option<OutboundAliases>,
     pub(crate) acks: PendingAcks,
@@ -309,6 +312,12 @@ impl Connection {
     #[inline]
     pub(crate) fn input_size(&self) -> usize {
         self.input.as_ref().map_or(0, |input| input.len())
+    }
+
+    /// Bytes kept for a client that has proved nothing yet.
+    pub(crate) fn unproven_size(&self) -> usize {
+        let login = self.extra.as_ref().and_then(|extra| extra.login.as_ref());
+        self.input_size() + login.map_or(0, |login| login.connect.len())
     }
 
     pub(crate) fn extra(&mut self) -> &mut Extra {

@@ -294,7 +294,7 @@ impl Shard {
             return;
         }
         if connection.is_unproven() {
-            self.unproven.bytes -= connection.input_size();
+            self.unproven.bytes -= connection.unproven_size();
         }
         connection.input = None;
         connection.extra = None;

@@ -28,7 +28,7 @@ impl Shard {
         }
         self.groups.check_bounds(settings.share_backlog_messages_max);
         let handshaking = self.connections.iter().filter(|(_, c)| c.is_unproven());
-        let unproven: usize = handshaking.map(|(_, connection)| connection.input_size()).sum();
+        let unproven: usize = handshaking.map(|(_, connection)| connection.unproven_size()).sum();
         assert_eq!(self.unproven.bytes, unproven, "bytes before CONNECT");
     }
 

@@ -34,7 +34,7 @@ impl Shard {
             return;
         }
         if connection.is_unproven() {
-            self.unproven.bytes -= connection.input_size();
+            self.unproven.bytes -= connection.unproven_size();
         }
         match connection.input.take() {
             None if !connection.waits() => {
@@ -122,11 +122,11 @@ impl Shard {
         while at < bytes.len() {
             let Some(connection) = self.connections.get(id.0) else { return bytes.len() };
             let (state, version) = (connection.state, connection.version);
-            // Whoever holds it has kept, or sent along, everything from the CONNECT on.
-            if matches!(state, State::HandingOver | State::Authenticating) {
+            // Whoever holds it has sent along everything from the CONNECT on.
+            if state == State::HandingOver {
                 return bytes.len();
             }
-            if connection.is_held() {
+            if connection.is_held() || state == State::Authenticating {
                 break;
             }
             let rest = &bytes[at..];

@@ -54,7 +54,7 @@ impl Shard {
     /// Counts what is kept of a CONNECT, and closes whoever goes beyond the bound.
     pub(crate) fn bound_unproven(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id.0) else { return };
-        let size = connection.input_size();
+        let size = connection.unproven_size();
         if !connection.is_unproven() || size == 0 {
             return;
         }

@@ -225,7 +225,7 @@ impl Host {
                 }
                 // No scenario has users.
                 Action::Authenticate { connection, .. } => {
-                    panic!("a password is asked for on connection {}", connection.0)
+                    panic!("somebody is asked about connection {}", connection.0)
                 }
                 Action::Note(note) => {
                     let peer = SocketAddr::from(note.peer);

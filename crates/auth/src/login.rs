@@ -1,0 +1,53 @@
+//! What a client shows, and what is said about it.
+
+use std::net::IpAddr;
+
+use crate::chain::Authenticator;
+use crate::secret::Secret;
+
+/// Everything that one client shows, for whoever is asked about it.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Who is asked.
+    pub asked: Authenticator,
+    /// The listener, by its place in the configuration.
+    pub listener: u16,
+    /// The client's own address, behind whatever proxies.
+    pub peer: IpAddr,
+    /// Empty when the broker will choose one.
+    pub client_id: Box<str>,
+    /// The user name of the CONNECT.
+    pub user: Option<Box<str>>,
+    /// The password of the CONNECT. `None`: there was none, which is not the same as an empty one.
+    pub password: Option<Secret>,
+    /// The Common Name of the client's verified certificate.
+    pub common_name: Option<Box<str>>,
+}
+
+/// The answer about a [`Login`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The client is who it says.
+    Granted(Box<Grant>),
+    /// It is not.
+    Refused,
+    /// Whoever was asked does not know this client: the next one is asked.
+    Unknown,
+    /// Too many wait for an answer.
+    Busy,
+}
+
+/// What a client that was let in got.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// Who it is; `None`: nobody in particular.
+    pub user: Option<Box<str>>,
+}
+
+impl Verdict {
+    /// The client is this user, and nothing else is said about it.
+    #[must_use]
+    pub fn user(name: &str) -> Self {
+        Self::Granted(Box::new(Grant { user: Some(name.into()) }))
+    }
+}

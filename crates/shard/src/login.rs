@@ -1,0 +1,183 @@
+//! Letting a client in: its listener's chain is asked, link by link.
+//!
+//! What a link can say at once is said here. Whoever else is to be asked needs milliseconds, so this shard does not do it:
+//! it asks with [`Action::Authenticate`], holds the connection, and goes on when [`Shard::handle_authenticated`] brings the
+//! verdict. Nothing about sessions is looked at before: a failed login changes nothing and learns nothing.
+
+use std::net::SocketAddr;
+
+use midge_auth::{Chain, Grant, Link, Login, Next, Secret, Shown, Verdict};
+use midge_codec::{Connect, Framed, ReasonCode, frame};
+use midge_session::{Refusal, Terms};
+
+use crate::action::Action;
+use crate::connection::State;
+use crate::ids::ConnectionId;
+use crate::shard::Shard;
+use crate::tally::set_state;
+
+/// A client about whom somebody is asked.
+#[derive(Debug)]
+pub(crate) struct PendingLogin {
+    /// Its CONNECT. It was agreed to when it came.
+    pub(crate) connect: Box<[u8]>,
+    /// The link of the chain that is next, should the one that was asked not know the client.
+    next: usize,
+}
+
+/// What is to be done about a client: [`Next`], free of what it was read from.
+enum Step {
+    LetIn(Grant),
+    Ask(Box<Login>, usize),
+    Nobody(Refusal),
+}
+
+impl Shard {
+    /// A CONNECT with agreed terms, at its client's home: lets it in, asks about it, or refuses it. `packet` is the CONNECT
+    /// as it came.
+    pub(crate) fn identify(
+        &mut self,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        terms: &Terms,
+        packet: &[u8],
+    ) {
+        self.ask_from(0, id, connect, terms, packet);
+    }
+
+    /// Asks from link `at` of the chain on.
+    fn ask_from(
+        &mut self,
+        at: usize,
+        id: ConnectionId,
+        connect: &Connect<'_>,
+        terms: &Terms,
+        packet: &[u8],
+    ) {
+        match self.step(at, id, connect) {
+            Step::LetIn(grant) => self.let_in(id, connect, terms, &grant),
+            Step::Nobody(refusal) => self.refuse(id, connect.version, refusal),
+            Step::Ask(login, next) => {
+                let Some(connection) = self.connections.get_mut(id.0) else { return };
+                set_state(connection, State::Authenticating, &mut self.counters);
+                let pending = PendingLogin { connect: packet.into(), next };
+                connection.extra().login = Some(Box::new(pending));
+                let serial = connection.serial;
+                self.actions.push_back(Action::Pause(id));
+                self.actions.push_back(Action::Authenticate { connection: id, serial, login });
+            }
+        }
+    }
+
+    fn step(&self, at: usize, id: ConnectionId, connect: &Connect<'_>) -> Step {
+        let nobody = |reason_code, reason| Step::Nobody(Refusal { reason_code, reason });
+        let unwelcome = || nobody(ReasonCode::NotAuthorized, "nobody is let in");
+        let Some(connection) = self.connections.get(id.0) else { return unwelcome() };
+        let Some(chain) = self.security.chain(connection.listener) else { return unwelcome() };
+        let certificate = self.identity(id).and_then(|identity| identity.certificate.as_ref());
+        let name = |which| certificate?.name(which);
+        let shown = Shown { user: connect.username, certificate: &name };
+        match chain.next(at, shown) {
+            Next::LetIn(user) => Step::LetIn(Grant { user: user.map(Into::into) }),
+            Next::Ask(asked, next) => {
+                let common_name = certificate.and_then(|one| one.common_name.clone());
+                let login = Login {
+                    asked,
+                    listener: connection.listener.0,
+                    peer: SocketAddr::from(connection.peer).ip(),
+                    client_id: connect.client_id.into(),
+                    user: connect.username.map(Into::into),
+                    password: connect.password.map(Secret::from),
+                    common_name,
+                };
+                Step::Ask(Box::new(login), next)
+            }
+            Next::Nobody if !asks(chain) => unwelcome(),
+            Next::Nobody if connect.username.is_none() => {
+                nobody(ReasonCode::NotAuthorized, "a user name is needed here")
+            }
+            // Whether the name or the password is wrong is nobody's business.
+            Next::Nobody => nobody(ReasonCode::BadUserNameOrPassword, WRONG),
+        }
+    }
+
+    /// The verdict about a client that [`Action::Authenticate`] asked about.
+    pub fn handle_authenticated(
+        &mut self,
+        id: ConnectionId,
+        serial: u32,
+        verdict: Verdict,
+        now: midge_session::Time,
+    ) {
+        self.now = now;
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        // It may have given up, or have been given up, and the slot may be another's.
+        if connection.serial != serial || connection.state != State::Authenticating {
+            return;
+        }
+        self.unproven.bytes -= connection.unproven_size();
+        let rest = connection.input.take();
+        let pending = connection.extra.as_mut().and_then(|extra| extra.login.take());
+        let Some(pending) = pending else { return self.close(id) };
+        self.conclude(id, &pending, verdict);
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        if !connection.is_ending() {
+            // What came behind the CONNECT counts from here on.
+            connection.input = rest;
+            if connection.state == State::Connected {
+                self.resume_input(id);
+            }
+            self.bound_unproven(id);
+        }
+        self.settle();
+    }
+
+    fn conclude(&mut self, id: ConnectionId, pending: &PendingLogin, verdict: Verdict) {
+        // These bytes were a CONNECT, and were agreed to, when they came.
+        let Ok(Framed::Packet(raw)) = frame(&pending.connect, u32::MAX) else {
+            return self.close(id);
+        };
+        let Ok(connect) = Connect::decode(raw) else { return self.close(id) };
+        let Ok(terms) = Terms::negotiate(&connect, &self.settings.limits) else {
+            return self.close(id);
+        };
+        let (reason_code, reason) = match verdict {
+            Verdict::Granted(grant) => return self.let_in(id, &connect, &terms, &grant),
+            Verdict::Unknown => {
+                return self.ask_from(pending.next, id, &connect, &terms, &pending.connect);
+            }
+            Verdict::Refused => (ReasonCode::BadUserNameOrPassword, WRONG),
+            Verdict::Busy => (ReasonCode::ServerBusy, "too many clients log in just now"),
+        };
+        self.refuse(id, connect.version, Refusal { reason_code, reason });
+    }
+
+    /// Opens the session of a client whose identity is settled, unless its will or its session say no.
+    fn let_in(&mut self, id: ConnectionId, connect: &Connect<'_>, terms: &Terms, grant: &Grant) {
+        let user = grant.user.as_deref();
+        let assigned = connect.client_id.is_empty();
+        let assigned_id = assigned.then(|| self.assign_client_id());
+        let client_id = assigned_id.as_deref().unwrap_or(connect.client_id);
+        let refused = |reason| Refusal { reason_code: ReasonCode::NotAuthorized, reason };
+        if let Some(earlier) = self.sessions.find(client_id)
+            && self.guards.user(earlier) != user
+        {
+            let refusal = refused("another user has a session with this client id");
+            return self.refuse(id, connect.version, refusal);
+        }
+        if let Some(will) = &connect.will
+            && !self.guards.may_grant_write(user, client_id, will.topic)
+        {
+            let refusal = refused("not allowed to publish the will");
+            return self.refuse(id, connect.version, refusal);
+        }
+        self.open_session(id, connect, terms, client_id, assigned, user);
+    }
+}
+
+/// For whoever says a name or a password that is none.
+const WRONG: &str = "the user name or the password is wrong";
+
+fn asks(chain: &Chain) -> bool {
+    chain.links().iter().any(|link| matches!(link, Link::Ask(_)))
+}
