@@ -15,7 +15,7 @@ use std::{
     os::fd::AsRawFd,
 };
 
-use io_uring::{opcode, types};
+use io_uring::types;
 
 use crate::{
     ListenerId,
@@ -78,13 +78,10 @@ impl Listener {
         self.armed[number] = true;
         *self.cells[number].get_mut() = RawAddress::room();
         let (address, size) = RawAddress::parts(self.cells[number].get());
-        let entry = opcode::Accept::new(types::Fd(socket.as_raw_fd()), address, size)
-            .file_index(Some(types::DestinationSlot::auto_target()))
-            .build()
-            .user_data(accept_token(index, cell.into()).bits());
+        let (listener, token) = (types::Fd(socket.as_raw_fd()), accept_token(index, cell.into()));
         // SAFETY: the kernel writes into the cell, which lies in a box that never moves and is touched by nobody until
         // the completion: `completed` reads it after, and the ring's end leaks what is still armed.
-        unsafe { uring.push(entry) }
+        unsafe { uring.accept(listener, address, size, token) }
     }
 
     /// Takes a cell back. The peer's address, should the accept have succeeded.
