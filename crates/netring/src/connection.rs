@@ -204,11 +204,8 @@ impl NetRing {
         let token = |operation| Token::new(operation, generation, slot.index());
 
         if state.has(SlotState::CLOSING) {
-            // What waits on the peer has to be told; what does not comes back by itself.
-            if state.has(SlotState::RECEIVING) && !state.has(SlotState::RECEIVE_CANCELLED) {
-                self.uring.cancel(token(Operation::Receive), token(Operation::CancelReceive));
-                state.set(SlotState::RECEIVE_CANCELLED);
-            }
+            // What waits on the peer has to be told; what does not comes back by itself. A receive may outlive the slot:
+            // `free` tells it.
             if state.has(SlotState::SENDING) && !state.has(SlotState::SEND_CANCELLED) {
                 self.uring.cancel(token(Operation::Send), token(Operation::CancelSend));
                 state.set(SlotState::SEND_CANCELLED);
@@ -217,7 +214,7 @@ impl NetRing {
                 self.uring.cancel(token(Operation::Connect), token(Operation::CancelConnect));
                 state.set(SlotState::CONNECT_CANCELLED);
             }
-            if !state.has(SlotState::IN_FLIGHT | SlotState::CLOSED) {
+            if !state.has(SlotState::HOLDS_SLOT | SlotState::CLOSED) {
                 if let Some(key) = state.hand_over.take() {
                     // It never left.
                     let errno = libc::ECANCELED;
@@ -225,7 +222,7 @@ impl NetRing {
                     self.pending.push_back(Event::HandOverFailed { token, slot, errno });
                 }
                 state.set(SlotState::CLOSED);
-                self.pending.push_back(Event::Closed { slot });
+                self.ending.push_back(slot);
             }
             return;
         }
@@ -297,14 +294,16 @@ impl NetRing {
         if let Some(id) = buffer {
             self.buffers.take(id);
         }
+        let more = completion.more();
         let Some(state) = self.slots.current(slot, token.generation()) else {
-            self.counters.stale_completions += 1;
             if let Some(id) = buffer {
                 self.buffers.give(id);
             }
+            if !more && !self.outliving.remove(&token) {
+                self.counters.stale_completions += 1;
+            }
             return None;
         };
-        let more = completion.more();
         if !more {
             state.clear(SlotState::RECEIVING | SlotState::RECEIVE_CANCELLED);
         }
@@ -468,7 +467,21 @@ impl NetRing {
     }
 
     /// The owner takes the slot's last event: now the kernel may have it back.
+    ///
+    /// A receive that is still out holds the socket, not the slot: it is cancelled here, and its last completion finds
+    /// nobody. So the peer sees the end with the next system call, not two later; and a receive that has ended
+    /// meanwhile, because the peer closed too, needs no cancelling.
     pub(crate) fn free(&mut self, slot: Slot) {
+        if let Some(state) = self.slots.get(slot)
+            && state.has(SlotState::RECEIVING)
+        {
+            let receive = Token::new(Operation::Receive, state.generation, slot.index());
+            self.outliving.insert(receive);
+            if !state.has(SlotState::RECEIVE_CANCELLED) {
+                let cancel = Token::new(Operation::CancelReceive, state.generation, slot.index());
+                self.uring.cancel(receive, cancel);
+            }
+        }
         self.slots.close(slot);
         self.counters.closes += 1;
         self.uring.close(slot, Token::new(Operation::Close, 0, slot.index()));

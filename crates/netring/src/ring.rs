@@ -5,7 +5,7 @@
 //! one system call for both. Nothing changes behind the owner's back between turns.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt, io,
     marker::PhantomData,
     mem,
@@ -46,6 +46,11 @@ pub struct NetRing {
     pub(crate) counters: Counters,
     /// Events that no completion stands for. At most a few per call since the last turn.
     pub(crate) pending: VecDeque<Event>,
+    /// Slots that are closed, until their owner takes `Closed`. Told after all that the kernel has said: what it has said
+    /// may be the end of the slot's receive.
+    pub(crate) ending: VecDeque<Slot>,
+    /// Receives whose slot is freed already, until their last completion. They are cancelled: a turn or two.
+    pub(crate) outliving: HashSet<Token>,
     /// Slots whose receive found no buffer, in the order in which they did. At most one entry per time that a slot was
     /// marked starving; entries whose mark is gone are skipped.
     pub(crate) starving: VecDeque<Slot>,
@@ -103,6 +108,8 @@ impl NetRing {
             files: FileOperations::default(),
             counters: Counters::default(),
             pending: VecDeque::new(),
+            ending: VecDeque::new(),
+            outliving: HashSet::new(),
             starving: VecDeque::new(),
             missed_cancels: Vec::new(),
             targets: Vec::new(),
@@ -134,7 +141,7 @@ impl NetRing {
         if !self.missed_cancels.is_empty() {
             self.retry_cancels();
         }
-        let ready = !self.pending.is_empty() || self.uring.has_completions();
+        let ready = self.has_events();
         self.uring.enter(if ready { Wait::No } else { wait })
     }
 
@@ -143,12 +150,13 @@ impl NetRing {
     pub fn next_event(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
-                if let Event::Closed { slot } = event {
-                    self.free(slot);
-                }
                 return Some(event);
             }
-            let completion = self.uring.next_completion()?;
+            let Some(completion) = self.uring.next_completion() else {
+                let slot = self.ending.pop_front()?;
+                self.free(slot);
+                return Some(Event::Closed { slot });
+            };
             self.counters.completions += 1;
             let event = self.complete(completion);
             if event.is_some() {
@@ -166,7 +174,7 @@ impl NetRing {
 
     /// Whether an event can be had without a turn.
     pub fn has_events(&mut self) -> bool {
-        !self.pending.is_empty() || self.uring.has_completions()
+        !self.pending.is_empty() || !self.ending.is_empty() || self.uring.has_completions()
     }
 
     #[inline]
@@ -273,12 +281,16 @@ impl NetRing {
                     continue;
                 }
             };
-            if let Some(state) = self.slots.current(slot, token.generation())
-                && state.has(flag)
-                && (operation != Operation::Receive || state.has(SlotState::RECEIVE_CANCELLED))
-            {
+            let target = Token::new(operation, token.generation(), slot.index());
+            let is_out = match self.slots.current(slot, token.generation()) {
+                Some(state) if operation == Operation::Receive => {
+                    state.has(flag) && state.has(SlotState::RECEIVE_CANCELLED)
+                }
+                Some(state) => state.has(flag),
+                None => self.outliving.contains(&target),
+            };
+            if is_out {
                 self.counters.cancels_retried += 1;
-                let target = Token::new(operation, token.generation(), slot.index());
                 self.uring.cancel(target, token);
             }
         }
@@ -536,6 +548,7 @@ impl NetRing {
             if !open
                 && !self.wake_source.is_armed()
                 && self.slots.in_use() == 0
+                && self.outliving.is_empty()
                 && self.files.is_empty()
             {
                 return true;

@@ -4,8 +4,9 @@
 //! - A slot is open from the moment we know of it (accepted, connecting, adopted) until its owner has taken `Closed`. Only
 //!   then is the kernel asked to free it, so the kernel cannot give the number to another connection while the
 //!   owner still knows it as this one: not even through a hand-over that arrives unannounced.
-//! - `Closed` is told only when none of the slot's operations is with the kernel ([`SlotState::IN_FLIGHT`] is clear). The
-//!   generation in an operation's token therefore never differs from the slot's; it is checked all the same.
+//! - `Closed` is told only when none of the slot's operations but a receive is with the kernel
+//!   ([`SlotState::HOLDS_SLOT`] is clear). The generation in an operation's token tells such a receive, which ends a little
+//!   later, from those of the slot's next life.
 //! - `output` is there exactly while [`SlotState::SENDING`] is set, and is not touched meanwhile.
 
 use std::num::NonZeroU32;
@@ -92,11 +93,10 @@ impl SlotState {
     /// Any receive with the kernel.
     pub(crate) const RECEIVING: u16 = Self::RECEIVING_ONCE | Self::RECEIVING_ON;
     /// Any operation with the kernel that must come back before the slot is freed.
-    pub(crate) const IN_FLIGHT: u16 = Self::RECEIVING
-        | Self::SENDING
-        | Self::CONNECTING
-        | Self::SHUTTING_DOWN
-        | Self::HANDING_OVER;
+    pub(crate) const HOLDS_SLOT: u16 =
+        Self::SENDING | Self::CONNECTING | Self::SHUTTING_DOWN | Self::HANDING_OVER;
+    /// Any operation with the kernel.
+    pub(crate) const IN_FLIGHT: u16 = Self::RECEIVING | Self::HOLDS_SLOT;
 
     #[inline]
     pub(crate) fn has(&self, flags: u16) -> bool {
@@ -148,7 +148,7 @@ impl SlotTable {
     pub(crate) fn close(&mut self, slot: Slot) {
         let state = &mut self.states[slot.index() as usize];
         assert!(state.has(SlotState::CLOSED), "a slot that was not closed");
-        debug_assert!(!state.has(SlotState::IN_FLIGHT));
+        debug_assert!(!state.has(SlotState::HOLDS_SLOT));
         *state = SlotState {
             generation: state.generation.wrapping_add(1) & GENERATION_MASK,
             ..SlotState::default()

@@ -10,7 +10,7 @@ use std::{
 
 use midge_netring::{Event, ListenerId, NetRing, Receive, RingConfig, Slot, Wait};
 use midge_output::Output;
-use support::{config, listening, output};
+use support::{accepted, config, listening, output, read_exactly};
 
 /// Echoes until `connections` peers have come and gone.
 fn serve(ring: &mut NetRing, connections: usize) {
@@ -112,7 +112,7 @@ fn the_peer_and_the_listener_are_named() {
 fn an_empty_output_comes_straight_back() {
     let (mut ring, address) = listening(&config());
     let _client = TcpStream::connect(address).unwrap();
-    let slot = support::accepted(&mut ring);
+    let slot = accepted(&mut ring);
     ring.send(slot, Box::new(Output::new()));
     assert!(matches!(ring.next_event(), Some(Event::Sent { .. })));
 }
@@ -121,24 +121,24 @@ fn an_empty_output_comes_straight_back() {
 fn once_means_once() {
     let (mut ring, address) = listening(&config());
     let mut client = TcpStream::connect(address).unwrap();
-    let slot = support::accepted(&mut ring);
+    let slot = accepted(&mut ring);
     ring.receive(slot, Receive::Once);
     client.write_all(b"first").unwrap();
-    assert_eq!(support::read_exactly(&mut ring, slot, 5), b"first");
+    assert_eq!(read_exactly(&mut ring, slot, 5), b"first");
     client.write_all(b"second").unwrap();
     for _ in 0..3 {
         ring.turn(Wait::No).unwrap();
         assert!(ring.next_event().is_none(), "nobody asked for the second");
     }
     ring.receive(slot, Receive::Once);
-    assert_eq!(support::read_exactly(&mut ring, slot, 6), b"second");
+    assert_eq!(read_exactly(&mut ring, slot, 6), b"second");
 }
 
 #[test]
 fn shutdown_follows_the_output_and_leaves_the_other_direction_open() {
     let (mut ring, address) = listening(&config());
     let mut client = TcpStream::connect(address).unwrap();
-    let slot = support::accepted(&mut ring);
+    let slot = accepted(&mut ring);
     ring.receive(slot, Receive::Continuous);
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -173,11 +173,11 @@ fn a_slot_number_is_used_again_after_closed() {
     let mut seen: Vec<Slot> = Vec::new();
     for _ in 0..20 {
         let mut client = TcpStream::connect(address).unwrap();
-        let slot = support::accepted(&mut ring);
+        let slot = accepted(&mut ring);
         seen.push(slot);
         ring.receive(slot, Receive::Continuous);
         client.write_all(b"x").unwrap();
-        assert_eq!(support::read_exactly(&mut ring, slot, 1), b"x");
+        assert_eq!(read_exactly(&mut ring, slot, 1), b"x");
         ring.close(slot);
         support::closed(&mut ring, slot);
         ring.turn(Wait::No).unwrap();
@@ -185,4 +185,30 @@ fn a_slot_number_is_used_again_after_closed() {
     }
     assert!(seen.iter().all(|slot| slot.index() < 2));
     assert_eq!(ring.counters().stale_completions, 0);
+}
+
+#[test]
+fn a_close_leaves_with_the_next_turn_though_a_receive_is_out() {
+    let (mut ring, address) = listening(&config());
+    // Twice the table: the slots, and with them the receives that end late, come around.
+    for round in 0..128 {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(support::PATIENCE)).unwrap();
+        let slot = accepted(&mut ring);
+        ring.receive(slot, Receive::Continuous);
+        client.write_all(b"last words").unwrap();
+        assert_eq!(read_exactly(&mut ring, slot, 10), b"last words");
+        ring.close(slot);
+        match ring.next_event() {
+            Some(Event::Closed { slot: closed }) => assert_eq!(closed, slot),
+            other => panic!("round {round}: {other:?} instead of Closed"),
+        }
+        ring.turn(Wait::No).unwrap();
+        assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "the peer has been told");
+    }
+    // The last receives have come back, and none was taken for another connection's.
+    ring.turn(Wait::No).unwrap();
+    assert!(ring.next_event().is_none());
+    assert_eq!(ring.counters().stale_completions, 0);
+    assert_eq!(ring.slots_in_use(), 0);
 }
