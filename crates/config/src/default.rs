@@ -46,6 +46,7 @@ impl Listener {
             unix_mode: FileMode::default(),
             authenticators: None,
             backlog: backlog(),
+            tcp_defer_accept: tcp_defer_accept(),
             tcp_keep_alive: tcp_keep_alive(),
             tcp_send_buffer_bytes: ByteSize::new(0),
             tcp_receive_buffer_bytes: ByteSize::new(0),
@@ -64,6 +65,11 @@ impl Default for Listener {
 /// than any loop turn.
 pub(crate) fn backlog() -> u32 {
     4096
+}
+
+/// Longer than any round trip: whoever has not spoken by then waits for us.
+pub(crate) fn tcp_defer_accept() -> Period {
+    Period::from_seconds(1)
 }
 
 /// Shorter than the idle timeouts of most firewalls and far longer than a usual MQTT keep alive,

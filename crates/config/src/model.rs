@@ -108,6 +108,13 @@ pub struct Listener {
     #[serde(default = "crate::default::backlog")]
     pub backlog: u32,
 
+    /// How long the kernel keeps a new connection to itself until the client has sent something: `0` (off) or 1 s to
+    /// 1 m in whole seconds, default 1 s. Clients speak first in MQTT, TLS and WebSocket: accepted together with their
+    /// first bytes they cost less, and those that never say anything cost nothing so long. The client does not notice;
+    /// `limits.connect_timeout` begins after it. Ignored for unix-domain sockets.
+    #[serde(default = "crate::default::tcp_defer_accept")]
+    pub tcp_defer_accept: Period,
+
     /// How long a connection may be silent before TCP itself probes whether the peer still lives:
     /// `0` (off) or 10 s to 2 h in whole seconds, default 10 m. Finds dead clients that use no MQTT
     /// keep alive: a peer that answers none of 3 probes, 30 s apart, is closed.

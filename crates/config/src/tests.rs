@@ -54,7 +54,7 @@ fn a_file_holds_only_what_differs() {
     let text = "\
 listeners:
   - address: 0.0.0.0:1883
-  - {address: '[::]:1883', name: six, backlog: 16, tcp_keep_alive: 0}
+  - {address: '[::]:1883', name: six, backlog: 16, tcp_keep_alive: 0, tcp_defer_accept: 0}
 shards: 8
 pin_cores: false
 limits:
@@ -77,6 +77,7 @@ shutdown: {drain_timeout: 1m}
                 name: Some("six".into()),
                 backlog: 16,
                 tcp_keep_alive: Period::default(),
+                tcp_defer_accept: Period::default(),
                 ..Listener::new("[::]:1883".parse().expect("an address"))
             },
         ],
@@ -261,11 +262,12 @@ fn settings_that_are_refused() {
             ],
         ),
         (
-            "listeners:\n  - address: 127.0.0.1:1\n    backlog: 0\n    tcp_keep_alive: 5s\n    tcp_send_buffer_bytes: 1",
+            "listeners:\n  - address: 127.0.0.1:1\n    backlog: 0\n    tcp_keep_alive: 5s\n    tcp_defer_accept: 2m\n    tcp_send_buffer_bytes: 1",
             &[
                 "m.yaml:3:5: listeners[0].backlog: 0 is out of range; set 1 to 65535",
                 "m.yaml:4:5: listeners[0].tcp_keep_alive: 5s is out of range; set 10s to 2h",
-                "m.yaml:5:5: listeners[0].tcp_send_buffer_bytes: 1 bytes is out of range; set 4 KiB to 64 MiB",
+                "m.yaml:5:5: listeners[0].tcp_defer_accept: 2m is out of range; set 1s to 1m",
+                "m.yaml:6:5: listeners[0].tcp_send_buffer_bytes: 1 bytes is out of range; set 4 KiB to 64 MiB",
             ],
         ),
         ("shards: 0", &["m.yaml:1:1: shards: 0 is out of range; set 1 to 1024"]),

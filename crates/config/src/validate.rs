@@ -135,6 +135,12 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
             problems.range(&key("tcp_keep_alive"), keep_alive, min, max);
             problems.whole_seconds(&key("tcp_keep_alive"), keep_alive);
         }
+        let defer = listener.tcp_defer_accept;
+        if defer != Period::default() {
+            let (min, max) = (Period::from_seconds(1), Period::from_seconds(60));
+            problems.range(&key("tcp_defer_accept"), defer, min, max);
+            problems.whole_seconds(&key("tcp_defer_accept"), defer);
+        }
         for (field, size) in [
             ("tcp_send_buffer_bytes", listener.tcp_send_buffer_bytes),
             ("tcp_receive_buffer_bytes", listener.tcp_receive_buffer_bytes),

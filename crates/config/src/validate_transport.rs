@@ -33,6 +33,7 @@ pub(crate) fn listener(
         unix_mode: _,
         authenticators: _,
         backlog: _,
+        tcp_defer_accept: _,
         tcp_keep_alive: _,
         tcp_send_buffer_bytes: _,
         tcp_receive_buffer_bytes: _,

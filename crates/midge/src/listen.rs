@@ -112,6 +112,10 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 
 fn configure(socket: &Socket, listener: &Listener) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    let defer = listener.tcp_defer_accept.duration();
+    if !defer.is_zero() {
+        midge_netring::defer_accept(socket, defer)?;
+    }
     let idle = listener.tcp_keep_alive.duration();
     if !idle.is_zero() {
         socket.set_tcp_keepalive(
@@ -177,7 +181,7 @@ const KEEP_ALIVE_PROBES: u32 = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::{io::Write, net::TcpStream};
 
     use midge_config::{ByteSize, Period};
 
@@ -235,6 +239,7 @@ mod tests {
     fn accepted_connections_inherit_the_options() {
         let listener = Listener {
             tcp_keep_alive: Period::from_seconds(600),
+            tcp_defer_accept: Period::default(),
             tcp_send_buffer_bytes: ByteSize::from_kibibytes(16),
             tcp_receive_buffer_bytes: ByteSize::from_kibibytes(8),
             ..listener("127.0.0.1:0")
@@ -250,6 +255,33 @@ mod tests {
         // The kernel doubles what it is asked for, to have room for its own bookkeeping.
         assert_eq!(accepted.send_buffer_size().expect("an option"), 2 * 16 * 1024);
         assert_eq!(accepted.recv_buffer_size().expect("an option"), 2 * 8 * 1024);
+    }
+
+    #[test]
+    fn a_client_is_accepted_when_it_speaks_or_has_been_silent_for_a_while() {
+        let listening = open(&listener("127.0.0.1:0"), 1).expect("a free port");
+        let socket = &listening.sockets[0];
+        socket.set_nonblocking(true).expect("an option");
+        let address = listening.address.ip().expect("an IP address");
+        let mut speaking = TcpStream::connect(address).expect("somebody listens");
+        let nobody = socket.accept().expect_err("nobody has spoken");
+        assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+        speaking.write_all(b"hello").expect("it is connected");
+        let accept = || {
+            let deadline = Instant::now() + Duration::from_secs(20);
+            loop {
+                match socket.accept() {
+                    Ok((_, peer)) => return peer,
+                    Err(_) if Instant::now() < deadline => {
+                        std::thread::sleep(Duration::from_millis(5))
+                    }
+                    Err(error) => panic!("nobody is accepted: {error}"),
+                }
+            }
+        };
+        assert_eq!(accept(), speaking.local_addr().expect("an address"));
+        let silent = TcpStream::connect(address).expect("somebody listens");
+        assert_eq!(accept(), silent.local_addr().expect("an address"));
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use error::NetRingError;
 pub use event::{Event, ListenerId, Receive, Received, Wait};
 pub use file::FileDone;
 pub use handle::{Notifier, RingHandle, Waker};
-pub use listen::{ListenOptions, listen_tcp, raise_descriptor_limit};
+pub use listen::{ListenOptions, defer_accept, listen_tcp, raise_descriptor_limit};
 pub use ring::NetRing;
 pub use slot::Slot;
 pub use uring::{KERNEL_VERSION_MIN, check_kernel};
