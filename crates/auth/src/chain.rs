@@ -7,9 +7,13 @@
 //! |---|---|---|
 //! | `certificate` | clients with a verified certificate that has such a name: yes | all others |
 //! | `password_file` | its own users | clients without a user name, and users that are not in the file |
+//! | `scram` | clients that name its method: all of them | all others |
 //! | `anonymous` | clients without a user name: yes | all others |
 //!
+//! A client that names a method of enhanced authentication is for the link that has this method, and for no other.
 //! In a chain in which no link looks at user names they mean nothing, and `anonymous` lets in everybody.
+
+use crate::scram::SCRAM_SHA_256;
 
 /// Where in a certificate the user name stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,6 +36,19 @@ pub enum CertificateName {
 pub enum Authenticator {
     /// The users of the password file.
     PasswordFile,
+    /// The users of the file of SCRAM verifiers, by SCRAM-SHA-256.
+    Scram,
+}
+
+impl Authenticator {
+    /// The method of enhanced authentication that it speaks, if it does.
+    #[must_use]
+    pub const fn method(self) -> Option<&'static str> {
+        match self {
+            Self::PasswordFile => None,
+            Self::Scram => Some(SCRAM_SHA_256),
+        }
+    }
 }
 
 /// One link of a chain.
@@ -56,6 +73,8 @@ pub struct Chain {
 pub struct Shown<'a> {
     /// Its user name.
     pub user: Option<&'a str>,
+    /// The method of enhanced authentication that it names.
+    pub method: Option<&'a str>,
     /// The names in its verified certificate.
     pub certificate: &'a dyn Fn(CertificateName) -> Option<&'a str>,
 }
@@ -69,6 +88,8 @@ pub enum Next<'a> {
     Ask(Authenticator, usize),
     /// Nobody has said anything about it.
     Nobody,
+    /// Nobody speaks the method that it names.
+    NoMethod,
 }
 
 impl Chain {
@@ -100,7 +121,16 @@ impl Chain {
     #[must_use]
     pub fn next<'a>(&self, at: usize, shown: Shown<'a>) -> Next<'a> {
         for (index, link) in self.links.iter().enumerate().skip(at) {
+            if let Some(method) = shown.method {
+                match *link {
+                    Link::Ask(authenticator) if authenticator.method() == Some(method) => {
+                        return Next::Ask(authenticator, index + 1);
+                    }
+                    _ => continue,
+                }
+            }
             match *link {
+                Link::Ask(Authenticator::Scram) => {}
                 Link::Certificate(name) => {
                     if let Some(name) = (shown.certificate)(name).filter(|name| is_name(name)) {
                         return Next::LetIn(Some(name));
@@ -118,7 +148,7 @@ impl Chain {
                 }
             }
         }
-        Next::Nobody
+        if shown.method.is_some() && at == 0 { Next::NoMethod } else { Next::Nobody }
     }
 
     fn looks_at_names(&self) -> bool {
@@ -144,7 +174,7 @@ mod tests {
             CertificateName::CommonName if name != "-" => Some(name),
             _ => None,
         };
-        let shown = Shown { user, certificate: &certificate };
+        let shown = Shown { user, method: None, certificate: &certificate };
         format!("{:?}", Chain::new(links).next(at, shown))
     }
 
@@ -176,6 +206,23 @@ mod tests {
             (&[FILE, CERTIFICATE], 0, None, "sensor", &as_user("sensor")),
         ] {
             assert_eq!(&next(links, at, user, name), expected, "{links:?} {at} {user:?} {name}");
+        }
+    }
+
+    #[test]
+    fn a_method_is_for_the_link_that_speaks_it() {
+        let scram = Link::Ask(Authenticator::Scram);
+        let nobody = |_| Some("sensor");
+        let links = [CERTIFICATE, FILE, scram, Link::Anonymous];
+        for (links, method, expected) in [
+            (&links[..], Some(SCRAM_SHA_256), Next::Ask(Authenticator::Scram, 3)),
+            (&links, Some("SCRAM-SHA-1"), Next::NoMethod),
+            (&links[..2], Some(SCRAM_SHA_256), Next::NoMethod),
+            (&[Link::Anonymous], Some(SCRAM_SHA_256), Next::NoMethod),
+            (&[scram], None, Next::Nobody),
+        ] {
+            let shown = Shown { user: None, method, certificate: &nobody };
+            assert_eq!(Chain::new(links).next(0, shown), expected, "{links:?} {method:?}");
         }
     }
 

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`chain`] | who is asked about a client, in which order |
 //! | [`login`] | what a client shows, and what is said about it |
+//! | [`scram`] | SCRAM-SHA-256: passwords proved without being shown |
 //! | [`secret`] | bytes that do not show |
 //! | [`password`] | one kept password: `$6$`, `$7$`, `$argon2id$` |
 //! | [`password_file`] | users and their passwords |
@@ -31,13 +32,15 @@ pub mod login;
 pub mod password;
 pub mod password_file;
 pub mod rights;
+pub mod scram;
 pub mod secret;
 
 pub use access::AccessRules;
 pub use chain::{Authenticator, CertificateName, Chain, Link, Next, Shown};
 pub use error::FileError;
-pub use login::{Grant, Login, Verdict};
+pub use login::{Challenge, Grant, Login, Step, Verdict};
 pub use password::{Algorithm, KeptPassword};
 pub use password_file::{PasswordAnswer, PasswordFile};
 pub use rights::{Decision, Rights, Rule};
+pub use scram::{Exchange, SCRAM_SHA_256, ScramError, ScramFile, Verifier};
 pub use secret::Secret;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::chain::Authenticator;
+use crate::scram::Exchange;
 use crate::secret::Secret;
 
 /// Everything that one client shows, for whoever is asked about it.
@@ -22,6 +23,26 @@ pub struct Login {
     pub password: Option<Secret>,
     /// The Common Name of the client's verified certificate.
     pub common_name: Option<Box<str>>,
+    /// Of enhanced authentication, and only with it.
+    pub step: Option<Step>,
+}
+
+/// What a client says in enhanced authentication.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// The first message.
+    First(Secret),
+    /// The second, and what the first one and its answer have come to.
+    Final(Box<Exchange>, Secret),
+}
+
+/// What a client is asked in enhanced authentication.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Challenge {
+    /// For the client.
+    pub data: Box<[u8]>,
+    /// For [`Step::Final`].
+    pub exchange: Exchange,
 }
 
 /// The answer about a [`Login`].
@@ -29,6 +50,8 @@ pub struct Login {
 pub enum Verdict {
     /// The client is who it says.
     Granted(Box<Grant>),
+    /// Its first message was good, and this is the answer; it has to say more.
+    Continue(Box<Challenge>),
     /// It is not.
     Refused,
     /// Whoever was asked does not know this client: the next one is asked.
@@ -42,12 +65,14 @@ pub enum Verdict {
 pub struct Grant {
     /// Who it is; `None`: nobody in particular.
     pub user: Option<Box<str>>,
+    /// For the client, at the end of enhanced authentication: the broker's own proof.
+    pub data: Option<Box<[u8]>>,
 }
 
 impl Verdict {
     /// The client is this user, and nothing else is said about it.
     #[must_use]
     pub fn user(name: &str) -> Self {
-        Self::Granted(Box::new(Grant { user: Some(name.into()) }))
+        Self::Granted(Box::new(Grant { user: Some(name.into()), ..Grant::default() }))
     }
 }

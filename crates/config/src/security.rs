@@ -15,7 +15,7 @@ use crate::validate::Problems;
 pub struct Security {
     /// Who is asked about a client, in this order, on listeners that say nothing of their own; the first answer wins, and
     /// about whom nobody says anything is not let in. Not empty, none twice. Default `null`: whatever is configured below
-    /// (the password file), then `anonymous` as `allow_anonymous` says.
+    /// (SCRAM, the password file), then `anonymous` as `allow_anonymous` says.
     pub authenticators: Option<Vec<Authenticator>>,
 
     /// Whether clients without a user name are served: `anonymous` at the end of every chain (true), or in none (false).
@@ -30,6 +30,10 @@ pub struct Security {
     /// Users and their hashed passwords, in mosquitto's format. Default `null`: user names are not checked and mean
     /// nothing. Read at the start and at SIGHUP.
     pub password_file: Option<PathBuf>,
+
+    /// Users and their SCRAM-SHA-256 verifiers, as `midge passwd --scram` writes them. Default `null`: enhanced authentication is
+    /// refused (0x8C). Read at the start and at SIGHUP.
+    pub scram_file: Option<PathBuf>,
 
     /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at SIGHUP.
     pub acl_file: Option<PathBuf>,
@@ -55,6 +59,8 @@ pub enum Authenticator {
     Certificate,
     /// The users of [`Security::password_file`].
     PasswordFile,
+    /// The users of [`Security::scram_file`], who prove their passwords by SCRAM-SHA-256 (5.0).
+    Scram,
     /// Whoever says no user name is let in as nobody.
     Anonymous,
 }
@@ -66,6 +72,7 @@ impl Authenticator {
         match self {
             Self::Certificate => "certificate",
             Self::PasswordFile => "password_file",
+            Self::Scram => "scram",
             Self::Anonymous => "anonymous",
         }
     }
@@ -108,6 +115,7 @@ impl Default for Security {
             allow_anonymous: Choice::Auto,
             certificate_name: CertificateName::CommonName,
             password_file: None,
+            scram_file: None,
             acl_file: None,
             deny_action: DenyAction::Ignore,
             password_threads: 1,
@@ -144,6 +152,9 @@ impl Security {
             let message = match authenticator {
                 Authenticator::PasswordFile if self.password_file.is_none() => {
                     "`password_file` has no file; set security.password_file, or remove it"
+                }
+                Authenticator::Scram if self.scram_file.is_none() => {
+                    "`scram` has no file; set security.scram_file, or remove it"
                 }
                 Authenticator::Anonymous if self.allow_anonymous == Choice::No => {
                     "`anonymous` although security.allow_anonymous is false; remove one of them"

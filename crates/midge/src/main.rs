@@ -20,6 +20,7 @@ mod check;
 mod commands;
 mod control;
 mod doctor;
+mod doors;
 mod failure;
 mod host;
 mod instance;

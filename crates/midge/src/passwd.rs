@@ -8,7 +8,9 @@ use std::{
 };
 
 use clap::{Args, ValueEnum};
-use midge_auth::{Algorithm, KeptPassword, PasswordFile};
+use midge_auth::{
+    Algorithm, KeptPassword, PasswordFile, ScramFile, Verifier, scram::ITERATIONS_DEFAULT,
+};
 
 use crate::{failure::Failure, security};
 
@@ -40,10 +42,14 @@ pub(crate) struct PasswdArguments {
     #[arg(short = 'H', long = "hash", value_enum, default_value_t = Hash::Argon2id)]
     pub(crate) hash: Hash,
 
-    /// Rounds of sha512-pbkdf2, 1 to 10000000.
-    #[arg(short = 'I', long, default_value_t = 210_000,
-          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    pub(crate) iterations: u32,
+    /// Write a file of SCRAM-SHA-256 verifiers (security.scram_file) instead.
+    #[arg(long, conflicts_with_all = ["hash", "upgrade"])]
+    pub(crate) scram: bool,
+
+    /// Rounds, 1 to 10000000: of sha512-pbkdf2 (default 210000), or of --scram (at least 4096, default 15000), which the
+    /// clients compute.
+    #[arg(short = 'I', long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) iterations: Option<u32>,
 }
 
 /// How a password is kept, by the names that mosquitto's tool has for it.
@@ -69,15 +75,23 @@ pub(crate) fn run(arguments: &PasswdArguments) -> Result<(), Failure> {
     let lines = match &arguments.user {
         None => hash_plain_lines(&old, arguments)?,
         Some(user) => {
+            let user = if arguments.scram { &prepared("USER", user)? } else { user };
             check_name(user)?;
-            let kept =
-                if arguments.delete { None } else { Some(kept(&password(arguments)?, arguments)?) };
-            replace(&old, user, kept.as_ref()).ok_or_else(|| {
+            let line = match (arguments.delete, arguments.scram) {
+                (true, _) => None,
+                (false, false) => Some(kept(&password(arguments)?, arguments)?.encode()),
+                (false, true) => Some(verifier(&password(arguments)?, arguments)?.encode()),
+            };
+            replace(&old, user, line.as_deref()).ok_or_else(|| {
                 Failure::Other(format!("{}: there is no user {user}", path.display()))
             })?
         }
     };
-    PasswordFile::parse(&lines).map_err(|error| {
+    let parsed = match arguments.scram {
+        true => ScramFile::parse(&lines).map(|_| ()),
+        false => PasswordFile::parse(&lines).map(|_| ()),
+    };
+    parsed.map_err(|error| {
         Failure::Other(format!(
             "{}:{}: {}; nothing was written",
             path.display(),
@@ -104,8 +118,8 @@ fn check_name(user: &str) -> Result<(), Failure> {
 }
 
 /// The file with the user's line changed, added or (`None`) removed; `None` when a user to be removed is not there.
-fn replace(old: &str, user: &str, kept: Option<&KeptPassword>) -> Option<String> {
-    let line = kept.map(|kept| format!("{user}:{}", kept.encode()));
+fn replace(old: &str, user: &str, kept: Option<&str>) -> Option<String> {
+    let line = kept.map(|kept| format!("{user}:{kept}"));
     let is_users = |text: &str| {
         !text.starts_with('#') && text.split_once(':').is_some_and(|(name, _)| name.trim() == user)
     };
@@ -152,11 +166,33 @@ fn hash_plain_lines(old: &str, arguments: &PasswdArguments) -> Result<String, Fa
 fn kept(password: &str, arguments: &PasswdArguments) -> Result<KeptPassword, Failure> {
     let algorithm = match arguments.hash {
         Hash::Argon2id => Algorithm::Argon2id,
-        Hash::Sha512Pbkdf2 => Algorithm::Pbkdf2 { iterations: arguments.iterations },
+        Hash::Sha512Pbkdf2 => {
+            Algorithm::Pbkdf2 { iterations: arguments.iterations.unwrap_or(210_000) }
+        }
         Hash::Sha512 => Algorithm::Sha512,
     };
     let salt = security::random().map_err(Failure::Other)?;
     Ok(KeptPassword::create(algorithm, password.as_bytes(), salt))
+}
+
+fn verifier(password: &str, arguments: &PasswdArguments) -> Result<Verifier, Failure> {
+    let iterations = arguments.iterations.unwrap_or(ITERATIONS_DEFAULT);
+    if iterations < 4096 {
+        return Err(Failure::configuration(format_args!(
+            "--iterations {iterations}: SCRAM-SHA-256 wants at least 4096"
+        )));
+    }
+    let random = security::random().map_err(Failure::Other)?;
+    let mut salt = [0; 16];
+    salt.copy_from_slice(&random[..16]);
+    Ok(Verifier::create(prepared("PASSWORD", password)?.as_bytes(), salt, iterations))
+}
+
+/// A name or a password as clients of SCRAM send or compute with it.
+fn prepared(what: &str, text: &str) -> Result<String, Failure> {
+    stringprep::saslprep(text).map(Into::into).map_err(|_| {
+        Failure::configuration(format_args!("{what}: has characters that SCRAM does not allow"))
+    })
 }
 
 fn password(arguments: &PasswdArguments) -> Result<String, Failure> {
@@ -212,8 +248,8 @@ mod tests {
 
     #[test]
     fn a_users_line_is_changed_where_it_stands() {
-        let kept = KeptPassword::create(Algorithm::Sha512, b"x", [9; 64]);
-        let line = |user: &str| format!("{user}:{}", kept.encode());
+        let kept = KeptPassword::create(Algorithm::Sha512, b"x", [9; 64]).encode();
+        let line = |user: &str| format!("{user}:{kept}");
         let old = "# people\nanna:old\nben:old\n";
         let changed = replace(old, "anna", Some(&kept)).unwrap();
         assert_eq!(changed, format!("# people\n{}\nben:old\n", line("anna")));

@@ -3,100 +3,26 @@
 //! Read at the start and again at SIGHUP. Everything is read before anything changes: a file that cannot be used leaves
 //! the old state as it was.
 
-use std::{
-    collections::HashMap,
-    fs,
-    io::Read,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, Instant},
-};
+use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use midge_auth::{
-    AccessRules, Authenticator, CertificateName, Chain, Link, PasswordAnswer, PasswordFile, Verdict,
+    AccessRules, Authenticator, CertificateName, Chain, FileError, Link, Login, PasswordFile,
+    ScramFile,
 };
 use midge_config::{Address, Choice, Config, DenyAction};
-use midge_reactor::Doorman;
+use midge_reactor::{Doorman, Reply};
 use midge_shard::Security;
-use sha2::{Digest, Sha512};
 
-use crate::failure::Failure;
-
-/// Passwords known to be right, at most: beyond it all are forgotten.
-const CACHED_MAX: usize = 100_000;
-
-/// Users that can be exchanged while threads check passwords against them.
-#[derive(Debug)]
-pub(crate) struct Users {
-    file: RwLock<Arc<PasswordFile>>,
-    right: Mutex<HashMap<[u8; 64], Instant>>,
-    remembered_for: Duration,
-    /// Makes what is remembered of a password worthless to whoever sees it elsewhere.
-    key: [u8; 64],
-}
-
-impl Users {
-    fn new(file: PasswordFile, remembered_for: Duration) -> Result<Self, String> {
-        Ok(Self {
-            file: RwLock::new(Arc::new(file)),
-            right: Mutex::default(),
-            remembered_for,
-            key: random()?,
-        })
-    }
-
-    /// What the file says about a user and a password; slow, unless it was right a moment ago.
-    fn check(&self, user: &str, password: Option<&[u8]>) -> PasswordAnswer {
-        let remembered = password.map(|password| self.digest(user, password));
-        let now = Instant::now();
-        let known = |right: &HashMap<_, _>| {
-            remembered.and_then(|one| right.get(&one)).is_some_and(|at| *at > now)
-        };
-        if known(&self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return PasswordAnswer::Right;
-        }
-        let file = Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner));
-        let answer = file.verify(user, password);
-        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was right for a file that was exchanged meanwhile is not remembered.
-        let file_now = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        if answer == PasswordAnswer::Right
-            && !self.remembered_for.is_zero()
-            && Arc::ptr_eq(&file, &file_now)
-            && let Some(remembered) = remembered
-        {
-            if right.len() >= CACHED_MAX {
-                right.retain(|_, at| *at > now);
-            }
-            if right.len() >= CACHED_MAX {
-                right.clear();
-            }
-            right.insert(remembered, now + self.remembered_for);
-        }
-        answer
-    }
-
-    fn exchange(&self, file: PasswordFile) {
-        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
-        self.right.lock().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    fn digest(&self, user: &str, password: &[u8]) -> [u8; 64] {
-        let hash = Sha512::new()
-            .chain_update(self.key)
-            .chain_update((user.len() as u64).to_le_bytes())
-            .chain_update(user)
-            .chain_update(password);
-        hash.finalize().into()
-    }
-}
+use crate::{
+    doors::{Doors, Files},
+    failure::Failure,
+};
 
 /// What the shards are told, and who answers them about clients.
 #[derive(Debug)]
 pub(crate) struct Guard {
     pub(crate) security: Security,
-    users: Option<Arc<Users>>,
+    doors: Arc<Doors>,
 }
 
 impl Guard {
@@ -105,7 +31,7 @@ impl Guard {
     /// # Errors
     /// A file that cannot be read or used, or a configuration that lets nobody in.
     pub(crate) fn load(config: &Config) -> Result<Self, Failure> {
-        let (security, passwords) = read(config).map_err(Failure::configuration)?;
+        let (security, files) = read(config).map_err(Failure::configuration)?;
         if security.chains.iter().any(Chain::is_empty) {
             return Err(Failure::configuration(
                 "security.allow_anonymous: nobody may connect: there is no password file, and a listener that is \
@@ -114,11 +40,8 @@ impl Guard {
             ));
         }
         let remembered_for = config.security.password_cache.duration();
-        let users = match passwords {
-            None => None,
-            Some(file) => Some(Arc::new(Users::new(file, remembered_for).map_err(Failure::Other)?)),
-        };
-        Ok(Self { security, users })
+        let doors = Arc::new(Doors::new(files, remembered_for).map_err(Failure::Other)?);
+        Ok(Self { security, doors })
     }
 
     /// Who is asked about clients, where anybody is.
@@ -127,22 +50,8 @@ impl Guard {
         if !links.any(|link| matches!(link, Link::Ask(_))) {
             return None;
         }
-        let users = self.users.clone();
-        let ask = Arc::new(move |login: &midge_auth::Login, reply: midge_reactor::Reply| {
-            reply.give(match login.asked {
-                Authenticator::PasswordFile => match (&users, &login.user) {
-                    (Some(users), Some(user)) => {
-                        let password = login.password.as_ref().map(|password| &*password.0);
-                        match users.check(user, password) {
-                            PasswordAnswer::Right => Verdict::user(user),
-                            PasswordAnswer::Wrong => Verdict::Refused,
-                            PasswordAnswer::Unknown => Verdict::Unknown,
-                        }
-                    }
-                    _ => Verdict::Unknown,
-                },
-            });
-        });
+        let doors = Arc::clone(&self.doors);
+        let ask = Arc::new(move |login: &Login, reply: Reply| doors.ask(login, reply));
         Some(Doorman { ask, threads: config.security.password_threads })
     }
 
@@ -151,24 +60,23 @@ impl Guard {
     /// # Errors
     /// A sentence; nothing has changed then.
     pub(crate) fn reload(&self, config: &Config) -> Result<Security, String> {
-        let (security, passwords) = read(config)?;
-        if let (Some(users), Some(file)) = (&self.users, passwords) {
-            users.exchange(file);
-        }
+        let (security, files) = read(config)?;
+        self.doors.exchange(files);
         Ok(security)
     }
 }
 
-fn read(config: &Config) -> Result<(Security, Option<PasswordFile>), String> {
+fn read(config: &Config) -> Result<(Security, Files), String> {
     let settings = &config.security;
     let passwords = settings.password_file.as_deref().map(read_passwords).transpose()?;
+    let scram = settings.scram_file.as_deref().map(read_scram).transpose()?;
     let access = settings.acl_file.as_deref().map(read_rules).transpose()?;
     let security = Security {
         chains: config.listeners.iter().map(|listener| chain(config, listener)).collect(),
         access: access.map(Arc::new),
         deny_disconnects: settings.deny_action == DenyAction::Disconnect,
     };
-    Ok((security, passwords))
+    Ok((security, Files { passwords, scram }))
 }
 
 /// Who is asked about the clients of a listener: those that it names, else those that all have, else whoever is there.
@@ -177,10 +85,14 @@ fn chain(config: &Config, listener: &midge_config::Listener) -> Chain {
     let named = listener.authenticators.as_ref().or(settings.authenticators.as_ref());
     let mut links: Vec<Link> = match named {
         Some(named) => named.iter().map(|one| link(*one, settings)).collect(),
-        None => {
-            let password_file = settings.password_file.as_ref();
-            password_file.map(|_| Link::Ask(Authenticator::PasswordFile)).into_iter().collect()
-        }
+        None => [
+            settings.scram_file.as_ref().map(|_| Authenticator::Scram),
+            settings.password_file.as_ref().map(|_| Authenticator::PasswordFile),
+        ]
+        .into_iter()
+        .flatten()
+        .map(Link::Ask)
+        .collect(),
     };
     let loopback = || config.listeners.iter().all(|listener| is_local(&listener.address));
     let anonymous = match settings.allow_anonymous {
@@ -206,6 +118,7 @@ fn link(authenticator: midge_config::Authenticator, settings: &midge_config::Sec
             })
         }
         midge_config::Authenticator::PasswordFile => Link::Ask(Authenticator::PasswordFile),
+        midge_config::Authenticator::Scram => Link::Ask(Authenticator::Scram),
         midge_config::Authenticator::Anonymous => Link::Anonymous,
     }
 }
@@ -220,8 +133,31 @@ fn is_local(address: &Address) -> bool {
 
 fn read_passwords(path: &Path) -> Result<PasswordFile, String> {
     let key = "security.password_file";
+    let text = secret_text(key, path)?;
+    let file = PasswordFile::parse(&text).map_err(|error| at_line(key, path, &error))?;
+    if file.is_empty() {
+        tracing::warn!("{key}: {} has no users", path.display());
+    }
+    Ok(file)
+}
+
+fn read_scram(path: &Path) -> Result<ScramFile, String> {
+    let key = "security.scram_file";
+    let text = secret_text(key, path)?;
+    let file = ScramFile::parse(&text).map_err(|error| at_line(key, path, &error))?;
+    if file.is_empty() {
+        tracing::warn!("{key}: {} has no users", path.display());
+    }
+    Ok(file)
+}
+
+fn at_line(key: &str, path: &Path, error: &FileError) -> String {
+    format!("{key}: {}:{}: {}", path.display(), error.line, error.message)
+}
+
+/// The text of a file of secrets. That others may read it is warned of: what is kept of a password can be guessed against.
+fn secret_text(key: &str, path: &Path) -> Result<String, String> {
     let text = text(key, path)?;
-    // Hashes can be guessed against by whoever reads them.
     if let Ok(metadata) = fs::metadata(path)
         && metadata.mode() & 0o004 != 0
     {
@@ -230,18 +166,12 @@ fn read_passwords(path: &Path) -> Result<PasswordFile, String> {
             path.display()
         );
     }
-    let file = PasswordFile::parse(&text)
-        .map_err(|error| format!("{key}: {}:{}: {}", path.display(), error.line, error.message))?;
-    if file.is_empty() {
-        tracing::warn!("{key}: {} has no users", path.display());
-    }
-    Ok(file)
+    Ok(text)
 }
 
 fn read_rules(path: &Path) -> Result<AccessRules, String> {
     let key = "security.acl_file";
-    AccessRules::parse(&text(key, path)?)
-        .map_err(|error| format!("{key}: {}:{}: {}", path.display(), error.line, error.message))
+    AccessRules::parse(&text(key, path)?).map_err(|error| at_line(key, path, &error))
 }
 
 fn text(key: &str, path: &Path) -> Result<String, String> {
@@ -260,38 +190,7 @@ pub(crate) fn random() -> Result<[u8; 64], String> {
 
 #[cfg(test)]
 mod tests {
-    use midge_auth::{Algorithm, KeptPassword};
-
     use super::*;
-
-    fn file(lines: &[(&str, &str)]) -> PasswordFile {
-        let line = |(user, password): &(&str, &str)| {
-            let kept = KeptPassword::create(Algorithm::Sha512, password.as_bytes(), [1; 64]);
-            format!("{user}:{}\n", kept.encode())
-        };
-        PasswordFile::parse(&lines.iter().map(line).collect::<String>()).unwrap()
-    }
-
-    #[test]
-    fn what_was_right_is_remembered_until_the_file_changes() {
-        let users = Users::new(file(&[("anna", "a")]), Duration::from_secs(60)).unwrap();
-        let check = |password: &[u8]| users.check("anna", Some(password)) == PasswordAnswer::Right;
-        assert!(!check(b"b"));
-        assert!(users.right.lock().unwrap().is_empty(), "a wrong password is not remembered");
-        assert!(check(b"a"));
-        assert_eq!(users.right.lock().unwrap().len(), 1);
-        assert!(check(b"a"));
-        assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
-        users.exchange(file(&[("anna", "b")]));
-        assert!(!check(b"a"), "the old password");
-        assert!(check(b"b"));
-    }
-
-    #[test]
-    fn user_and_password_are_told_apart() {
-        let users = Users::new(file(&[]), Duration::ZERO).unwrap();
-        assert_ne!(users.digest("ab", b"c"), users.digest("a", b"bc"));
-    }
 
     #[test]
     fn anonymous_clients_are_served_where_only_this_machine_connects() {

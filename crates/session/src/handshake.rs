@@ -121,12 +121,6 @@ fn capped_keep_alive(connect: &Connect<'_>, limits: &Limits) -> u16 {
 
 fn check(connect: &Connect<'_>, limits: &Limits) -> Result<(), Refusal> {
     let refuse = |reason_code, reason| Err(Refusal { reason_code, reason });
-    if connect.properties.authentication_method.is_some() {
-        return refuse(
-            ReasonCode::BadAuthenticationMethod,
-            "no enhanced authentication method is configured",
-        );
-    }
     if connect.client_id.len() > limits.client_id_size_max {
         return refuse(ReasonCode::ClientIdentifierNotValid, "the client id is too long");
     }

@@ -118,6 +118,9 @@ pub enum Violation {
     ServerDisconnect,
     /// AUTH without an authentication method.
     AuthenticationNotStarted,
+    /// Something that does not fit a step of enhanced authentication, or comes in its place [MQTT-3.1.2-30]
+    /// [MQTT-4.12.0-5].
+    AuthenticationMisplaced,
     /// It published where it must not, and the configuration says that this ends the connection.
     NotAuthorized,
     /// A Subscription Identifier although they are switched off.
@@ -137,7 +140,8 @@ impl Violation {
             | Self::SessionExpiryRaised
             | Self::ServerDisconnect
             // "Bad authentication method" is for CONNACK; DISCONNECT has no such code (5.0 §3.14.2.1).
-            | Self::AuthenticationNotStarted => ReasonCode::ProtocolError,
+            | Self::AuthenticationNotStarted
+            | Self::AuthenticationMisplaced => ReasonCode::ProtocolError,
             Self::NotAuthorized => ReasonCode::NotAuthorized,
             Self::TopicAlias => ReasonCode::TopicAliasInvalid,
             Self::QosNotSupported => ReasonCode::QoSNotSupported,

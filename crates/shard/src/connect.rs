@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU16, NonZeroU32};
 
+use midge_auth::Grant;
 use midge_codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, Framed,
     ProtocolVersion, QoS, RawPacket, ReasonCode, frame,
@@ -13,6 +14,7 @@ use midge_session::{Refusal, Session, Terms, Will};
 use crate::action::{Action, Event, PeerError};
 use crate::connection::{Flags, State};
 use crate::ending::WillCase;
+use crate::enhanced::Enhanced;
 use crate::envelope::Luggage;
 use crate::ids::{ConnectionId, SessionId, home_shard};
 use crate::shard::Shard;
@@ -96,10 +98,10 @@ impl Shard {
         terms: &Terms,
         client_id: &str,
         assigned: bool,
-        user: Option<&str>,
+        grant: &Grant,
     ) {
         // A client that cannot be sent its CONNACK [MQTT-3.1.2-24] can be told nothing else either.
-        let connack = self.connack(connect.version, terms, client_id, false, assigned);
+        let connack = self.connack(connect, terms, client_id, false, assigned, grant);
         if connack.size(connect.version) > terms.maximum_packet_size as usize {
             let reason_code = ReasonCode::ImplementationSpecificError;
             let reason = "the client's maximum packet size leaves no room for the CONNACK";
@@ -124,7 +126,7 @@ impl Shard {
                 }
                 let serial = self.next_serial();
                 let session = self.sessions.insert(Session::new(client_id, expiry), serial);
-                self.guards.set_user(session, user);
+                self.guards.set_user(session, grant.user.as_deref());
                 session
             }
         };
@@ -160,6 +162,9 @@ impl Shard {
         // It may have been in the line of those with an unfinished CONNECT, whose entry the new serial makes stale.
         connection.flags.set(Flags::RUNNABLE, false);
         connection.flags.set(Flags::PROBLEM_INFORMATION, terms.request_problem_information);
+        if let Some(method) = connect.properties.authentication_method {
+            connection.extra().enhanced = Some(Box::new(Enhanced::new(method)));
+        }
         let no_expiry = connect.properties.session_expiry_interval_seconds.unwrap_or(0) == 0;
         connection.flags.set(Flags::NO_EXPIRY_AT_CONNECT, no_expiry);
         if terms.topic_alias_maximum > 0 {
@@ -175,7 +180,7 @@ impl Shard {
         self.counters.connects_accepted += 1;
         self.actions.push_back(Action::Receive(id));
         self.keep_terms(id, session);
-        let connack = self.connack(connect.version, terms, client_id, session_present, assigned);
+        let connack = self.connack(connect, terms, client_id, session_present, assigned, grant);
         if let Some(connection) = self.connections.get_mut(id.0) {
             self.wire.answer(id, connection, |version, out| connack.encode(version, out));
         }
@@ -216,12 +221,14 @@ impl Shard {
     /// The answer to a CONNECT that is accepted.
     fn connack<'c>(
         &self,
-        version: ProtocolVersion,
+        connect: &Connect<'c>,
         terms: &Terms,
         client_id: &'c str,
         session_present: bool,
         assigned: bool,
+        grant: &'c Grant,
     ) -> ConnAck<'c> {
+        let version = connect.version;
         // MQTT 3.1 has no session-present flag: the byte is reserved.
         let session_present =
             session_present && version != ProtocolVersion::V31 && !mutant!("session-not-told");
@@ -247,6 +254,9 @@ impl Shard {
                     .then_some(false),
                 // [MQTT-3.2.2-21]
                 server_keep_alive_seconds: terms.server_keep_alive_seconds,
+                // [MQTT-4.12.0-5]
+                authentication_method: connect.properties.authentication_method,
+                authentication_data: grant.data.as_deref(),
                 ..ConnAckProperties::default()
             };
         }

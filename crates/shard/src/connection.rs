@@ -11,12 +11,13 @@ use midge_session::alias::{InboundAliases, OutboundAliases};
 use midge_store::Sequence;
 
 use crate::durable::wait::Gate;
+use crate::enhanced::Enhanced;
 use crate::identity::Identity;
 use crate::ids::{ListenerId, PeerAddress, SessionId};
 use crate::login::PendingLogin;
 use crate::retained::{RetainedPump, YoungSent};
 
-/// Where a connection is in its life. It only moves down the list.
+/// Where a connection is in its life. It only moves down the list, but for the two of authentication, which may take turns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     /// Accepted; no CONNECT yet.
@@ -25,6 +26,8 @@ pub(crate) enum State {
     HandingOver,
     /// At home, somebody being asked about it. Not read from; its CONNECT and what came behind it are kept.
     Authenticating,
+    /// At home, and to say the next of enhanced authentication: AUTH is read, and nothing else.
+    Exchanging,
     /// CONNECT accepted.
     Connected,
     /// Says its last words, then closes. Nothing is read any more.
@@ -111,6 +114,8 @@ pub(crate) struct Extra {
     pub(crate) identity: Option<Box<Identity>>,
     /// While somebody is asked about the client.
     pub(crate) login: Option<Box<PendingLogin>>,
+    /// Of a client that named a method of enhanced authentication: it may authenticate again.
+    pub(crate) enhanced: Option<Box<Enhanced>>,
     pub(crate) inbound_aliases: InboundAliases,
     pub(crate) outbound_aliases: Option<OutboundAliases>,
     pub(crate) acks: PendingAcks,
@@ -292,7 +297,7 @@ impl Connection {
     /// Whether its client has proved nothing yet.
     #[inline]
     pub(crate) fn is_unproven(&self) -> bool {
-        matches!(self.state, State::Handshaking | State::Authenticating)
+        matches!(self.state, State::Handshaking | State::Authenticating | State::Exchanging)
     }
 
     /// Whether what comes is kept for later, whatever it is.

@@ -254,7 +254,7 @@ impl Shard {
             return;
         }
         match connection.state {
-            State::Handshaking | State::Authenticating => {
+            State::Handshaking | State::Authenticating | State::Exchanging => {
                 self.counters.connect_timeouts += 1;
                 self.note(id, Event::ConnectTimeout);
                 self.close(id);

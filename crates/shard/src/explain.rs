@@ -56,6 +56,7 @@ pub(crate) const fn of_error(error: PeerError) -> &'static str {
             Violation::ServerDisconnect => "a DISCONNECT that only a server sends",
             Violation::NotAuthorized => "not allowed to publish to this topic",
             Violation::AuthenticationNotStarted => "AUTH without an authentication method",
+            Violation::AuthenticationMisplaced => "not the next step of this authentication",
             Violation::SubscriptionIdentifiersNotSupported => {
                 "subscription identifiers are switched off"
             }

@@ -48,6 +48,7 @@ mod connection;
 mod deliver;
 mod durable;
 mod ending;
+mod enhanced;
 mod envelope;
 mod explain;
 mod groups;

@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 
-use midge_auth::{Chain, Grant, Link, Login, Next, Secret, Shown, Verdict};
+use midge_auth::{Chain, Exchange, Grant, Link, Login, Next, Secret, Shown, Step, Verdict};
 use midge_codec::{Connect, Framed, ReasonCode, frame};
 use midge_session::{Refusal, Terms};
 
@@ -22,11 +22,13 @@ pub(crate) struct PendingLogin {
     /// Its CONNECT. It was agreed to when it came.
     pub(crate) connect: Box<[u8]>,
     /// The link of the chain that is next, should the one that was asked not know the client.
-    next: usize,
+    pub(crate) next: usize,
+    /// Enhanced authentication between its two steps.
+    pub(crate) exchange: Option<Box<Exchange>>,
 }
 
 /// What is to be done about a client: [`Next`], free of what it was read from.
-enum Step {
+enum Move {
     LetIn(Grant),
     Ask(Box<Login>, usize),
     Nobody(Refusal),
@@ -55,31 +57,52 @@ impl Shard {
         packet: &[u8],
     ) {
         match self.step(at, id, connect) {
-            Step::LetIn(grant) => self.let_in(id, connect, terms, &grant),
-            Step::Nobody(refusal) => self.refuse(id, connect.version, refusal),
-            Step::Ask(login, next) => {
+            Move::LetIn(grant) => self.let_in(id, connect, terms, &grant),
+            Move::Nobody(refusal) => self.refuse(id, connect.version, refusal),
+            Move::Ask(login, next) => {
                 let Some(connection) = self.connections.get_mut(id.0) else { return };
                 set_state(connection, State::Authenticating, &mut self.counters);
-                let pending = PendingLogin { connect: packet.into(), next };
-                connection.extra().login = Some(Box::new(pending));
                 let serial = connection.serial;
+                let pending = PendingLogin { connect: packet.into(), next, exchange: None };
+                self.keep_login(id, Box::new(pending));
                 self.actions.push_back(Action::Pause(id));
                 self.actions.push_back(Action::Authenticate { connection: id, serial, login });
             }
         }
     }
 
-    fn step(&self, at: usize, id: ConnectionId, connect: &Connect<'_>) -> Step {
-        let nobody = |reason_code, reason| Step::Nobody(Refusal { reason_code, reason });
+    /// What is kept of a client that somebody is asked about. Its CONNECT counts among the bytes of the unproven for as long.
+    pub(crate) fn keep_login(&mut self, id: ConnectionId, pending: Box<PendingLogin>) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        self.unproven.bytes += pending.connect.len();
+        connection.extra().login = Some(pending);
+    }
+
+    fn step(&self, at: usize, id: ConnectionId, connect: &Connect<'_>) -> Move {
+        let nobody = |reason_code, reason| Move::Nobody(Refusal { reason_code, reason });
         let unwelcome = || nobody(ReasonCode::NotAuthorized, "nobody is let in");
         let Some(connection) = self.connections.get(id.0) else { return unwelcome() };
         let Some(chain) = self.security.chain(connection.listener) else { return unwelcome() };
         let certificate = self.identity(id).and_then(|identity| identity.certificate.as_ref());
         let name = |which| certificate?.name(which);
-        let shown = Shown { user: connect.username, certificate: &name };
+        let method = connect.properties.authentication_method;
+        let shown = Shown { user: connect.username, method, certificate: &name };
         match chain.next(at, shown) {
-            Next::LetIn(user) => Step::LetIn(Grant { user: user.map(Into::into) }),
+            Next::LetIn(user) => {
+                Move::LetIn(Grant { user: user.map(Into::into), ..Grant::default() })
+            }
+            Next::Ask(_, _)
+                if method.is_some() && connect.properties.authentication_data.is_none() =>
+            {
+                nobody(ReasonCode::NotAuthorized, "there is no authentication data")
+            }
+            // [MQTT-4.12.0-1]
+            Next::NoMethod => {
+                let reason = "this method of enhanced authentication is not supported here";
+                nobody(ReasonCode::BadAuthenticationMethod, reason)
+            }
             Next::Ask(asked, next) => {
+                let data = method.and(connect.properties.authentication_data);
                 let common_name = certificate.and_then(|one| one.common_name.clone());
                 let login = Login {
                     asked,
@@ -89,8 +112,9 @@ impl Shard {
                     user: connect.username.map(Into::into),
                     password: connect.password.map(Secret::from),
                     common_name,
+                    step: data.map(|data| Step::First(data.into())),
                 };
-                Step::Ask(Box::new(login), next)
+                Move::Ask(Box::new(login), next)
             }
             Next::Nobody if !asks(chain) => unwelcome(),
             Next::Nobody if connect.username.is_none() => {
@@ -112,19 +136,27 @@ impl Shard {
         self.now = now;
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         // It may have given up, or have been given up, and the slot may be another's.
-        if connection.serial != serial || connection.state != State::Authenticating {
+        if connection.serial != serial {
             return;
+        }
+        match connection.state {
+            State::Authenticating => {}
+            State::Connected => {
+                self.conclude_again(id, verdict);
+                return self.settle();
+            }
+            _ => return,
         }
         self.unproven.bytes -= connection.unproven_size();
         let rest = connection.input.take();
         let pending = connection.extra.as_mut().and_then(|extra| extra.login.take());
         let Some(pending) = pending else { return self.close(id) };
-        self.conclude(id, &pending, verdict);
+        self.conclude(id, pending, verdict);
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         if !connection.is_ending() {
             // What came behind the CONNECT counts from here on.
             connection.input = rest;
-            if connection.state == State::Connected {
+            if matches!(connection.state, State::Connected | State::Exchanging) {
                 self.resume_input(id);
             }
             self.bound_unproven(id);
@@ -132,7 +164,7 @@ impl Shard {
         self.settle();
     }
 
-    fn conclude(&mut self, id: ConnectionId, pending: &PendingLogin, verdict: Verdict) {
+    fn conclude(&mut self, id: ConnectionId, pending: Box<PendingLogin>, verdict: Verdict) {
         // These bytes were a CONNECT, and were agreed to, when they came.
         let Ok(Framed::Packet(raw)) = frame(&pending.connect, u32::MAX) else {
             return self.close(id);
@@ -143,10 +175,14 @@ impl Shard {
         };
         let (reason_code, reason) = match verdict {
             Verdict::Granted(grant) => return self.let_in(id, &connect, &terms, &grant),
-            Verdict::Unknown => {
+            Verdict::Unknown if pending.exchange.is_none() => {
                 return self.ask_from(pending.next, id, &connect, &terms, &pending.connect);
             }
-            Verdict::Refused => (ReasonCode::BadUserNameOrPassword, WRONG),
+            Verdict::Continue(challenge) => {
+                let method = connect.properties.authentication_method.map(Into::into);
+                return self.challenge(id, pending, method, *challenge);
+            }
+            Verdict::Refused | Verdict::Unknown => (ReasonCode::BadUserNameOrPassword, WRONG),
             Verdict::Busy => (ReasonCode::ServerBusy, "too many clients log in just now"),
         };
         self.refuse(id, connect.version, Refusal { reason_code, reason });
@@ -171,7 +207,7 @@ impl Shard {
             let refusal = refused("not allowed to publish the will");
             return self.refuse(id, connect.version, refusal);
         }
-        self.open_session(id, connect, terms, client_id, assigned, user);
+        self.open_session(id, connect, terms, client_id, assigned, grant);
     }
 }
 

@@ -5,13 +5,22 @@ use crate::connection::{Flags, State};
 use crate::ids::ConnectionId;
 use crate::shard::Shard;
 use midge_codec::{
-    Auth, Connect, DecodeError, Framed, Packet, PacketType, PingResp, ProtocolVersion, PubAck,
-    PubComp, PubRec, PubRel, RawPacket, decode, frame,
+    Connect, DecodeError, Framed, Packet, PacketType, PingResp, ProtocolVersion, PubAck, PubComp,
+    PubRec, PubRel, RawPacket, decode, frame,
 };
 use midge_mesh::ShardId;
 
 /// Every packet handler ends with this: the connection goes on, or the peer has broken a rule and is told so.
 pub(crate) type Handled = Result<(), PeerError>;
+
+/// An AUTH, or a goodbye, of a client that has proved nothing yet: nothing that it has to say is longer.
+const EXCHANGE_PACKET_SIZE_MAX: u32 = 8192;
+
+/// Whether a packet that begins like this may come between CONNECT and CONNACK, once a method was named.
+fn is_of_exchange(first_byte: u8) -> bool {
+    let kind = first_byte >> 4;
+    kind == PacketType::Auth as u8 || kind == PacketType::Disconnect as u8
+}
 
 impl From<DecodeError> for PeerError {
     fn from(error: DecodeError) -> Self {
@@ -34,7 +43,7 @@ impl Shard {
             return;
         }
         if connection.is_unproven() {
-            self.unproven.bytes -= connection.unproven_size();
+            self.unproven.bytes -= connection.input_size();
         }
         match connection.input.take() {
             None if !connection.waits() => {
@@ -139,7 +148,16 @@ impl Shard {
                 self.park_for_log(id);
                 break;
             }
-            let raw = match frame(rest, maximum_packet_size) {
+            if state == State::Exchanging && !is_of_exchange(rest[0]) {
+                // [MQTT-3.1.2-30]
+                self.refuse_step(id, Violation::AuthenticationMisplaced);
+                return bytes.len();
+            }
+            let maximum = match state {
+                State::Exchanging => maximum_packet_size.min(EXCHANGE_PACKET_SIZE_MAX),
+                _ => maximum_packet_size,
+            };
+            let raw = match frame(rest, maximum) {
                 Ok(Framed::Packet(raw)) => raw,
                 // [MQTT-3.1.0-1]: nothing but a CONNECT is waited for.
                 Ok(Framed::Incomplete { .. })
@@ -150,6 +168,10 @@ impl Shard {
                     return bytes.len();
                 }
                 Ok(Framed::Incomplete { .. }) => break,
+                Err(_) if state == State::Exchanging => {
+                    self.refuse_step(id, Violation::AuthenticationMisplaced);
+                    return bytes.len();
+                }
                 Err(error) => {
                     self.fail(id, error.into());
                     return bytes.len();
@@ -179,6 +201,10 @@ impl Shard {
                 }
                 State::Handshaking => {
                     self.handle_first(id, raw, rest);
+                    Ok(())
+                }
+                State::Exchanging => {
+                    self.handle_step(id, raw);
                     Ok(())
                 }
                 State::HandingOver | State::Authenticating | State::Closing | State::Closed => {
@@ -244,7 +270,7 @@ impl Shard {
                 self.wire.answer(id, connection, |_, out| PingResp.encode(out));
             }
             Packet::Disconnect(disconnect) => return self.handle_disconnect(id, &disconnect),
-            Packet::Auth(Auth { .. }) => return Err(Violation::AuthenticationNotStarted.into()),
+            Packet::Auth(auth) => return self.handle_auth(id, &auth),
             // [MQTT-3.1.0-2]
             Packet::Connect(_) => return Err(Violation::SecondConnect.into()),
             Packet::ConnAck(_) | Packet::SubAck(_) | Packet::UnsubAck(_) | Packet::PingResp => {

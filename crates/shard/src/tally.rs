@@ -70,7 +70,7 @@ impl Load {
 /// What a state counts as.
 const fn counted_as(state: State) -> ConnectionState {
     match state {
-        State::Handshaking | State::HandingOver | State::Authenticating => {
+        State::Handshaking | State::HandingOver | State::Authenticating | State::Exchanging => {
             ConnectionState::Handshaking
         }
         State::Connected => ConnectionState::Connected,

@@ -54,12 +54,11 @@ impl Shard {
     /// Counts what is kept of a CONNECT, and closes whoever goes beyond the bound.
     pub(crate) fn bound_unproven(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get(id.0) else { return };
-        let size = connection.unproven_size();
-        if !connection.is_unproven() || size == 0 {
+        if !connection.is_unproven() || connection.input_size() == 0 {
             return;
         }
-        self.unproven.bytes += size;
-        if size > FREE && self.unproven.bytes > KEPT_MAX {
+        self.unproven.bytes += connection.input_size();
+        if connection.unproven_size() > FREE && self.unproven.bytes > KEPT_MAX {
             self.counters.connections_refused[ConnectionRefusal::Unproven as usize] += 1;
             self.close(id);
         }

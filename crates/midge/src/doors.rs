@@ -1,0 +1,201 @@
+//! Who answers the shards about clients: on the threads that are asked, with files that can be exchanged meanwhile.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use midge_auth::{
+    Authenticator, Challenge, Exchange, Grant, Login, PasswordAnswer, PasswordFile, ScramFile,
+    Step, Verdict,
+};
+use midge_reactor::Reply;
+use sha2::{Digest, Sha512};
+
+use crate::security::random;
+
+/// Passwords known to be right, at most: beyond it all are forgotten.
+const CACHED_MAX: usize = 100_000;
+
+/// Users that can be exchanged while threads check passwords against them.
+#[derive(Debug)]
+pub(crate) struct Users {
+    file: RwLock<Arc<PasswordFile>>,
+    right: Mutex<HashMap<[u8; 64], Instant>>,
+    remembered_for: Duration,
+    /// Makes what is remembered of a password worthless to whoever sees it elsewhere.
+    key: [u8; 64],
+}
+
+impl Users {
+    fn new(file: PasswordFile, remembered_for: Duration) -> Result<Self, String> {
+        Ok(Self {
+            file: RwLock::new(Arc::new(file)),
+            right: Mutex::default(),
+            remembered_for,
+            key: random()?,
+        })
+    }
+
+    /// What the file says about a user and a password; slow, unless it was right a moment ago.
+    fn check(&self, user: &str, password: Option<&[u8]>) -> PasswordAnswer {
+        let remembered = password.map(|password| self.digest(user, password));
+        let now = Instant::now();
+        let known = |right: &HashMap<_, _>| {
+            remembered.and_then(|one| right.get(&one)).is_some_and(|at| *at > now)
+        };
+        if known(&self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return PasswordAnswer::Right;
+        }
+        let file = Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner));
+        let answer = file.verify(user, password);
+        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was right for a file that was exchanged meanwhile is not remembered.
+        let file_now = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        if answer == PasswordAnswer::Right
+            && !self.remembered_for.is_zero()
+            && Arc::ptr_eq(&file, &file_now)
+            && let Some(remembered) = remembered
+        {
+            if right.len() >= CACHED_MAX {
+                right.retain(|_, at| *at > now);
+            }
+            if right.len() >= CACHED_MAX {
+                right.clear();
+            }
+            right.insert(remembered, now + self.remembered_for);
+        }
+        answer
+    }
+
+    fn exchange(&self, file: PasswordFile) {
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
+        self.right.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn digest(&self, user: &str, password: &[u8]) -> [u8; 64] {
+        let hash = Sha512::new()
+            .chain_update(self.key)
+            .chain_update((user.len() as u64).to_le_bytes())
+            .chain_update(user)
+            .chain_update(password);
+        hash.finalize().into()
+    }
+}
+
+/// What was read of the files that know users.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    pub(crate) passwords: Option<PasswordFile>,
+    pub(crate) scram: Option<ScramFile>,
+}
+
+/// Everybody who may be asked.
+#[derive(Debug)]
+pub(crate) struct Doors {
+    users: Option<Users>,
+    scram: RwLock<Option<Arc<ScramFile>>>,
+}
+
+impl Doors {
+    pub(crate) fn new(files: Files, remembered_for: Duration) -> Result<Self, String> {
+        let users = files.passwords.map(|file| Users::new(file, remembered_for)).transpose()?;
+        Ok(Self { users, scram: RwLock::new(files.scram.map(Arc::new)) })
+    }
+
+    /// Answers about a client.
+    pub(crate) fn ask(&self, login: &Login, reply: Reply) {
+        reply.give(match login.asked {
+            Authenticator::PasswordFile => self.ask_passwords(login),
+            Authenticator::Scram => self.ask_scram(login),
+        });
+    }
+
+    fn ask_passwords(&self, login: &Login) -> Verdict {
+        let (Some(users), Some(user)) = (&self.users, &login.user) else { return Verdict::Unknown };
+        let password = login.password.as_ref().map(|password| &*password.0);
+        match users.check(user, password) {
+            PasswordAnswer::Right => Verdict::user(user),
+            PasswordAnswer::Wrong => Verdict::Refused,
+            PasswordAnswer::Unknown => Verdict::Unknown,
+        }
+    }
+
+    fn ask_scram(&self, login: &Login) -> Verdict {
+        let file = self.scram.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(file) = file else { return Verdict::Refused };
+        match &login.step {
+            None => Verdict::Unknown,
+            Some(Step::First(message)) => {
+                let Ok(random) = random() else { return Verdict::Busy };
+                // 144 bits; base64 has no comma.
+                let nonce = STANDARD_NO_PAD.encode(&random[..18]);
+                match Exchange::begin(&file, &message.0, &nonce) {
+                    // Who also says a user name says the same one.
+                    Ok((exchange, _))
+                        if login.user.as_deref().is_some_and(|user| user != exchange.user()) =>
+                    {
+                        Verdict::Refused
+                    }
+                    Ok((exchange, data)) => {
+                        Verdict::Continue(Box::new(Challenge { data, exchange }))
+                    }
+                    Err(_) => Verdict::Refused,
+                }
+            }
+            Some(Step::Final(exchange, message)) => match exchange.finish(&message.0) {
+                Ok(data) => Verdict::Granted(Box::new(Grant {
+                    user: Some(exchange.user().into()),
+                    data: Some(data),
+                })),
+                Err(_) => Verdict::Refused,
+            },
+        }
+    }
+
+    /// The users of these files count from now on.
+    pub(crate) fn exchange(&self, files: Files) {
+        if let (Some(users), Some(file)) = (&self.users, files.passwords) {
+            users.exchange(file);
+        }
+        *self.scram.write().unwrap_or_else(PoisonError::into_inner) = files.scram.map(Arc::new);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use midge_auth::{Algorithm, KeptPassword};
+
+    use super::*;
+
+    fn file(lines: &[(&str, &str)]) -> PasswordFile {
+        let line = |(user, password): &(&str, &str)| {
+            let kept = KeptPassword::create(Algorithm::Sha512, password.as_bytes(), [1; 64]);
+            format!("{user}:{}\n", kept.encode())
+        };
+        PasswordFile::parse(&lines.iter().map(line).collect::<String>()).unwrap()
+    }
+
+    #[test]
+    fn what_was_right_is_remembered_until_the_file_changes() {
+        let users = Users::new(file(&[("anna", "a")]), Duration::from_secs(60)).unwrap();
+        let check = |password: &[u8]| users.check("anna", Some(password)) == PasswordAnswer::Right;
+        assert!(!check(b"b"));
+        assert!(users.right.lock().unwrap().is_empty(), "a wrong password is not remembered");
+        assert!(check(b"a"));
+        assert_eq!(users.right.lock().unwrap().len(), 1);
+        assert!(check(b"a"));
+        assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
+        users.exchange(file(&[("anna", "b")]));
+        assert!(!check(b"a"), "the old password");
+        assert!(check(b"b"));
+    }
+
+    #[test]
+    fn user_and_password_are_told_apart() {
+        let users = Users::new(file(&[]), Duration::ZERO).unwrap();
+        assert_ne!(users.digest("ab", b"c"), users.digest("a", b"bc"));
+    }
+}
