@@ -24,7 +24,7 @@ pub(crate) struct PlanArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) connections: u64,
 
-    /// Plan for TLS. Its memory and time have not been measured yet, and the answer says so.
+    /// Plan for TLS: its memory and its handshakes are in the figures, what records cost is not.
     #[arg(long)]
     pub(crate) tls: bool,
 
@@ -105,6 +105,8 @@ struct Plan {
     shards: u16,
     slots_per_ring: u64,
     user_bytes: u64,
+    /// What of it is for TLS.
+    tls_bytes: u64,
     kernel_bytes: u64,
     pings_per_second: u64,
     messages_cpu: f64,
@@ -141,6 +143,11 @@ impl Plan {
     fn new(arguments: &PlanArguments) -> Option<Self> {
         let PlanArguments { connections, rate, payload, qos, keep_alive, nofile, .. } = *arguments;
         let subscriptions = arguments.subscriptions.unwrap_or(connections);
+        let (tls_bytes, handshake_ns) = if arguments.tls {
+            (connections.saturating_mul(capacity::TLS_USER_BYTES), capacity::TLS_HANDSHAKE_CPU_NS)
+        } else {
+            (0, 0)
+        };
 
         let pings_per_second = connections.checked_div(keep_alive).unwrap_or(0);
         let message_ns =
@@ -176,13 +183,16 @@ impl Plan {
             subscriptions,
             shards,
             slots_per_ring: capacity::slots_per_ring(connections, shards),
-            user_bytes: capacity::user_bytes(connections, subscriptions, shards),
+            user_bytes: capacity::user_bytes(connections, subscriptions, shards)
+                .saturating_add(tls_bytes),
+            tls_bytes,
             kernel_bytes: capacity::kernel_bytes(connections, shards),
             pings_per_second,
             messages_cpu,
             pings_cpu,
             cores,
-            connect_seconds: busy(connections, capacity::CYCLE_CPU_NS) / cores as f64,
+            connect_seconds: busy(connections, capacity::CYCLE_CPU_NS + handshake_ns)
+                / cores as f64,
             received,
             sent,
             arguments: arguments.clone(),
@@ -227,7 +237,12 @@ impl Plan {
                 "kernel_bytes_per_connection": capacity::CONNECTION_KERNEL_BYTES,
                 "locked_bytes": capacity::SHARD_LOCKED_BYTES * u64::from(self.shards),
             },
-            "tls": if tls { json!({"measured": false}) } else { json!(null) },
+            "tls": tls.then(|| json!({
+                "broker_bytes": self.tls_bytes,
+                "broker_bytes_per_connection": capacity::TLS_USER_BYTES,
+                "handshake_seconds": capacity::TLS_HANDSHAKE_CPU_NS as f64 / 1e9,
+                "records_measured": false,
+            })),
             "descriptors": {
                 "nofile": nofile,
                 "shards": self.shards,
@@ -310,7 +325,9 @@ impl Display for Plan {
             ("machine", human(self.machine_bytes()), "a tenth for everything else".into()),
         ];
         if tls {
-            memory.push(("TLS", "not measured".into(), "comes on top".into()));
+            let each = count(capacity::TLS_USER_BYTES);
+            let how = format!("of the broker's, {} × {each} B", count(connections));
+            memory.insert(1, ("TLS", human(self.tls_bytes), how));
         }
         section("Memory", &memory)?;
         section(
@@ -355,7 +372,10 @@ impl Display for Plan {
             "of the broker's time, on those cores".into(),
         ));
         if tls {
-            cores.push(("TLS", "not measured".into(), "handshakes and records come on top".into()));
+            let each = capacity::TLS_HANDSHAKE_CPU_NS / 1000;
+            let how = "records of messages and pings come on top: not measured".into();
+            cores.push(("handshake", format!("{each} µs"), "of that time, for each".into()));
+            cores.push(("TLS records", "not measured".into(), how));
         }
         section("Processor", &cores)?;
         let traffic = |traffic: Traffic| {
@@ -459,13 +479,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_is_not_made_up() {
+    fn tls_costs_what_was_measured_and_nothing_is_made_up() {
         let tls = plan(&PlanArguments { tls: true, ..arguments(1000) });
         let plain = plan(&arguments(1000));
-        assert_eq!(tls.memory_bytes(), plain.memory_bytes());
-        assert_eq!(tls.to_string().matches("not measured").count(), 2);
+        assert_eq!(tls.memory_bytes() - plain.memory_bytes(), 1000 * capacity::TLS_USER_BYTES);
+        assert!(tls.connect_seconds > 10.0 * plain.connect_seconds);
+        assert!(tls.to_string().contains("TLS records        not measured"), "{tls}");
         assert_eq!(plain.to_string().matches("not measured").count(), 0);
-        assert_eq!(tls.json()["tls"]["measured"], false);
+        assert_eq!(tls.json()["tls"]["records_measured"], false);
+        assert_eq!(tls.json()["tls"]["broker_bytes"], 3_700_000);
         assert!(plain.json()["tls"].is_null());
     }
 

@@ -11,6 +11,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::scenario::{Group, Mode, Plan, Shape};
 use crate::scenario_file;
+use crate::transport::{Request, TlsFiles, TlsTransport, Transport};
 use crate::wire::{self, Protocol};
 
 /// Opens, holds and drives very many MQTT clients against one broker, and says what arrived.
@@ -102,6 +103,33 @@ struct Common {
     /// MQTT version: 3 (3.1), 4 (3.1.1) or 5. Names work too: 3.1, 3.1.1, 5.0.
     #[arg(long, short = 'V', default_value = "4", value_parser = parse_protocol)]
     protocol: Protocol,
+    /// Speak TLS.
+    #[arg(long)]
+    tls: bool,
+    /// Authorities of the broker's certificate, PEM. Without it: those of the system.
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    cafile: Option<PathBuf>,
+    /// Take any certificate of the broker.
+    #[arg(long, requires = "tls", conflicts_with = "cafile")]
+    insecure: bool,
+    /// The clients' certificate, PEM, those of the authorities in between behind it.
+    #[arg(long, value_name = "FILE", requires_all = ["tls", "key"])]
+    cert: Option<PathBuf>,
+    /// And its key, PEM.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// No resumption: each handshake of TLS is a full one.
+    #[arg(long, requires = "tls")]
+    full_handshakes: bool,
+    /// TLS 1.2 instead of 1.3.
+    #[arg(long, requires = "tls")]
+    tls12: bool,
+    /// Speak MQTT over WebSocket; with --tls over WebSocket over TLS.
+    #[arg(long)]
+    ws: bool,
+    /// The path that the WebSocket is asked for.
+    #[arg(long, default_value = "/mqtt", requires = "ws")]
+    path: String,
     /// Source addresses, separated by commas; each has about 28,000 ports. Without it, a broker on a loopback address
     /// is connected to from as many addresses of 127.0.0.0/8 as are needed.
     #[arg(long, alias = "ifaddr", value_delimiter = ',')]
@@ -247,6 +275,30 @@ impl Common {
         }
     }
 
+    fn transport(&self) -> Result<Option<Transport>, String> {
+        let files = TlsFiles {
+            cafile: self.cafile.clone(),
+            insecure: self.insecure,
+            identity: self.cert.clone().zip(self.key.clone()),
+            full_handshakes: self.full_handshakes,
+            only_tls12: self.tls12,
+        };
+        let protocol_name = if self.ws { "http/1.1" } else { "mqtt" };
+        let tls =
+            self.tls.then(|| TlsTransport::new(&files, &self.host, protocol_name)).transpose()?;
+        if !self.path.starts_with('/') || !self.path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!("--path {}: begins with / and has no spaces", self.path));
+        }
+        let host = if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        };
+        let websocket = self.ws.then(|| Request { host, path: self.path.clone() });
+        let spoken = tls.is_some() || websocket.is_some();
+        Ok(spoken.then_some(Transport { tls, websocket }))
+    }
+
     fn plan(self, name: &'static str, mode: Mode, groups: Vec<Group>) -> Result<Plan, String> {
         let remote = (self.host.as_str(), self.port)
             .to_socket_addrs()
@@ -254,6 +306,7 @@ impl Common {
             .next()
             .ok_or_else(|| format!("--host {}: the name has no address", self.host))?;
         check_sources(remote, &self.source)?;
+        let transport = self.transport()?;
         // Where no messages flow, the rate is that of connections.
         let flows = mode == Mode::Flow;
         let connect_rate = if flows { None } else { groups.iter().find_map(|group| group.rate) };
@@ -268,6 +321,7 @@ impl Common {
             warmup: seconds("--warmup", self.warmup)?,
             hold: seconds("--hold", self.hold)?,
             protocol: self.protocol,
+            transport,
             sources: self.source,
             handshakes_max: self.handshakes.max(1),
             connect_timeout: seconds("--connect-timeout", self.connect_timeout)?,
@@ -397,6 +451,15 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_below_mqtt() {
+        let name = |line: &str| resolve(line).expect(line).transport.map(|spoken| spoken.name());
+        assert_eq!(name("pairs"), None);
+        assert_eq!(name("pairs --tls --insecure"), Some("tls"));
+        assert_eq!(name("connect --ws --path /a"), Some("ws"));
+        assert_eq!(name("connect --ws --tls --insecure"), Some("wss"));
+    }
+
+    #[test]
     fn shapes_by_mode() {
         let cases = [
             ("fan-out -c 7", Shape::All, 1, 7),
@@ -435,6 +498,12 @@ mod tests {
             ("storm --waves 0", "--waves"),
             ("mixed /nowhere/at/all.yaml", "/nowhere/at/all.yaml"),
             ("pairs --inflight 0", "--inflight"),
+            ("pairs --insecure", "--tls"),
+            ("pairs --tls --cafile /nowhere/at/all.pem", "/nowhere/at/all.pem"),
+            ("pairs --tls --insecure --cert a.pem", "--key"),
+            ("pairs --tls --insecure --cert /nowhere.pem --key /nowhere.key", "--cert"),
+            ("pairs --ws --path mqtt", "--path"),
+            ("pairs --path /mqtt2", "--ws"),
         ];
         for (line, flag) in cases {
             let error = resolve(line).expect_err(line);

@@ -23,6 +23,7 @@ use crate::progress::Progress;
 use crate::scenario::{Mode, Plan, Shape};
 use crate::sources::Sources;
 use crate::swarm::{Mark, Phase, Swarm};
+use crate::transport::{Connections, News};
 
 /// The longest sleep of a turn: how late Ctrl-C and time-outs may be noticed.
 const WAIT_MAX: Duration = Duration::from_millis(20);
@@ -91,6 +92,8 @@ struct Engine {
     /// The table of the latest connect.
     connecting: usize,
     sources: Sources,
+    /// What lies below MQTT; `None`: nothing.
+    layers: Option<Connections>,
     remote: SocketAddr,
     epoch: Instant,
     now_ns: u64,
@@ -112,7 +115,9 @@ pub(crate) fn run(plan: Plan, interrupt: &Arc<AtomicBool>) -> Result<Outcome, St
         .map(|_| Table::new(&plan, slots.min(u64::from(plan.client_count()) + 64), rings))
         .collect::<Result<Vec<_>, String>>()?;
     let prefix = format!("f{:x}", std::process::id());
+    let clients = plan.client_count() as usize;
     let engine = Engine {
+        layers: plan.transport.clone().map(|transport| Connections::new(transport, clients)),
         seats: vec![Seat { table: 0, slot: None }; plan.client_count() as usize],
         tables,
         connecting: 0,
@@ -218,7 +223,7 @@ impl Engine {
     /// Handles what one ring has; says whether there was anything.
     fn reap(&mut self, table_index: usize) -> bool {
         let mut busy = false;
-        let Self { swarm, tables, seats, epoch, .. } = self;
+        let Self { swarm, tables, seats, epoch, layers, .. } = self;
         let Table { ring, clients, taken } = &mut tables[table_index];
         let client_at = |clients: &[u32], slot: Slot| clients[slot.index() as usize];
         while let Some(event) = ring.next_event() {
@@ -228,19 +233,40 @@ impl Engine {
                     let client = client_at(clients, slot);
                     if client != NOBODY {
                         let now_ns = epoch.elapsed().as_nanos() as u64;
-                        swarm.received(client, ring.bytes(&data), now_ns);
+                        match layers {
+                            None => swarm.received(client, ring.bytes(&data), now_ns),
+                            Some(layers) => {
+                                let news = layers.received(client, ring.bytes(&data));
+                                hear(swarm, client, &news, now_ns);
+                                layers.flush(client, slot, ring);
+                            }
+                        }
                     }
                     ring.recycle(data);
                 }
                 Event::Sent { slot, output } => {
                     let client = client_at(clients, slot);
                     if client != NOBODY {
-                        swarm.sent(client, output, epoch.elapsed().as_nanos() as u64);
+                        let output = match layers {
+                            None => Some(output),
+                            Some(layers) => layers.sent(client, slot, output, ring),
+                        };
+                        if let Some(output) = output {
+                            swarm.sent(client, output, epoch.elapsed().as_nanos() as u64);
+                        }
                     }
                 }
                 Event::Connected { slot } => {
                     ring.receive(slot, Receive::Continuous);
-                    swarm.connected(client_at(clients, slot));
+                    let client = client_at(clients, slot);
+                    match layers {
+                        None => swarm.connected(client),
+                        Some(layers) => {
+                            if let Err(failure) = layers.begin(client, slot, ring) {
+                                swarm.broken(client, failure);
+                            }
+                        }
+                    }
                 }
                 Event::ConnectFailed { slot, errno } => {
                     swarm.connect_failed(client_at(clients, slot), errno);
@@ -253,6 +279,9 @@ impl Engine {
                     let client = std::mem::replace(&mut clients[slot.index() as usize], NOBODY);
                     *taken -= 1;
                     seats[client as usize].slot = None;
+                    if let Some(layers) = layers {
+                        layers.forget(client);
+                    }
                     swarm.closed(client);
                 }
                 // This side neither listens nor hands over.
@@ -299,7 +328,15 @@ impl Engine {
             if let Some(output) = self.swarm.take_output(client, self.now_ns) {
                 let seat = self.seats[client as usize];
                 if let Some(slot) = seat.slot {
-                    self.tables[usize::from(seat.table)].ring.send(slot, output);
+                    let ring = &mut self.tables[usize::from(seat.table)].ring;
+                    match &mut self.layers {
+                        None => ring.send(slot, output),
+                        Some(layers) => {
+                            if let Err(failure) = layers.send(client, slot, output, ring) {
+                                self.swarm.broken(client, failure);
+                            }
+                        }
+                    }
                 }
             }
         }
@@ -310,6 +347,21 @@ impl Engine {
                 table.ring.close(slot);
             }
         }
+    }
+}
+
+/// What came through the layers of a connection.
+fn hear(swarm: &mut Swarm, client: u32, news: &News<'_>, now_ns: u64) {
+    if news.is_up {
+        swarm.connected(client);
+    }
+    if !news.plain.is_empty() {
+        swarm.received(client, news.plain, now_ns);
+    }
+    match news.end {
+        None => {}
+        Some(None) => swarm.lost(client, None),
+        Some(Some(failure)) => swarm.broken(client, failure),
     }
 }
 

@@ -4,7 +4,7 @@
 //!
 //! # Rooms
 //! [`arguments`] reads the command line into a [`scenario::Plan`]; [`swarm`] is all clients as one state machine over
-//! bytes and time, with [`wire`] for the packets, [`tracker`] for loss and order and [`statistics`] for the counts;
+//! bytes and time, with [`wire`] for the packets, [`transport`] for what lies below them, [`tracker`] for loss and order and [`statistics`] for the counts;
 //! [`engine`] drives it with net rings; [`report`] says what came out. Only the engine knows sockets and the clock.
 //!
 //! # Exit codes
@@ -23,6 +23,7 @@ mod sources;
 mod statistics;
 mod swarm;
 mod tracker;
+mod transport;
 mod wire;
 
 use std::process::ExitCode;

@@ -8,12 +8,15 @@ use crate::engine::{Outcome, Snapshot};
 use crate::scenario::Mode;
 use crate::statistics::Latencies;
 use crate::swarm::{GroupState, Swarm};
+use crate::transport::Transport;
 
 /// Everything a run found out. Counts are of the whole run; what begins with `window_` is of the measured window.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     mode: &'static str,
     protocol: &'static str,
+    /// `tcp`, `tls`, `ws` or `wss`.
+    transport: &'static str,
     clients: u32,
     interrupted: bool,
     /// Why the run could not go on.
@@ -134,6 +137,7 @@ impl Report {
         Self {
             mode: plan.name,
             protocol: plan.protocol.name(),
+            transport: plan.transport.as_ref().map_or("tcp", Transport::name),
             clients: plan.client_count(),
             interrupted,
             error: swarm.fatal().map(str::to_owned),
@@ -190,10 +194,11 @@ impl Report {
     /// A few lines for a person.
     pub(crate) fn text(&self) -> String {
         let mut lines = vec![format!(
-            "{}, {} clients, MQTT {}: {} connected, {} failed{}",
+            "{}, {} clients, MQTT {} over {}: {} connected, {} failed{}",
             self.mode,
             self.clients,
             self.protocol,
+            self.transport,
             self.connected,
             self.failed,
             if self.interrupted { ", interrupted" } else { "" }

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::transport::Transport;
 use crate::wire::Protocol;
 
 /// What a run does.
@@ -78,6 +79,8 @@ pub(crate) struct Plan {
     pub warmup: Duration,
     pub hold: Duration,
     pub protocol: Protocol,
+    /// `None`: MQTT directly over TCP.
+    pub transport: Option<Transport>,
     /// Empty: chosen by [`crate::sources`].
     pub sources: Vec<IpAddr>,
     pub handshakes_max: u32,
@@ -220,6 +223,7 @@ pub(crate) mod tests {
             warmup: Duration::ZERO,
             hold: Duration::ZERO,
             protocol: Protocol::V311,
+            transport: None,
             sources: Vec::new(),
             handshakes_max: 100,
             connect_timeout: Duration::from_secs(5),

@@ -98,6 +98,16 @@ pub(crate) enum Failure {
     PingTimeout,
     /// The broker's bytes are not MQTT.
     Malformed,
+    /// The broker's certificate is not trusted, or not for this host.
+    TlsCertificate,
+    /// The broker ended TLS with this alert.
+    TlsAlert(u8),
+    /// The broker's bytes are not TLS, or have nothing in common with this side's.
+    Tls,
+    /// The request for a WebSocket was answered with this status; 0: with no HTTP.
+    Http(u16),
+    /// The broker's bytes are no WebSocket of MQTT.
+    WebSocket,
 }
 
 impl fmt::Display for Failure {
@@ -116,6 +126,16 @@ impl fmt::Display for Failure {
             Self::HandshakeTimeout => write!(out, "handshake timed out"),
             Self::PingTimeout => write!(out, "ping not answered"),
             Self::Malformed => write!(out, "not MQTT"),
+            Self::TlsCertificate => {
+                write!(
+                    out,
+                    "certificate not trusted, or not for this host (see --cafile, --insecure)"
+                )
+            }
+            Self::TlsAlert(alert) => write!(out, "TLS alert {alert} from the broker"),
+            Self::Tls => write!(out, "not TLS, or nothing in common"),
+            Self::Http(status) => write!(out, "no WebSocket: HTTP status {status}"),
+            Self::WebSocket => write!(out, "not a WebSocket"),
         }
     }
 }

@@ -557,6 +557,15 @@ impl Swarm {
         }
     }
 
+    /// What lies below MQTT cannot go on.
+    pub(crate) fn broken(&mut self, index: u32, failure: Failure) {
+        match self.clients[index as usize].stage {
+            Stage::Closing | Stage::Absent => {}
+            Stage::Leaving => self.begin_closing(index),
+            _ => self.fail(index, failure),
+        }
+    }
+
     /// The engine has closed the connection.
     pub(crate) fn closed(&mut self, index: u32) {
         let client = &mut self.clients[index as usize];
