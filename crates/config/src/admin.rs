@@ -8,8 +8,7 @@ use serde::{
 };
 
 /// Metrics and health over HTTP, for whoever watches, starts and balances brokers.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
     /// IP address and port of `/metrics`, `/health/live` and `/health/ready`. Default `null`: there

@@ -30,6 +30,7 @@ mod transport;
 mod units;
 mod validate;
 mod validate_transport;
+mod written;
 
 #[cfg(test)]
 mod tests;

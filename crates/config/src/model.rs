@@ -18,8 +18,7 @@ use crate::{
 };
 
 /// All settings of one broker process.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Where clients connect. 1 to 64 listeners; default: one on `127.0.0.1:1883`.
@@ -62,8 +61,7 @@ pub struct Config {
 }
 
 /// One address the broker listens on.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
     /// What logs and statistics call this listener: 1 to 64 printable ASCII characters without
@@ -141,8 +139,7 @@ impl Listener {
 }
 
 /// What one client, and all clients together, may ask of the broker.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// Connections the whole process is meant for. Clients spread by hash, so each shard takes its
@@ -265,8 +262,7 @@ pub struct Limits {
 /// Sizes of rings and buffers and the budgets of one loop turn.
 ///
 /// The defaults suit any machine; change one only with a measurement beside it.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Performance {
     /// Entries of a shard's submission ring: a power of two, 64 to 32,768, default 1,024. Full: it
@@ -323,8 +319,7 @@ pub struct Performance {
 }
 
 /// Where a running broker can be found by the commands that look at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Runtime {
     /// The directory in which this broker makes one of its own, named by its process id, for its
@@ -336,8 +331,7 @@ pub struct Runtime {
 }
 
 /// What the broker publishes about itself, below `$SYS`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Sys {
     /// Between two looks at what has changed: `0` (nothing is published) or 1 s to 1 h, default
@@ -346,8 +340,7 @@ pub struct Sys {
 }
 
 /// What outlives the process, and when a client is told so.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Durability {
     /// The data directory, made when it is missing, used by one broker at a time. Default `null`:
@@ -359,8 +352,7 @@ pub struct Durability {
 }
 
 /// What an acknowledgement waits for, when somebody must keep what it acknowledges.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DurabilityLevel {
     /// For the disk: it outlives a power cut.
@@ -373,8 +365,7 @@ pub enum DurabilityLevel {
 }
 
 /// What is written to standard error, and how.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// The least important level written. Default `info`.
@@ -390,8 +381,7 @@ pub struct Log {
 }
 
 /// The importance of a log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Nothing at all, not even the start-up line.
@@ -410,8 +400,7 @@ pub enum LogLevel {
 }
 
 /// How a log line looks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// For people: time, level, message, then `key=value`. Coloured on a terminal.
@@ -424,8 +413,7 @@ pub enum LogFormat {
 }
 
 /// How the broker stops.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Shutdown {
     /// How long SIGTERM or SIGINT waits for connections to close in good order: 0 to 1 h, default

@@ -9,8 +9,7 @@ use crate::units::{Choice, Period};
 use crate::validate::Problems;
 
 /// Who may connect, and what they may do.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Security {
     /// Who is asked about a client, in this order, on listeners that say nothing of their own; the first answer wins, and
@@ -28,14 +27,14 @@ pub struct Security {
     pub certificate_name: CertificateName,
 
     /// Users and their hashed passwords, in mosquitto's format. Default `null`: user names are not checked and mean
-    /// nothing. Read at the start and at SIGHUP.
+    /// nothing. Read at the start and at each reload.
     pub password_file: Option<PathBuf>,
 
     /// Users and their SCRAM-SHA-256 verifiers, as `midge passwd --scram` writes them. Default `null`: enhanced authentication is
-    /// refused (0x8C). Read at the start and at SIGHUP.
+    /// refused (0x8C). Read at the start and at each reload.
     pub scram_file: Option<PathBuf>,
 
-    /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at SIGHUP.
+    /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at each reload.
     pub acl_file: Option<PathBuf>,
 
     /// What happens to a client that publishes where it must not. Default `ignore`.
@@ -51,8 +50,7 @@ pub struct Security {
 }
 
 /// Somebody who is asked about a client; see [`Security::authenticators`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Authenticator {
     /// The name in the client's verified certificate is its user name.
@@ -79,8 +77,7 @@ impl Authenticator {
 }
 
 /// See [`Security::certificate_name`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CertificateName {
     /// The Common Name of the subject.
@@ -97,8 +94,7 @@ pub enum CertificateName {
 }
 
 /// See [`Security::deny_action`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DenyAction {
     /// The message goes nowhere; a 5.0 client whose packet has an answer is told (0x87).

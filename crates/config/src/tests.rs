@@ -2,11 +2,9 @@
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
-use serde::{Serialize, Serializer};
-
 use crate::{
-    Address, Auto, ByteSize, Choice, Config, DEFAULT_FILE, Expiry, FileMode, Listener, LogFormat,
-    LogLevel, Origin, Period, SHARDS_MAX, load, parse,
+    Auto, ByteSize, Choice, Config, DEFAULT_FILE, Expiry, Listener, LogFormat, LogLevel, Origin,
+    Period, SHARDS_MAX, load, parse,
 };
 
 #[test]
@@ -434,27 +432,4 @@ fn files_that_cannot_be_read() {
     let loaded = load(&file("sound", b"shards: 2\n")).expect("the file is sound");
     assert_eq!(loaded.config.shards, Auto::Value(2));
     std::fs::remove_dir_all(&directory).expect("the directory of this test");
-}
-
-/// Values are written the way a person would; only the test of the keys needs it.
-macro_rules! serialize_as_text {
-    ($($type:ty => $text:expr),* $(,)?) => {$(
-        impl Serialize for $type {
-            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                let text: fn(&Self) -> String = $text;
-                serializer.serialize_str(&text(self))
-            }
-        }
-    )*};
-}
-
-serialize_as_text! {
-    Address => ToString::to_string,
-    FileMode => ToString::to_string,
-    ByteSize => ToString::to_string,
-    Period => ToString::to_string,
-    Expiry => ToString::to_string,
-    Choice => |pin| format!("{pin:?}"),
-    Auto<u16> => |auto| format!("{auto:?}"),
-    Auto<u32> => |auto| format!("{auto:?}"),
 }

@@ -70,8 +70,7 @@ impl<'de> Deserialize<'de> for Address {
 }
 
 /// What is spoken on a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// MQTT over plain TCP (or directly on a unix-domain socket).
@@ -110,9 +109,8 @@ impl Protocol {
     }
 }
 
-/// TLS of one listener. Files are PEM; SIGHUP reads them again. Relative paths start where the broker was started.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+/// TLS of one listener. Files are PEM; a reload reads them again. Relative paths start where the broker was started.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tls {
     /// The server's certificate, followed by those of the authorities between it and the root; required. Also for clients
@@ -152,8 +150,7 @@ pub struct Tls {
 }
 
 /// A certificate for certain host names.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedCertificate {
     /// Host names for which it is used: `a.example`, or `*.a.example` for every name one level below. At least one.
@@ -167,8 +164,7 @@ pub struct NamedCertificate {
 }
 
 /// Whether clients show a certificate.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientCertificates {
     /// They are not asked.
@@ -181,8 +177,7 @@ pub enum ClientCertificates {
 }
 
 /// A version of TLS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub enum TlsVersion {
     /// 1.2.
     #[default]
@@ -225,8 +220,7 @@ impl<'de> Deserialize<'de> for TlsVersion {
 }
 
 /// What a WebSocket request must say; for the protocols `ws` and `wss`.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct WebSocket {
     /// The path of the request: 1 to 256 visible ASCII characters, a slash first. Default `/mqtt`. Another path is answered
@@ -248,8 +242,7 @@ impl Default for WebSocket {
 }
 
 /// PROXY protocol, version 1 or 2: a proxy in front says who the client is.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProxyProtocol {
     /// Addresses of the proxies: `10.0.0.1`, `10.0.0.0/8`, `fd00::/8`; at least one, except on a unix-domain socket, whose

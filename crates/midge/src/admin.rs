@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::Path};
 
 use midge_config::Origin;
 use midge_metrics::Instance;
-use midge_services::{ListenerLabel, Services, Standing, View};
+use midge_services::{ListenerLabels, Services, Standing, View};
 
 use crate::{failure::Failure, listen, settings::Settings};
 
@@ -32,7 +32,7 @@ pub(crate) fn start(
     listener: TcpListener,
     directory: Result<&Path, &String>,
     standing: &Standing,
-    listeners: Vec<ListenerLabel>,
+    listeners: ListenerLabels,
 ) -> Result<Services, Failure> {
     let instance = match directory {
         Ok(directory) => Instance::open(directory).map_err(|error| error.to_string()),

@@ -8,9 +8,11 @@ use midge_config::Auto;
 use crate::{
     commands::{
         clients::ClientsArguments, explain::ExplainArguments, kick::KickArguments,
-        retained::RetainedArguments, subscriptions::SubscriptionsArguments,
+        reload::ReloadArguments, retained::RetainedArguments,
+        subscriptions::SubscriptionsArguments,
     },
     doctor::DoctorArguments,
+    instance::InstanceArguments,
     passwd::PasswdArguments,
     plan::PlanArguments,
     stats::StatsArguments,
@@ -60,6 +62,8 @@ pub(crate) enum Command {
     Retained(RetainedArguments),
     /// Close the connection of a client.
     Kick(KickArguments),
+    /// Have a running broker read its configuration, certificates, users and rules again.
+    Reload(ReloadArguments),
     /// Tell who would get a message to a topic, by which filter, over which hops.
     Explain(ExplainArguments),
     /// Add, change or remove a user in a password file.
@@ -69,7 +73,7 @@ pub(crate) enum Command {
 }
 
 /// Options of `midge serve`.
-#[derive(Debug, Default, PartialEq, Args)]
+#[derive(Clone, Debug, Default, PartialEq, Args)]
 pub(crate) struct ServeArguments {
     /// Configuration file (YAML). Without one, the defaults hold.
     #[arg(long, value_name = "FILE")]
@@ -105,11 +109,22 @@ pub(crate) struct ServeArguments {
 }
 
 /// Options of `midge check`.
-#[derive(Debug, PartialEq, Args)]
+#[derive(Debug, Default, PartialEq, Args)]
 pub(crate) struct CheckArguments {
-    /// Configuration file (YAML).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: PathBuf,
+    /// Configuration file (YAML). With --diff it may be left out: then it is the running broker's own.
+    #[arg(long, value_name = "FILE", required_unless_present = "diff")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Ask the running broker what a reload of this file would change, and what it would refuse. Nothing is changed.
+    #[arg(long)]
+    pub(crate) diff: bool,
+
+    #[command(flatten)]
+    pub(crate) instance: InstanceArguments,
+
+    /// With --diff: one JSON object instead of lines.
+    #[arg(long, requires = "diff")]
+    pub(crate) json: bool,
 }
 
 /// A number of shards as typed; its range is the settings' to check.
@@ -200,7 +215,7 @@ mod tests {
             }
         }
         match read("check --config a.yaml") {
-            Ok(Command::Check(found)) => assert_eq!(found.config, PathBuf::from("a.yaml")),
+            Ok(Command::Check(found)) => assert_eq!(found.config, Some(PathBuf::from("a.yaml"))),
             other => panic!("{other:?}"),
         }
     }
@@ -217,6 +232,7 @@ mod tests {
             ("serve --shards -1", ErrorKind::UnknownArgument),
             ("serve --shards 70000", ErrorKind::ValueValidation),
             ("check", ErrorKind::MissingRequiredArgument),
+            ("check --config a.yaml --json", ErrorKind::MissingRequiredArgument),
             ("kick", ErrorKind::MissingRequiredArgument),
             ("explain", ErrorKind::MissingRequiredArgument),
             ("clients --connected --disconnected", ErrorKind::ArgumentConflict),

@@ -27,13 +27,8 @@ pub(crate) struct Broker(midge_reactor::Broker);
 #[derive(Debug)]
 pub(crate) struct Stopper(midge_reactor::Stopper);
 
-/// Tells the shards what listeners speak from now on, from any thread.
-#[derive(Debug)]
-pub(crate) struct Speaker(midge_reactor::Speaker);
-
-/// Gives the shards new users and rules, from any thread.
-#[derive(Debug)]
-pub(crate) struct Reloader(midge_reactor::Reloader);
+/// Gives the shards new users, rules, limits and listeners, from any thread.
+pub(crate) use midge_reactor::Reloader;
 
 /// Why the shards could not start, or ended by themselves: one sentence.
 #[derive(Debug)]
@@ -45,12 +40,13 @@ impl Broker {
         settings: &Settings,
         listening: Vec<Listening>,
         guard: &Guard,
+        client_id_seed: u64,
         statistics: Option<&Path>,
         layers: Layers,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
-        let mut reactor = reactor_settings(settings, guard);
+        let mut reactor = reactor_settings(settings, guard, client_id_seed);
         reactor.statistics = statistics.map(Path::to_owned);
         reactor.layers = layers;
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
@@ -59,7 +55,7 @@ impl Broker {
     }
 
     pub(crate) fn reloader(&self) -> Reloader {
-        Reloader(self.0.reloader())
+        self.0.reloader()
     }
 
     pub(crate) fn stopper(&self) -> Stopper {
@@ -77,25 +73,9 @@ impl Broker {
         TopicLimits { levels_max, ..TopicLimits::default() }
     }
 
-    pub(crate) fn speaker(&self) -> Speaker {
-        Speaker(self.0.speaker())
-    }
-
     /// Waits until all shards have ended.
     pub(crate) fn join(self) -> Result<(), StartError> {
         self.0.join().map_err(|error| StartError(error.to_string()))
-    }
-}
-
-impl Speaker {
-    pub(crate) fn speak(&self, layers: &Layers) {
-        self.0.speak(layers);
-    }
-}
-
-impl Reloader {
-    pub(crate) fn set_security(&self, security: &Security) {
-        self.0.set_security(security);
     }
 }
 
@@ -116,14 +96,23 @@ fn by_shard(listening: Vec<Listening>, shards: u16) -> Vec<Vec<TcpListener>> {
     seats
 }
 
-fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settings {
+/// Unpredictable from outside, which is all that assigned client ids need.
+pub(crate) fn client_id_seed() -> u64 {
+    RandomState::new().hash_one("client ids")
+}
+
+fn reactor_settings(
+    settings: &Settings,
+    guard: &Guard,
+    client_id_seed: u64,
+) -> midge_reactor::Settings {
     let performance = &settings.config().performance;
-    // Unpredictable from outside, which is all that hash tables and assigned client ids need.
+    // Unpredictable from outside, which is all that hash tables need.
     let seeds = RandomState::new();
     midge_reactor::Settings {
         shards: settings.shards,
         cores: settings.cores.clone(),
-        shard: Arc::new(shard_settings(settings, guard, seeds.hash_one("client ids"))),
+        shard: Arc::new(shard_settings(settings, &guard.security, client_id_seed)),
         ring: RingConfig {
             entries: performance.ring_entries,
             completion_entries: performance.completion_entries,
@@ -148,7 +137,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settin
             lines => lines,
         },
         statistics: None,
-        doorman: guard.doorman(settings.config()),
+        doorman: Some(guard.doorman(settings.config())),
         durability: settings.config().durability.directory.clone().map(|directory| Durability {
             directory,
             level: match settings.config().durability.acknowledge_after {
@@ -163,9 +152,10 @@ fn reactor_settings(settings: &Settings, guard: &Guard) -> midge_reactor::Settin
     }
 }
 
-fn shard_settings(
+/// What each shard is told, at the start and at a reload.
+pub(crate) fn shard_settings(
     settings: &Settings,
-    guard: &Guard,
+    security: &Security,
     client_id_seed: u64,
 ) -> midge_shard::Settings {
     let limits = &settings.config().limits;
@@ -222,7 +212,7 @@ fn shard_settings(
             bytes_max: size(performance.outbox_bytes_max.bytes()),
             envelopes_max: wide(performance.outbox_envelopes_max),
         },
-        security: guard.security.clone(),
+        security: security.clone(),
         client_id_seed,
     }
 }

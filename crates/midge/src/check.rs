@@ -1,20 +1,45 @@
 //! `midge check`: is this configuration file sound?
 //!
 //! The machine is not asked (see `midge_config`): a file may be checked where it is written. The files of users and rules that it
-//! names are read, too: they are a part of the configuration.
+//! names are read, too: they are a part of the configuration. `--diff` asks a running broker what it would make of it.
 
 use std::io::Write;
+use std::path::Path;
 
-use crate::{arguments::CheckArguments, failure::Failure, security::Guard};
+use crate::{
+    arguments::CheckArguments, commands::reload, control::protocol::ReloadRequest,
+    failure::Failure, security::Guard,
+};
 
 pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
-    let loaded = midge_config::load(&arguments.config).map_err(Failure::configuration)?;
+    if let Some(path) = &arguments.config {
+        check(path)?;
+    }
+    if arguments.diff {
+        return diff(arguments);
+    }
+    // Whoever closed standard output does not want the answer.
+    if let Some(path) = &arguments.config {
+        _ = writeln!(std::io::stdout(), "{}: ok", path.display());
+    }
+    Ok(())
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let loaded = midge_config::load(path).map_err(Failure::configuration)?;
     let problems = loaded.problems();
     if !problems.is_empty() {
         return Err(Failure::Configuration(problems));
     }
     Guard::load(&loaded.config)?;
-    // Whoever closed standard output does not want the answer.
-    _ = writeln!(std::io::stdout(), "{}: ok", arguments.config.display());
     Ok(())
+}
+
+/// The broker reads the file by itself: with its own rights and from its own place.
+fn diff(arguments: &CheckArguments) -> Result<(), Failure> {
+    let config = arguments.config.as_deref().map(std::path::absolute).transpose();
+    let config =
+        config.map_err(|error| Failure::Other(format!("cannot tell where I am: {error}")))?;
+    let request = ReloadRequest { dry_run: true, config };
+    reload::ask(&arguments.instance, request, arguments.json)
 }

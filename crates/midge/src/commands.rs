@@ -4,6 +4,7 @@ pub(crate) mod clients;
 pub(crate) mod explain;
 pub(crate) mod kick;
 pub(crate) mod list;
+pub(crate) mod reload;
 pub(crate) mod retained;
 pub(crate) mod subscriptions;
 mod table;

@@ -95,13 +95,14 @@ pub(crate) struct Files {
 /// Everybody who may be asked.
 #[derive(Debug)]
 pub(crate) struct Doors {
-    users: Option<Users>,
+    users: Users,
     scram: RwLock<Option<Arc<ScramFile>>>,
 }
 
 impl Doors {
     pub(crate) fn new(files: Files, remembered_for: Duration) -> Result<Self, String> {
-        let users = files.passwords.map(|file| Users::new(file, remembered_for)).transpose()?;
+        // Also without a file: a reload may bring the first one.
+        let users = Users::new(files.passwords.unwrap_or_else(nobody), remembered_for)?;
         Ok(Self { users, scram: RwLock::new(files.scram.map(Arc::new)) })
     }
 
@@ -114,9 +115,9 @@ impl Doors {
     }
 
     fn ask_passwords(&self, login: &Login) -> Verdict {
-        let (Some(users), Some(user)) = (&self.users, &login.user) else { return Verdict::Unknown };
+        let Some(user) = &login.user else { return Verdict::Unknown };
         let password = login.password.as_ref().map(|password| &*password.0);
-        match users.check(user, password) {
+        match self.users.check(user, password) {
             PasswordAnswer::Right => Verdict::user(user),
             PasswordAnswer::Wrong => Verdict::Refused,
             PasswordAnswer::Unknown => Verdict::Unknown,
@@ -157,11 +158,14 @@ impl Doors {
 
     /// The users of these files count from now on.
     pub(crate) fn exchange(&self, files: Files) {
-        if let (Some(users), Some(file)) = (&self.users, files.passwords) {
-            users.exchange(file);
-        }
+        self.users.exchange(files.passwords.unwrap_or_else(nobody));
         *self.scram.write().unwrap_or_else(PoisonError::into_inner) = files.scram.map(Arc::new);
     }
+}
+
+/// A password file without users.
+fn nobody() -> PasswordFile {
+    PasswordFile::parse("").expect("no line, no mistake")
 }
 
 #[cfg(test)]

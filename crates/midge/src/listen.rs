@@ -18,14 +18,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use midge_config::{Address, Listener, Origin};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use midge_config::{Address, Listener, Loaded, Origin};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use crate::{failure::Failure, settings::Settings};
 
 mod unix;
 
-pub(crate) use unix::remove_all;
+pub(crate) use unix::{remove_all, set_mode};
 
 /// The sockets of one listener.
 #[derive(Debug)]
@@ -45,16 +45,38 @@ pub(crate) struct Listening {
 pub(crate) fn open_all(settings: &Settings) -> Result<Vec<Listening>, Failure> {
     let listeners = settings.config().listeners.iter().enumerate();
     listeners
-        .map(|(index, listener)| {
-            open(listener, settings.shards).map_err(|error| {
-                let way_out = way_out(settings, index);
-                Failure::Other(match &listener.address {
-                    Address::Ip(address) => sentence(*address, &error, &way_out),
-                    Address::Unix(path) => unix::sentence(path, &error),
-                })
-            })
+        .map(|(place, listener)| {
+            open_one(listener, settings.shards, &settings.loaded, place).map_err(Failure::Other)
         })
         .collect()
+}
+
+/// Opens the sockets of one listener, which stands at this place of the configuration.
+///
+/// # Errors
+/// As [`open_all`].
+pub(crate) fn open_one(
+    listener: &Listener,
+    shards: u16,
+    loaded: &Loaded,
+    place: usize,
+) -> Result<Listening, String> {
+    open(listener, shards).map_err(|error| match &listener.address {
+        Address::Ip(address) => sentence(*address, &error, &way_out(loaded, place)),
+        Address::Unix(path) => unix::sentence(path, &error),
+    })
+}
+
+/// Sets the options of a socket that listens already, for the connections to come.
+pub(crate) fn configure_again(socket: &TcpListener, listener: &Listener) {
+    let socket = SockRef::from(socket);
+    // It had them before, with other values; the kernel refuses none of those that the configuration allows.
+    if listener.address.ip().is_some() {
+        let _ = configure(&socket, listener);
+        let _ = socket.set_keepalive(!listener.tcp_keep_alive.duration().is_zero());
+    }
+    // A second call changes the backlog.
+    let _ = socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX));
 }
 
 fn open(listener: &Listener, shards: u16) -> io::Result<Listening> {
@@ -140,10 +162,10 @@ fn configure(socket: &Socket, listener: &Listener) -> io::Result<()> {
 }
 
 /// Where to choose another address for this listener: where this one was set.
-fn way_out(settings: &Settings, index: usize) -> String {
+fn way_out(loaded: &Loaded, index: usize) -> String {
     let key = format!("listeners[{index}].address");
-    match settings.loaded.origin(&key) {
-        Origin::File { line, .. } => match settings.loaded.source_name() {
+    match loaded.origin(&key) {
+        Origin::File { line, .. } => match loaded.source_name() {
             Some(file) => format!("in line {line} of {file}"),
             None => format!("as {key}"),
         },

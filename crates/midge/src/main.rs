@@ -29,6 +29,7 @@ mod logging;
 mod notify;
 mod passwd;
 mod plan;
+mod reload;
 mod security;
 mod serve;
 mod settings;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         Command::Subscriptions(arguments) => commands::subscriptions::run(&arguments),
         Command::Retained(arguments) => commands::retained::run(&arguments),
         Command::Kick(arguments) => commands::kick::run(&arguments),
+        Command::Reload(arguments) => commands::reload::run(&arguments),
         Command::Explain(arguments) => commands::explain::run(&arguments),
         Command::Store(arguments) => store::run(&arguments),
         Command::Passwd(arguments) => passwd::run(&arguments),

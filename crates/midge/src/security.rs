@@ -1,6 +1,6 @@
 //! Users and rules: from the files that the configuration names to what shards ask for.
 //!
-//! Read at the start and again at SIGHUP. Everything is read before anything changes: a file that cannot be used leaves
+//! Read at the start and again at each reload. Everything is read before anything changes: a file that cannot be used leaves
 //! the old state as it was.
 
 use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc};
@@ -32,38 +32,51 @@ impl Guard {
     /// A file that cannot be read or used, or a configuration that lets nobody in.
     pub(crate) fn load(config: &Config) -> Result<Self, Failure> {
         let (security, files) = read(config).map_err(Failure::configuration)?;
-        if security.chains.iter().any(Chain::is_empty) {
-            return Err(Failure::configuration(
-                "security.allow_anonymous: nobody may connect: there is no password file, and a listener that is \
-                 not on a loopback address; set security.password_file, or security.allow_anonymous to true \
-                 (--allow-anonymous) where everybody may",
-            ));
-        }
         let remembered_for = config.security.password_cache.duration();
         let doors = Arc::new(Doors::new(files, remembered_for).map_err(Failure::Other)?);
         Ok(Self { security, doors })
     }
 
-    /// Who is asked about clients, where anybody is.
-    pub(crate) fn doorman(&self, config: &Config) -> Option<Doorman> {
-        let mut links = self.security.chains.iter().flat_map(|chain| chain.links());
-        if !links.any(|link| matches!(link, Link::Ask(_))) {
-            return None;
-        }
-        let doors = Arc::clone(&self.doors);
-        let ask = Arc::new(move |login: &Login, reply: Reply| doors.ask(login, reply));
-        Some(Doorman { ask, threads: config.security.password_threads })
+    /// Whom each listener asks, by number.
+    pub(crate) fn chains(&self) -> Arc<[Chain]> {
+        Arc::clone(&self.security.chains)
     }
 
-    /// Reads the files again; the users count from now on, the rest is for the shards.
+    /// The same in another order.
+    pub(crate) fn set_chains(&mut self, chains: &Arc<[Chain]>) {
+        self.security.chains = Arc::clone(chains);
+    }
+
+    /// Who is asked about clients. Also where nobody is: a reload may change that.
+    pub(crate) fn doorman(&self, config: &Config) -> Doorman {
+        let doors = Arc::clone(&self.doors);
+        let ask = Arc::new(move |login: &Login, reply: Reply| doors.ask(login, reply));
+        Doorman { ask, threads: config.security.password_threads }
+    }
+
+    /// Reads the files again, or other ones.
     ///
     /// # Errors
-    /// A sentence; nothing has changed then.
-    pub(crate) fn reload(&self, config: &Config) -> Result<Security, String> {
+    /// A sentence.
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, String> {
         let (security, files) = read(config)?;
-        self.doors.exchange(files);
-        Ok(security)
+        Ok(Prepared { security, files })
     }
+
+    /// The users count from now on; the rest is for the shards.
+    pub(crate) fn apply(&mut self, prepared: Prepared) -> Security {
+        let Prepared { security, files } = prepared;
+        self.doors.exchange(files);
+        self.security = security.clone();
+        security
+    }
+}
+
+/// Users and rules that are read and may count from now on.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    security: Security,
+    files: Files,
 }
 
 fn read(config: &Config) -> Result<(Security, Files), String> {
@@ -76,6 +89,14 @@ fn read(config: &Config) -> Result<(Security, Files), String> {
         access: access.map(Arc::new),
         deny_disconnects: settings.deny_action == DenyAction::Disconnect,
     };
+    if security.chains.iter().any(Chain::is_empty) {
+        return Err(
+            "security.allow_anonymous: nobody may connect: there is no password file, and a listener that is \
+             not on a loopback address; set security.password_file, or security.allow_anonymous to true \
+             (--allow-anonymous) where everybody may"
+                .into(),
+        );
+    }
     Ok((security, Files { passwords, scram }))
 }
 
@@ -94,7 +115,7 @@ fn chain(config: &Config, listener: &midge_config::Listener) -> Chain {
         .map(Link::Ask)
         .collect(),
     };
-    let loopback = || config.listeners.iter().all(|listener| is_local(&listener.address));
+    let loopback = || config.listeners.iter().all(is_local);
     let anonymous = match settings.allow_anonymous {
         Choice::Yes => true,
         Choice::No => false,
@@ -123,12 +144,14 @@ fn link(authenticator: midge_config::Authenticator, settings: &midge_config::Sec
     }
 }
 
-/// Whether only this machine can reach an address.
-fn is_local(address: &Address) -> bool {
-    match address {
+/// Whether only programs of this machine are served by a listener: it has no other address, and no proxy in front brings
+/// strangers.
+fn is_local(listener: &midge_config::Listener) -> bool {
+    let address = match &listener.address {
         Address::Ip(address) => address.ip().is_loopback(),
         Address::Unix(_) => true,
-    }
+    };
+    address && listener.proxy_protocol.is_none() && listener.websocket.trusted_proxies.is_empty()
 }
 
 fn read_passwords(path: &Path) -> Result<PasswordFile, String> {
@@ -192,6 +215,23 @@ pub(crate) fn random() -> Result<[u8; 64], String> {
 mod tests {
     use super::*;
 
+    /// What comes through a proxy of this machine comes from anywhere.
+    #[test]
+    fn a_proxy_in_front_makes_a_local_listener_public() {
+        let mut config = Config::default();
+        assert!(read(&config).is_ok());
+        config.listeners[0].websocket.trusted_proxies = vec!["127.0.0.1".into()];
+        assert!(read(&config).is_err());
+        config.security.allow_anonymous = Choice::Yes;
+        assert!(read(&config).is_ok());
+        let mut config = Config::default();
+        config.listeners[0].address = Address::Unix("/run/midge/mqtt.sock".into());
+        assert!(read(&config).is_ok());
+        let proxy = midge_config::ProxyProtocol { trusted: Vec::new() };
+        config.listeners[0].proxy_protocol = Some(proxy);
+        assert!(read(&config).is_err());
+    }
+
     #[test]
     fn anonymous_clients_are_served_where_only_this_machine_connects() {
         for (address, choice, expected) in [
@@ -204,9 +244,9 @@ mod tests {
             let mut config = Config::default();
             config.listeners[0].address = Address::Ip(address.parse().unwrap());
             config.security.allow_anonymous = choice;
-            let chain = &read(&config).unwrap().0.chains[0];
-            let anonymous = chain.links().contains(&Link::Anonymous);
-            assert_eq!(anonymous, expected, "{address} {choice:?}");
+            let read = read(&config)
+                .map(|(security, _)| security.chains[0].links().contains(&Link::Anonymous));
+            assert_eq!(read.unwrap_or(false), expected, "{address} {choice:?}");
             assert_eq!(Guard::load(&config).is_ok(), expected, "{address} {choice:?}");
         }
     }

@@ -8,14 +8,14 @@
 
 use std::sync::Arc;
 
-use midge_config::{Address, Config, DurabilityLevel};
+use midge_config::DurabilityLevel;
 use midge_metrics::Instance;
-use midge_services::{ListenerLabel, Stage, Standing};
+use midge_services::{Stage, Standing};
 
 use crate::{
     admin,
     arguments::ServeArguments,
-    broker::{Broker, Reloader, Speaker, StartError},
+    broker::{self, Broker, StartError},
     control,
     failure::Failure,
     host::Host,
@@ -23,6 +23,7 @@ use crate::{
     listen,
     logging::Logging,
     notify::Notifier,
+    reload::{self, Beginning, Reload, Seats},
     security::Guard,
     settings::Settings,
     signals, sys,
@@ -30,8 +31,9 @@ use crate::{
 };
 
 pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
-    let settings = Settings::resolve(arguments, &Host::prepare())?;
-    let (mut transports, warnings) = Transports::load(&settings)?;
+    let host = Host::prepare();
+    let settings = Settings::resolve(arguments, &host)?;
+    let (transports, warnings) = Transports::load(&settings)?;
     let signals = signals::hold().map_err(|error| {
         Failure::Other(format!("cannot take SIGTERM, SIGINT and SIGHUP from the system: {error}"))
     })?;
@@ -44,8 +46,6 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let guard = Guard::load(settings.config())?;
     let listening = listen::open_all(&settings)?;
     let admin = admin::open(&settings)?;
-    let addresses: Vec<Address> =
-        listening.iter().map(|listener| listener.address.clone()).collect();
     let described: Vec<String> = listening
         .iter()
         .zip(&settings.config().listeners)
@@ -63,39 +63,44 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     for listener in &listening {
         tracing::debug!(listener = listener.label, address = %listener.address, "listening");
     }
-    let listeners = listening.iter().map(|listener| listener.label.clone()).collect();
-    let labels = listening
-        .iter()
-        .map(|listener| ListenerLabel {
-            name: listener.label.clone(),
-            address: listener.address.to_string(),
-        })
-        .collect();
+    let seats = Seats::new(&settings.config().listeners, &listening);
+    let directory = seats.directory();
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
-    let broker = Broker::start(&settings, listening, &guard, statistics, transports.layers())
+    let seed = broker::client_id_seed();
+    let broker = Broker::start(&settings, listening, &guard, seed, statistics, transports.layers())
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     let standing = Standing::default();
     let services = admin
         .map(|listener| {
             let address = listener.local_addr();
-            let directory = instance.as_ref().map(OwnInstance::directory);
-            admin::start(listener, directory, &standing, labels).map(|running| (running, address))
+            let statistics = instance.as_ref().map(OwnInstance::directory);
+            let labels = directory.labels();
+            admin::start(listener, statistics, &standing, labels).map(|running| (running, address))
         })
         .transpose()?;
     let notifier = Arc::new(Notifier::from_environment());
 
     let drain_timeout = settings.config().shutdown.drain_timeout;
     let stopper = broker.stopper();
-    let (speaker, reloader) = (broker.speaker(), broker.reloader());
-    let config = settings.config().clone();
+    let line = start_up_line(&settings, &described);
+    let topic_limits = Broker::topic_limits(&settings);
+    let sys_interval = settings.config().sys.interval.duration();
+    let reload = Arc::new(Reload::new(Beginning {
+        arguments,
+        host,
+        settings,
+        seats,
+        transports,
+        guard,
+        reloader: broker.reloader(),
+        client_id_seed: seed,
+    }));
+    let on_hangup = Arc::clone(&reload);
     signals
-        .watch_hangups(move || {
-            reload(&mut transports, &speaker);
-            reload_rules(&guard, &config, &reloader);
-        })
+        .watch_hangups(move || reload::on_hangup(&on_hangup))
         .map_err(|error| Failure::Other(format!("cannot start the reload thread: {error}")))?;
     let flush = logging.flusher();
     let (draining, told) = (standing.clone(), Arc::clone(&notifier));
@@ -118,18 +123,21 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     // Before the line that says that all is ready.
     let control = instance.as_ref().map(|instance| {
         tracing::debug!(directory = %instance.directory().display(), "control and statistics");
-        let topic_limits = Broker::topic_limits(&settings);
-        let answering = control::Answering { asker: broker.asker(), listeners, topic_limits };
-        let interval = settings.config().sys.interval.duration();
-        if !interval.is_zero()
-            && let Err(error) = sys::start(instance.directory().into(), broker.asker(), interval)
+        let answering = control::Answering {
+            asker: broker.asker(),
+            listeners: directory.clone(),
+            topic_limits,
+            reload,
+        };
+        if !sys_interval.is_zero()
+            && let Err(error) =
+                sys::start(instance.directory().into(), broker.asker(), sys_interval)
         {
             tracing::warn!("$SYS is off: cannot start its thread: {error}");
         }
         control::serve(&instance.control_socket(), answering)
     });
     standing.reach(Stage::Serving);
-    let line = start_up_line(&settings, &described);
     tracing::info!("{line}");
     notifier.ready(&line);
     if let Some((_, Ok(address))) = &services {
@@ -150,39 +158,9 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         .map_err(|error| Failure::Other(format!("cannot start the watchdog thread: {error}")))?;
     broker.join().map_err(|StartError(sentence)| Failure::Other(sentence))?;
     drop((services, instance));
-    listen::remove_all(&addresses);
+    listen::remove_all(&directory.addresses());
     tracing::info!("stopped");
     Ok(())
-}
-
-/// SIGHUP: certificates, keys and revocation lists are read again. Connections that are there keep what they have.
-fn reload(transports: &mut Transports, speaker: &Speaker) {
-    if !transports.has_files() {
-        tracing::info!("asked to read certificates again: there are none");
-        return;
-    }
-    match transports.reload() {
-        Ok(Some(layers)) => {
-            speaker.speak(&layers);
-            tracing::info!("certificates were read again: new connections get the new ones");
-        }
-        Ok(None) => tracing::info!("certificates were read again: nothing has changed"),
-        Err(problems) => {
-            for problem in problems {
-                tracing::error!("certificates stay as they are: {problem}");
-            }
-        }
-    }
-}
-
-fn reload_rules(guard: &Guard, config: &Config, reloader: &Reloader) {
-    match guard.reload(config) {
-        Ok(security) => {
-            reloader.set_security(&security);
-            tracing::info!("users and rules were read again");
-        }
-        Err(reason) => tracing::error!("users and rules stay as they are: {reason}"),
-    }
 }
 
 /// What an operator wants to see first: where, how many, how large, how durable.

@@ -27,6 +27,15 @@ pub(crate) struct Settings {
     pub(crate) queued_bytes_per_shard_max: ByteSize,
 }
 
+/// What [`Settings::take_over`] makes of new settings.
+#[derive(Debug)]
+pub(crate) struct TakenOver {
+    /// In force from now on.
+    pub(crate) settings: Settings,
+    /// As they were written, with what would need a restart.
+    pub(crate) wanted: Config,
+}
+
 /// The part of the machine's memory that sessions' queues may take, if it is left to us: the kernel's
 /// memory for connections, retained messages and everybody else on the machine need the rest.
 const QUEUES_SHARE_OF_MEMORY: u64 = 4;
@@ -105,6 +114,36 @@ impl Settings {
             queued_bytes_per_shard_max: queued_bytes_per_shard_max(config, shards, host),
             loaded,
         })
+    }
+
+    /// Other settings for a broker that runs with these: what `in_force` leaves of the wanted ones, with the shards, rings
+    /// and slots that there are. It is given those in force, the wanted ones and how many connections there is room for.
+    pub(crate) fn take_over(
+        &self,
+        mut loaded: Loaded,
+        host: &Host,
+        in_force: impl FnOnce(&Config, &Config, u32) -> Config,
+    ) -> TakenOver {
+        let possible = self.connections_per_shard.saturating_mul(u32::from(self.shards));
+        let wanted = loaded.config.clone();
+        loaded.config = in_force(self.config(), &wanted, possible);
+        let settings = Self {
+            shards: self.shards,
+            cores: self.cores.clone(),
+            connections_per_shard: self.connections_per_shard,
+            connections_max: match loaded.config.limits.connections_max {
+                0 => possible,
+                wanted => wanted,
+            },
+            mesh_ring_capacity: self.mesh_ring_capacity,
+            queued_bytes_per_shard_max: queued_bytes_per_shard_max(
+                &loaded.config,
+                self.shards,
+                host,
+            ),
+            loaded,
+        };
+        TakenOver { settings, wanted }
     }
 
     /// The tree of settings that needed no resolution.

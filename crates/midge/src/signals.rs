@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once. SIGHUP asks to read certificates,
-//! users and rules again, any number of times.
+//! SIGTERM and SIGINT: the first asks for a drain, the second ends the process at once. SIGHUP asks to read the
+//! configuration again, any number of times.
 //!
 //! Each signal puts one byte into a pipe, so that two in quick succession count as two (flags
 //! would melt into one). A thread reads the other end.

@@ -1,7 +1,7 @@
 //! What each listener speaks: from settings and certificate files to the layers of its connections.
 //!
-//! Files are read here, at the start and at SIGHUP. What cannot be used is refused as a whole: at the start the broker does
-//! not begin, later it keeps what it has.
+//! Files are read here, at the start and at each reload. What cannot be used is refused as a whole: at the start the broker
+//! does not begin, later it keeps what it has.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use midge_config::{ClientCertificates, Listener, NamedCertificate, Tls, TlsVersion};
+use midge_config::{ClientCertificates, Listener, Loaded, NamedCertificate, Tls, TlsVersion};
 use midge_transport::{
     CertificateFiles, PemFile, ProxySettings, TlsFiles, TlsSettings, WebSocketSettings,
 };
@@ -31,11 +31,21 @@ pub(crate) type Layers = Arc<[Arc<midge_transport::Listener>]>;
 /// What the listeners speak now, and how to read it again.
 #[derive(Debug)]
 pub(crate) struct Transports {
-    listeners: Vec<Listener>,
     layers: Layers,
-    /// Of the files behind each listener's TLS: what has not changed is kept, with the keys of its tickets.
+    /// Of everything behind each listener's TLS: what has not changed is kept, with the keys of its tickets.
     digests: Vec<u64>,
     hasher: RandomState,
+}
+
+/// What the listeners may speak from now on: everything is read.
+#[derive(Debug)]
+pub(crate) struct Spoken {
+    layers: Layers,
+    digests: Vec<u64>,
+    /// Labels of listeners whose TLS differs.
+    pub(crate) changed: Vec<String>,
+    /// For the log.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// One problem: the key that it is about, and a sentence.
@@ -47,23 +57,15 @@ impl Transports {
     /// # Errors
     /// Every problem, each with its place in the configuration.
     pub(crate) fn load(settings: &Settings) -> Result<(Self, Vec<String>), Failure> {
-        let mut transports = Self {
-            listeners: settings.config().listeners.clone(),
-            layers: Arc::default(),
-            digests: Vec::new(),
-            hasher: RandomState::new(),
-        };
-        let mut warnings = Vec::new();
-        match transports.read(&mut warnings) {
-            Ok((layers, digests)) => {
-                transports.layers = layers;
-                transports.digests = digests;
-                Ok((transports, warnings))
-            }
-            Err(problems) => Err(Failure::Configuration(
-                problems.iter().map(|(key, what)| settings.loaded.problem(key, what)).collect(),
-            )),
-        }
+        let mut transports =
+            Self { layers: Arc::default(), digests: Vec::new(), hasher: RandomState::new() };
+        let listeners = settings.config().listeners.iter().enumerate().map(Some);
+        let spoken = transports
+            .prepare(&listeners.collect::<Vec<_>>(), &settings.loaded)
+            .map_err(Failure::Configuration)?;
+        let warnings = spoken.warnings.clone();
+        transports.apply(spoken);
+        Ok((transports, warnings))
     }
 
     /// For the shards.
@@ -71,86 +73,104 @@ impl Transports {
         Arc::clone(&self.layers)
     }
 
-    /// Whether any listener has files to read again.
-    pub(crate) fn has_files(&self) -> bool {
-        self.listeners.iter().any(|listener| listener.tls.is_some())
-    }
-
-    /// Reads all files again. `None`: nothing has changed.
+    /// Reads all files of these listeners, which stand by number, each with its place in the configuration. A number without
+    /// a listener keeps what it has.
     ///
     /// # Errors
-    /// Every problem as a sentence; nothing has changed then.
-    pub(crate) fn reload(&mut self) -> Result<Option<Layers>, Vec<String>> {
-        let mut warnings = Vec::new();
-        let (layers, digests) = self.read(&mut warnings).map_err(|problems| {
-            problems.into_iter().map(|(key, what)| format!("{key}: {what}")).collect::<Vec<_>>()
-        })?;
-        for warning in warnings {
-            tracing::warn!("{warning}");
+    /// Every problem as a sentence.
+    pub(crate) fn prepare(
+        &self,
+        listeners: &[Option<(usize, &Listener)>],
+        loaded: &Loaded,
+    ) -> Result<Spoken, Vec<String>> {
+        let (mut layers, mut digests) = (Vec::new(), Vec::new());
+        let (mut changed, mut warnings, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, listener) in listeners.iter().enumerate() {
+            let known = self.digests.get(number).copied();
+            let earlier = self.layers.get(number);
+            let Some((place, listener)) = listener else {
+                layers.push(earlier.cloned().unwrap_or_default());
+                digests.push(known.unwrap_or_default());
+                continue;
+            };
+            let earlier = earlier.and_then(|layer| layer.tls.as_ref().zip(known));
+            match self.speak(listener, *place, earlier, &mut warnings) {
+                Ok((layer, digest)) => {
+                    if known.is_some_and(|known| known != digest) {
+                        changed.push(listener.label());
+                    }
+                    layers.push(Arc::new(layer));
+                    digests.push(digest);
+                }
+                Err(found) => problems.extend(found),
+            }
         }
-        if digests == self.digests {
-            return Ok(None);
+        if !problems.is_empty() {
+            return Err(problems.iter().map(|(key, what)| loaded.problem(key, what)).collect());
         }
-        self.digests = digests;
-        self.layers = layers;
-        Ok(Some(self.layers()))
+        Ok(Spoken { layers: layers.into(), digests, changed, warnings })
     }
 
-    fn read(&self, warnings: &mut Vec<String>) -> Result<(Layers, Vec<u64>), Vec<Problem>> {
-        let (mut layers, mut digests, mut problems) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, listener) in self.listeners.iter().enumerate() {
-            let key = format!("listeners[{index}]");
-            let mut digest = 0;
-            let tls = match &listener.tls {
-                None => None,
-                Some(tls) => match read_tls(tls, listener, &format!("{key}.tls"), warnings) {
-                    Ok(files) => {
-                        digest = self.digest(&files);
-                        let same = self.digests.get(index) == Some(&digest);
-                        let earlier = self.layers.get(index).filter(|_| same);
-                        match earlier.and_then(|layer| layer.tls.clone()) {
-                            Some(earlier) => Some(earlier),
-                            None => match TlsSettings::new(&files) {
-                                Ok(settings) => Some(Arc::new(settings)),
-                                Err(error) => {
-                                    problems.push((format!("{key}.tls"), error.to_string()));
-                                    None
-                                }
-                            },
-                        }
+    /// It counts from now on.
+    pub(crate) fn apply(&mut self, spoken: Spoken) -> Layers {
+        self.layers = spoken.layers;
+        self.digests = spoken.digests;
+        self.layers()
+    }
+
+    fn speak(
+        &self,
+        listener: &Listener,
+        place: usize,
+        earlier: Option<(&Arc<TlsSettings>, u64)>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(midge_transport::Listener, u64), Vec<Problem>> {
+        let key = format!("listeners[{place}].tls");
+        let mut digest = 0;
+        let tls = match &listener.tls {
+            None => None,
+            Some(tls) => {
+                let files = read_tls(tls, listener, &key, warnings)?;
+                digest = self.digest(&files);
+                match earlier {
+                    Some((earlier, known)) if known == digest => Some(Arc::clone(earlier)),
+                    _ => {
+                        let settings = TlsSettings::new(&files);
+                        Some(Arc::new(settings.map_err(|error| vec![(key, error.to_string())])?))
                     }
-                    Err(mut found) => {
-                        problems.append(&mut found);
-                        None
-                    }
-                },
-            };
-            digests.push(digest);
-            layers.push(Arc::new(midge_transport::Listener {
-                proxy: listener.proxy_protocol.as_ref().map(|proxy| ProxySettings {
-                    trusted: networks(&proxy.trusted),
-                    trust_all: listener.address.ip().is_none(),
-                }),
-                tls,
-                websocket: listener.protocol.has_websocket().then(|| WebSocketSettings {
-                    path: listener.websocket.path.clone(),
-                    origins: listener.websocket.origins.clone(),
-                    trusted_proxies: networks(&listener.websocket.trusted_proxies),
-                }),
-            }));
-        }
-        if problems.is_empty() { Ok((layers.into(), digests)) } else { Err(problems) }
+                }
+            }
+        };
+        let layer = midge_transport::Listener {
+            proxy: listener.proxy_protocol.as_ref().map(|proxy| ProxySettings {
+                trusted: networks(&proxy.trusted),
+                trust_all: listener.address.ip().is_none(),
+            }),
+            tls,
+            websocket: listener.protocol.has_websocket().then(|| WebSocketSettings {
+                path: listener.websocket.path.clone(),
+                origins: listener.websocket.origins.clone(),
+                trusted_proxies: networks(&listener.websocket.trusted_proxies),
+            }),
+        };
+        Ok((layer, digest))
     }
 
     fn digest(&self, files: &TlsFiles) -> u64 {
         let bytes = |file: &PemFile| self.hasher.hash_one(&file.bytes);
-        let certificates: Vec<(u64, u64)> = files
+        let certificates: Vec<_> = files
             .certificates
             .iter()
-            .map(|files| (bytes(&files.certificate), bytes(&files.key)))
+            .map(|files| (&files.server_names, bytes(&files.certificate), bytes(&files.key)))
             .collect();
         let lists: Vec<u64> = files.revocation_lists.iter().map(bytes).collect();
-        self.hasher.hash_one((certificates, files.client_ca.as_ref().map(bytes), lists))
+        let policy = (
+            files.client_certificates as u8,
+            files.only_tls13,
+            &files.cipher_suites,
+            files.protocol_name,
+        );
+        self.hasher.hash_one((certificates, files.client_ca.as_ref().map(bytes), lists, policy))
     }
 }
 

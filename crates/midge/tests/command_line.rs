@@ -201,7 +201,7 @@ fn a_plan_is_a_table_or_an_object() {
     let (_, text, _) = run(&[&arguments[..], &["--json", "--tls"]].concat());
     let plan: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(plan["descriptors"]["shards"], 64);
-    assert_eq!(plan["tls"]["measured"], false);
+    assert_eq!(plan["tls"]["records_measured"], false);
 }
 
 #[test]

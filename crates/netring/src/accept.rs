@@ -61,6 +61,11 @@ impl Listener {
         !self.idle.is_empty() && !self.paused && !self.stopping && self.socket.is_some()
     }
 
+    /// The listening socket, while it is open.
+    pub(crate) fn socket(&self) -> Option<&TcpListener> {
+        self.socket.as_ref()
+    }
+
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping
     }

@@ -326,6 +326,24 @@ impl NetRing {
         }
     }
 
+    /// Stops accepting on one listener and closes it. What the kernel holds for it and nobody has accepted is closed with it;
+    /// connections that were accepted stay.
+    pub fn stop_listener(&mut self, listener: ListenerId) {
+        for (index, place) in self.listeners.iter_mut().enumerate() {
+            if place.id == listener {
+                place.stop(&mut self.uring, index as u32);
+            }
+        }
+    }
+
+    /// The sockets of a listener, to change what connections inherit that are accepted from now on.
+    pub fn listening_sockets(&self, listener: ListenerId) -> impl Iterator<Item = &TcpListener> {
+        let places = self.listeners.iter();
+        places
+            .filter(move |place| place.id == listener && !place.is_stopping())
+            .filter_map(Listener::socket)
+    }
+
     /// Tries again to accept on listeners that are paused. A freed slot does so by itself; call this now and then in
     /// case it was the system's table that was full, or the listener that failed.
     pub fn resume_accepts(&mut self) {

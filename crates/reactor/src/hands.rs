@@ -36,7 +36,7 @@ use crate::durable::drive;
 use crate::journal::Journal;
 use crate::layers::Layers;
 use crate::logins::{Logins, Outcome};
-use crate::start::Command;
+use crate::start::{Command, ListenerChange};
 use crate::statistics::Statistics;
 
 /// Turns between two visits of the executor's own housekeeping.
@@ -80,6 +80,7 @@ pub(crate) struct Hands {
     pub(crate) journal: Journal,
     pub(crate) accepting: Accepting,
     pub(crate) layers: Layers,
+    pub(crate) accepts_in_flight: u16,
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
@@ -426,10 +427,36 @@ impl Hands {
                     let _ = reply.try_send(taken.count());
                     return true;
                 }
-                Command::Speak { layers } => self.layers.replace_listeners(layers),
+                Command::Limits(settings) => self.shard.handle_settings(settings),
+                Command::Listeners { layers, changes } => {
+                    self.layers.replace_listeners(layers);
+                    // A drain has closed them all.
+                    if *phase == Phase::Serving {
+                        changes.into_iter().for_each(|change| self.change_listener(change));
+                    }
+                }
             }
         }
         false
+    }
+
+    fn change_listener(&mut self, change: ListenerChange) {
+        match change {
+            ListenerChange::Open { number, socket } => {
+                let number = midge_netring::ListenerId(number);
+                if let Err(error) = self.ring.listen(socket, number, self.accepts_in_flight) {
+                    let shard = self.shard.id().get();
+                    tracing::error!(shard, listener = number.0, "cannot use a listener: {error}");
+                }
+            }
+            ListenerChange::Close { number } => {
+                self.ring.stop_listener(midge_netring::ListenerId(number));
+            }
+            ListenerChange::Configure { number, configure } => {
+                let number = midge_netring::ListenerId(number);
+                self.ring.listening_sockets(number).for_each(|socket| configure(socket));
+            }
+        }
     }
 
     /// The steps of a drain.

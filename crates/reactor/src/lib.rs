@@ -41,4 +41,4 @@ mod statistics;
 pub use asker::{AskError, Asker};
 pub use durable::{Durability, DurabilityError};
 pub use logins::{Doorman, Reply};
-pub use start::{Broker, Reloader, Settings, Speaker, StartError, Stopper, start};
+pub use start::{Broker, ListenerChange, Reloader, Settings, StartError, Stopper, start};

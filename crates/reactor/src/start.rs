@@ -72,7 +72,7 @@ pub struct Settings {
 }
 
 /// From an alien to a shard.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Command {
     /// Stop accepting, tell the clients, close, end.
@@ -94,13 +94,51 @@ pub enum Command {
         /// Where to say how many of them were taken, from the front.
         reply: Sender<usize>,
     },
-    /// Speak this on the listeners from now on; connections that are there keep what they have.
-    Speak {
-        /// In the order of the configuration.
+    /// Listeners come, go and change; connections that are there stay, and keep what they have.
+    Listeners {
+        /// What is spoken on each from now on, by number.
         layers: Arc<[Arc<midge_transport::Listener>]>,
+        /// In this order.
+        changes: Vec<ListenerChange>,
     },
+    /// New limits, for what happens from now on.
+    Limits(Arc<midge_shard::Settings>),
     /// New users and rules.
     Security(Box<Security>),
+}
+
+/// What becomes of one shard's socket of a listener.
+pub enum ListenerChange {
+    /// It is new.
+    Open {
+        /// By which connections know it; of no other listener before.
+        number: u16,
+        /// Listens already.
+        socket: TcpListener,
+    },
+    /// It is closed.
+    Close {
+        /// Which.
+        number: u16,
+    },
+    /// It stays, with other options for the connections to come.
+    Configure {
+        /// Which.
+        number: u16,
+        /// Sets them.
+        configure: Arc<dyn Fn(&TcpListener) + Send + Sync>,
+    },
+}
+
+impl fmt::Debug for ListenerChange {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, number) = match self {
+            Self::Open { number, .. } => ("Open", number),
+            Self::Close { number } => ("Close", number),
+            Self::Configure { number, .. } => ("Configure", number),
+        };
+        formatter.debug_tuple(name).field(number).finish()
+    }
 }
 
 /// Why the shards could not start.
@@ -173,23 +211,6 @@ pub struct Broker {
     asker: Asker,
 }
 
-/// Tells the shards about new certificates; from any thread, any number of times.
-#[derive(Debug, Clone)]
-pub struct Speaker {
-    shards: Arc<[(Sender<Command>, Waker)]>,
-}
-
-impl Speaker {
-    /// New connections of each listener get these layers. Waits for a shard that has many commands to read.
-    pub fn speak(&self, layers: &Arc<[Arc<midge_transport::Listener>]>) {
-        for (commands, waker) in self.shards.iter() {
-            // Fails only when the shard is gone.
-            let _ = commands.send(Command::Speak { layers: Arc::clone(layers) });
-            waker.wake();
-        }
-    }
-}
-
 /// Asks the shards to drain; from any thread, any number of times.
 #[derive(Debug, Clone)]
 pub struct Stopper {
@@ -207,7 +228,8 @@ impl Stopper {
     }
 }
 
-/// Gives the shards new users and rules; from any thread.
+/// Gives the shards new users, rules, limits and listeners; from any thread, any number of times. Each waits for shards
+/// that have many commands to take.
 #[derive(Debug, Clone)]
 pub struct Reloader {
     shards: Arc<[(Sender<Command>, Waker)]>,
@@ -219,6 +241,29 @@ impl Reloader {
         for (commands, waker) in self.shards.iter() {
             // A shard that has ended needs no rules.
             let _ = commands.send(Command::Security(Box::new(security.clone())));
+            waker.wake();
+        }
+    }
+
+    /// New limits.
+    pub fn set_limits(&self, settings: &Arc<midge_shard::Settings>) {
+        for (commands, waker) in self.shards.iter() {
+            let _ = commands.send(Command::Limits(Arc::clone(settings)));
+            waker.wake();
+        }
+    }
+
+    /// What is spoken on each listener, and which of them come, go or change: by shard. A list that is too short leaves
+    /// the rest of the shards with new layers alone.
+    pub fn set_listeners(
+        &self,
+        layers: &Arc<[Arc<midge_transport::Listener>]>,
+        changes: Vec<Vec<ListenerChange>>,
+    ) {
+        let mut changes = changes.into_iter();
+        for (commands, waker) in self.shards.iter() {
+            let changes = changes.next().unwrap_or_default();
+            let _ = commands.send(Command::Listeners { layers: Arc::clone(layers), changes });
             waker.wake();
         }
     }
@@ -241,12 +286,6 @@ impl Broker {
     #[must_use]
     pub fn asker(&self) -> Asker {
         self.asker.clone()
-    }
-
-    /// See [`Speaker`].
-    #[must_use]
-    pub fn speaker(&self) -> Speaker {
-        Speaker { shards: Arc::clone(&self.stopper.shards) }
     }
 
     /// Waits until all shards have drained.
@@ -443,6 +482,7 @@ async fn take_seat(seat: Seat) {
         journal: Journal::new(shard, settings.log_lines_per_second_max),
         accepting: Accepting::default(),
         layers: Layers::new(settings.layers),
+        accepts_in_flight: settings.accepts_in_flight,
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         spin: settings.spin,
         travelling: Travelling::default(),

@@ -32,7 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::exposition::{Exposition, ListenerLabel};
+use crate::exposition::{Exposition, ListenerLabels};
 use crate::process::Process;
 use crate::pulse::Pulse;
 use crate::standing::{Stage, Standing};
@@ -71,7 +71,7 @@ pub struct View {
     /// The program's version.
     pub version: &'static str,
     /// Its listeners, for whoever looks them up by label.
-    pub listeners: Vec<ListenerLabel>,
+    pub listeners: ListenerLabels,
 }
 
 /// The running services. They end when this is dropped.
@@ -184,7 +184,7 @@ impl Shown {
     fn new(view: View) -> Self {
         let View { instance, standing, version, listeners } = view;
         let source = instance.map(|instance| Source {
-            exposition: Exposition::new(version, instance.header(), &listeners),
+            exposition: Exposition::new(version, instance.header(), listeners),
             pulse: Mutex::new(Pulse::default()),
             instance,
         });

@@ -6,6 +6,7 @@
 //! the page's own buckets.
 
 use std::fmt::Write;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use midge_metrics::{Counters, Field, Header, Kind, Reading, Series, Unit};
@@ -22,6 +23,9 @@ pub struct ListenerLabel {
     pub address: String,
 }
 
+/// The listeners as they are now: they come and go while the process lives.
+pub type ListenerLabels = Arc<RwLock<Vec<ListenerLabel>>>;
+
 /// What does not change while the process lives, made ready once: names, descriptions, labels.
 #[derive(Debug)]
 pub(crate) struct Exposition {
@@ -29,6 +33,7 @@ pub(crate) struct Exposition {
     histograms: Vec<HistogramFamily>,
     /// Series of the process that are the same at each scrape.
     constants: String,
+    listeners: ListenerLabels,
     started: SystemTime,
 }
 
@@ -78,7 +83,7 @@ const COUNT_BOUNDS: [u64; 14] =
     [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 impl Exposition {
-    pub(crate) fn new(version: &str, header: Header, listeners: &[ListenerLabel]) -> Self {
+    pub(crate) fn new(version: &str, header: Header, listeners: ListenerLabels) -> Self {
         let mut constants = String::new();
         let started =
             header.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -87,15 +92,6 @@ impl Exposition {
         _ = writeln!(constants, "midge_build_info{{version=\"{}\"}} 1", escaped(version));
         constants += &gauge("midge_shards", "How many shards serve.");
         _ = writeln!(constants, "midge_shards {}", header.shards);
-        constants += &gauge("midge_listener_info", "Always 1; its labels name a listener.");
-        for ListenerLabel { name, address } in listeners {
-            _ = writeln!(
-                constants,
-                "midge_listener_info{{listener=\"{}\",address=\"{}\"}} 1",
-                escaped(name),
-                escaped(address),
-            );
-        }
         constants +=
             &gauge("process_start_time_seconds", "When the shards were started, since 1970.");
         _ = writeln!(constants, "process_start_time_seconds {started}");
@@ -103,6 +99,7 @@ impl Exposition {
             counters: counter_families(),
             histograms: histogram_families(),
             constants,
+            listeners,
             started: header.started,
         }
     }
@@ -118,6 +115,16 @@ impl Exposition {
     ) -> String {
         let mut text = String::with_capacity(4096 + reading.shards.len() * 64 * 1024);
         text += &self.constants;
+        text += &head("midge_listener_info", "Always 1; its labels name a listener.", "gauge");
+        let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
+        for ListenerLabel { name, address } in &*listeners {
+            let (name, address) = (escaped(name), escaped(address));
+            _ = writeln!(
+                text,
+                "midge_listener_info{{listener=\"{name}\",address=\"{address}\"}} 1"
+            );
+        }
+        drop(listeners);
         let ready = stage == Stage::Serving && silent.is_empty();
         text += &head("midge_ready", "1 while new clients are served: /health/ready.", "gauge");
         _ = writeln!(text, "midge_ready {}", u8::from(ready));
@@ -304,9 +311,9 @@ mod tests {
 
     fn rendered(reading: &Reading, stage: Stage, silent: &[usize]) -> String {
         let address = "127.0.0.1:1883".to_owned();
-        let listeners = [ListenerLabel { name: "a\"b\\c".into(), address }];
+        let listeners = vec![ListenerLabel { name: "a\"b\\c".into(), address }];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
-        let exposition = Exposition::new("1.2.3", header(), &listeners);
+        let exposition = Exposition::new("1.2.3", header(), Arc::new(RwLock::new(listeners)));
         exposition.render(reading, stage, silent, &Process::default(), now)
     }
 

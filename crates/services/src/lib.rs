@@ -34,6 +34,6 @@ pub use admin::{
     CONNECTIONS_MAX, CONNECTIONS_PER_SECOND_MAX, HEADER_TIMEOUT, REQUEST_HEAD_BYTES_MAX,
     REQUESTS_PER_SECOND_MAX, Services, View, start,
 };
-pub use exposition::ListenerLabel;
+pub use exposition::{ListenerLabel, ListenerLabels};
 pub use pulse::{Pulse, SILENCE_MAX};
 pub use standing::{Stage, Standing};

@@ -5,6 +5,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
+    sync::{Arc, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -48,7 +49,10 @@ impl Fixture {
             instance,
             standing: standing.clone(),
             version: "1.2.3",
-            listeners: vec![ListenerLabel { name: "plain".into(), address: address.to_string() }],
+            listeners: Arc::new(RwLock::new(vec![ListenerLabel {
+                name: "plain".into(),
+                address: address.to_string(),
+            }])),
         };
         let services = Some(start(listener, view).expect("a thread"));
         Self { address, standing, directory: PathBuf::new(), services }

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{TcpListener, TcpStream},
+    sync::{Arc, RwLock},
     time::SystemTime,
 };
 
@@ -34,7 +35,10 @@ fn scrape(test: &str) -> String {
         instance: Instance::open(&directory).map_err(|error| error.to_string()),
         standing: Standing::default(),
         version: "1.2.3",
-        listeners: vec![ListenerLabel { name: "a".into(), address: address.to_string() }],
+        listeners: Arc::new(RwLock::new(vec![ListenerLabel {
+            name: "a".into(),
+            address: address.to_string(),
+        }])),
     };
     let services = start(listener, view).expect("a thread");
     let mut stream = TcpStream::connect(address).expect("somebody listens");

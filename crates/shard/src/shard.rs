@@ -237,6 +237,13 @@ impl Shard {
         true
     }
 
+    /// New limits: what is there stays, also beyond them, and what comes is held to them. What clients were told when they
+    /// connected (what is offered, the largest packet, the receive maximum) must not shrink; the outboxes keep their bounds.
+    /// Who may do what is for [`Shard::handle_security`].
+    pub fn handle_settings(&mut self, settings: Arc<Settings>) {
+        self.settings = settings;
+    }
+
     /// The transport knows who the peer is: its own address, behind whatever proxies, and what it has proved. Before the
     /// connection's first bytes, and only for transports that know more than a socket does.
     pub fn handle_identified(

@@ -5,6 +5,7 @@
 
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,12 +20,14 @@ use midge_shard::{
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
 
+use crate::reload::{self, Directory, Reload};
+
 use super::{
     cursor::Cursor,
     protocol::{
         Client, ClientsRequest, End, ErrorCode, ErrorLine, ExplainRequest, Explained, Group,
-        Interest, KickRequest, Kicked, Line, Outcome, Request, Retained, RetainedRequest,
-        Subscription, SubscriptionsRequest,
+        Interest, KickRequest, Kicked, Line, Outcome, ReloadRequest, Request, Retained,
+        RetainedRequest, Subscription, SubscriptionsRequest,
     },
 };
 
@@ -36,8 +39,9 @@ const LOOKING_PERIOD: Duration = Duration::from_secs(5);
 pub(crate) struct Answering {
     pub(crate) asker: Asker,
     /// The name of each listener, by number.
-    pub(crate) listeners: Vec<String>,
+    pub(crate) listeners: Directory,
     pub(crate) topic_limits: TopicLimits,
+    pub(crate) reload: Arc<Reload>,
 }
 
 /// Where lines go.
@@ -98,6 +102,7 @@ impl Answering {
             Request::Retained(request) => self.retained(request, sink),
             Request::Kick(request) => self.kick(request, sink),
             Request::Explain(request) => self.explain(request, sink),
+            Request::Reload(request) => self.reload(request, sink),
         };
         let last = match outcome {
             Ok(end) => Line::End(end),
@@ -247,6 +252,25 @@ impl Answering {
         Ok(End { rows: 1, next: None })
     }
 
+    fn reload(&self, request: &ReloadRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        match self.reload.run(request.dry_run, request.config.as_deref()) {
+            Ok(outcome) => {
+                if !request.dry_run {
+                    reload::tell(&outcome);
+                }
+                sink.line(&Line::Reloaded(Box::new(outcome)))?;
+                Ok(End { rows: 1, next: None })
+            }
+            Err(problems) => {
+                if !request.dry_run {
+                    reload::tell_refusal(&problems);
+                }
+                let message = problems.join("\n");
+                Err(Cut::Told(ErrorLine { code: ErrorCode::Refused, message }))
+            }
+        }
+    }
+
     fn group(&self, shard: u16, row: GroupRow) -> Result<Group, Cut> {
         let mut next_client_id = None;
         if let Some(member) = row.next {
@@ -344,10 +368,7 @@ impl Answering {
             client_id: row.client_id.into(),
             connected: connection.is_some(),
             address: connection.map(|connection| connection.peer),
-            listener: connection.map(|connection| {
-                let name = self.listeners.get(usize::from(connection.listener.0));
-                name.cloned().unwrap_or_default()
-            }),
+            listener: connection.map(|connection| self.listeners.name(connection.listener.0)),
             version: connection.map(|connection| {
                 match connection.version {
                     ProtocolVersion::V31 => "3.1",

@@ -52,6 +52,9 @@ pub(crate) fn ask(
             Line::Error(error) => {
                 return Err(match error.code {
                     ErrorCode::Usage => Failure::Configuration(vec![error.message]),
+                    ErrorCode::Refused => {
+                        Failure::Configuration(error.message.lines().map(String::from).collect())
+                    }
                     _ => Failure::Other(error.message),
                 });
             }

@@ -26,6 +26,8 @@ pub(crate) enum Request {
     Kick(KickRequest),
     /// Tell who would get a message.
     Explain(ExplainRequest),
+    /// Read the configuration again.
+    Reload(ReloadRequest),
 }
 
 /// See [`Request::Clients`].
@@ -91,6 +93,16 @@ pub(crate) struct ExplainRequest {
     pub(crate) from: Option<String>,
 }
 
+/// See [`Request::Reload`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ReloadRequest {
+    /// Only tell what would change.
+    pub(crate) dry_run: bool,
+    /// A file to read instead of the broker's own; only for a dry run.
+    pub(crate) config: Option<std::path::PathBuf>,
+}
+
 impl Request {
     /// Reads one line.
     ///
@@ -131,12 +143,18 @@ impl Request {
             "retained" => Self::Retained(rest(&command, keys)?),
             "kick" => Self::Kick(rest(&command, keys)?),
             "explain" => Self::Explain(rest(&command, keys)?),
+            "reload" => match rest::<ReloadRequest>(&command, keys)? {
+                ReloadRequest { dry_run: false, config: Some(_) } => {
+                    return Err(usage("reload: config is for a dry_run only".into()));
+                }
+                request => Self::Reload(request),
+            },
             _ => {
                 return Err(ErrorLine {
                     code: ErrorCode::UnknownCommand,
                     message: format!(
-                        "no command `{}`; there are clients, subscriptions, retained, kick and \
-                         explain",
+                        "no command `{}`; there are clients, subscriptions, retained, kick, \
+                         explain and reload",
                         command.chars().take(40).collect::<String>()
                     ),
                 });
@@ -152,6 +170,7 @@ impl Request {
             Self::Retained(keys) => ("retained", serde_json::to_value(keys)),
             Self::Kick(keys) => ("kick", serde_json::to_value(keys)),
             Self::Explain(keys) => ("explain", serde_json::to_value(keys)),
+            Self::Reload(keys) => ("reload", serde_json::to_value(keys)),
         };
         let mut line = Map::new();
         line.insert("version".into(), VERSION.into());
@@ -179,6 +198,8 @@ pub(crate) enum Line {
     Kicked(Kicked),
     /// Who would get a message.
     Explained(Box<Explained>),
+    /// What a reload has changed, or would change.
+    Reloaded(Box<crate::reload::Outcome>),
     /// The broker is still looking: sent every few seconds in which there is no row.
     Looking {
         /// Where.
@@ -225,6 +246,8 @@ pub(crate) enum ErrorCode {
     Busy,
     /// The broker stops.
     Stopping,
+    /// What was to be changed cannot be: nothing has changed. One problem a line.
+    Refused,
 }
 
 /// One client.
@@ -383,6 +406,8 @@ mod tests {
             Request::Retained(RetainedRequest { limit: u64::MAX, ..Default::default() }),
             Request::Kick(KickRequest { client_id: String::new() }),
             Request::Explain(ExplainRequest { topic: "t".into(), from: None }),
+            Request::Reload(ReloadRequest::default()),
+            Request::Reload(ReloadRequest { dry_run: true, config: Some("/a".into()) }),
         ] {
             let line = request.to_line();
             assert_eq!(line.matches('\n').count(), 1, "{line}");
@@ -403,7 +428,7 @@ mod tests {
             (
                 r#"{"version":1,"command":"dance"}"#,
                 ErrorCode::UnknownCommand,
-                "no command `dance`; there are clients, subscriptions, retained, kick and explain",
+                "no command `dance`; there are clients, subscriptions, retained, kick, explain",
             ),
             (
                 r#"{"version":1,"command":"clients","limitt":1}"#,
@@ -419,6 +444,11 @@ mod tests {
                 r#"{"version":1,"command":"kick"}"#,
                 ErrorCode::Usage,
                 "kick: missing field `client_id`",
+            ),
+            (
+                r#"{"version":1,"command":"reload","config":"/a"}"#,
+                ErrorCode::Usage,
+                "config is for a dry_run only",
             ),
         ] {
             let error = Request::read(line.as_bytes()).expect_err(line);

@@ -47,6 +47,12 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Gives the file of a socket that listens already other rights.
+pub(crate) fn set_mode(path: &Path, listener: &Listener) {
+    // Whoever has moved the file away wanted nobody there.
+    let _ = fs::set_permissions(path, fs::Permissions::from_mode(listener.unix_mode.0));
+}
+
 /// Removes the files when the broker ends.
 pub(crate) fn remove_all(addresses: &[Address]) {
     for path in addresses.iter().filter_map(Address::path) {

@@ -1,0 +1,208 @@
+//! New settings for a running broker: SIGHUP, `midge reload`, `midge check --diff`.
+//!
+//! ```text
+//!  file → settings → what can change now │ certificates, users, rules read │ new listeners opened │ then all of it counts
+//!         refused    what waits, named   │ refused: nothing has changed                          │
+//! ```
+//!
+//! | file | what |
+//! |---|---|
+//! | `difference` | two configurations, key by key |
+//! | `fixed` | what of new settings a running broker cannot take over |
+//! | `listeners` | listeners by number, and what becomes of each |
+//!
+//! # Invariants
+//! - Everything that can fail comes before the first change. A refused reload leaves everything as it was.
+//! - Nobody is disconnected. Who came by a listener that is closed stays, and so does what is beyond a new limit.
+//! - A listener keeps its number for the life of the process, and no other one gets it.
+
+mod difference;
+mod fixed;
+mod listeners;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    arguments::ServeArguments,
+    broker::{self, Reloader},
+    failure::Failure,
+    host::Host,
+    security::Guard,
+    settings::Settings,
+    transports::Transports,
+};
+
+pub(crate) use difference::Change;
+pub(crate) use listeners::{Directory, Seats};
+
+/// What came of a reload, or would come of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Outcome {
+    /// Nothing was changed: it was only asked what would be.
+    pub(crate) dry_run: bool,
+    /// Settings that differ from those in force.
+    pub(crate) changes: Vec<Change>,
+    /// Listeners whose certificates, keys, authorities or revocation lists differ.
+    pub(crate) certificates: Vec<String>,
+    /// What an operator should know.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// A running broker's settings, and how to change them; from any thread, one at a time.
+#[derive(Debug)]
+pub(crate) struct Reload(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    arguments: ServeArguments,
+    host: Host,
+    /// In force.
+    settings: Settings,
+    seats: Seats,
+    transports: Transports,
+    guard: Guard,
+    reloader: Reloader,
+    client_id_seed: u64,
+}
+
+/// What a [`Reload`] begins with: everything that the start has made.
+#[derive(Debug)]
+pub(crate) struct Beginning<'a> {
+    pub(crate) arguments: &'a ServeArguments,
+    pub(crate) host: Host,
+    pub(crate) settings: Settings,
+    pub(crate) seats: Seats,
+    pub(crate) transports: Transports,
+    pub(crate) guard: Guard,
+    pub(crate) reloader: Reloader,
+    pub(crate) client_id_seed: u64,
+}
+
+impl Reload {
+    pub(crate) fn new(beginning: Beginning<'_>) -> Self {
+        let Beginning { arguments, host, settings, seats, .. } = beginning;
+        Self(Mutex::new(State {
+            seats,
+            arguments: arguments.clone(),
+            host,
+            settings,
+            transports: beginning.transports,
+            guard: beginning.guard,
+            reloader: beginning.reloader,
+            client_id_seed: beginning.client_id_seed,
+        }))
+    }
+
+    /// Reads everything again, and puts it in force unless it is a dry run. `config` is a file to read instead of the
+    /// broker's own; only for a dry run.
+    ///
+    /// # Errors
+    /// Every problem, as a sentence; nothing has changed then.
+    pub(crate) fn run(&self, dry_run: bool, config: Option<&Path>) -> Result<Outcome, Vec<String>> {
+        self.state().run(dry_run, config)
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        // What a panic could leave half done is a list of listeners that is shown.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn run(&mut self, dry_run: bool, config: Option<&Path>) -> Result<Outcome, Vec<String>> {
+        let config: Option<PathBuf> = config.map(Path::to_owned);
+        let arguments = ServeArguments {
+            config: config.or_else(|| self.arguments.config.clone()),
+            ..self.arguments.clone()
+        };
+        let wanted = Settings::resolve(&arguments, &self.host).map_err(sentences)?;
+        let settings = self.settings.take_over(wanted.loaded, &self.host, fixed::in_force);
+        let changes = difference::between(
+            self.settings.config(),
+            &settings.wanted,
+            settings.settings.config(),
+        );
+        let settings = settings.settings;
+
+        let config = settings.config();
+        let plan = self.seats.plan(&config.listeners).map_err(|problem| vec![problem])?;
+        let spoken = self.transports.prepare(&plan.numbered(), &settings.loaded)?;
+        let rules = self.guard.prepare(config).map_err(|problem| vec![problem])?;
+        let opened =
+            plan.open(settings.shards, &settings.loaded).map_err(|problem| vec![problem])?;
+
+        let outcome = Outcome {
+            dry_run,
+            changes,
+            certificates: spoken.changed.clone(),
+            warnings: spoken.warnings.clone(),
+        };
+        if dry_run {
+            plan.discard(opened);
+            return Ok(outcome);
+        }
+        let earlier = self.guard.chains();
+        let mut security = self.guard.apply(rules);
+        security.chains = plan.by_number(&security.chains, &earlier);
+        self.guard.set_chains(&security.chains);
+        let minds = broker::shard_settings(&settings, &security, self.client_id_seed);
+        self.reloader.set_security(&security);
+        self.reloader.set_limits(&Arc::new(minds));
+        let layers = self.transports.apply(spoken);
+        let changes = self.seats.apply(plan, opened, settings.shards);
+        self.reloader.set_listeners(&layers, changes);
+        self.settings = settings;
+        Ok(outcome)
+    }
+}
+
+fn sentences(failure: Failure) -> Vec<String> {
+    match failure {
+        Failure::Configuration(problems) => problems,
+        Failure::Other(problem) => vec![problem],
+        Failure::Told => Vec::new(),
+    }
+}
+
+impl Outcome {
+    /// For the log and for people, a line each.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<String> = self.changes.iter().map(ToString::to_string).collect();
+        lines.extend(self.certificates.iter().map(|listener| {
+            format!("listeners[{listener}]: certificates, keys or lists are other ones")
+        }));
+        if lines.is_empty() {
+            lines.push("no setting and no certificate differs".into());
+        }
+        lines
+    }
+}
+
+/// SIGHUP: there is nobody to answer but the log.
+pub(crate) fn on_hangup(reload: &Reload) {
+    match reload.run(false, None) {
+        Ok(outcome) => tell(&outcome),
+        Err(problems) => tell_refusal(&problems),
+    }
+}
+
+/// What was changed, for the log.
+pub(crate) fn tell(outcome: &Outcome) {
+    for warning in &outcome.warnings {
+        tracing::warn!("{warning}");
+    }
+    for line in outcome.lines() {
+        tracing::info!("reloaded: {line}");
+    }
+    tracing::info!("users and rules were read again");
+}
+
+/// Why nothing was changed, for the log.
+pub(crate) fn tell_refusal(problems: &[String]) {
+    for problem in problems {
+        tracing::error!("reload refused, everything stays as it is: {problem}");
+    }
+}

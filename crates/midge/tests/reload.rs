@@ -1,0 +1,294 @@
+//! `midge reload` and `midge check --diff` against a running broker: what changes, what waits, what is refused.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker with a configuration file of its own; ends with the test.
+struct Broker {
+    child: Child,
+    directory: PathBuf,
+}
+
+impl Broker {
+    fn start(test: &str, configuration: &str) -> Self {
+        let name = format!("midge-reload-{test}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        _ = fs::remove_dir_all(&directory);
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join("midge.yaml"), configuration).expect("a file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_midge"))
+            .args(["serve", "--config", "midge.yaml", "--shards", "2", "--runtime-dir"])
+            .arg(directory.join("run"))
+            .current_dir(&directory)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let mut line = String::new();
+        while !line.contains("serves mqtt") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).expect("a line") > 0, "it ended");
+        }
+        // Nobody writes more than a pipe holds.
+        child.stderr = Some(stderr.into_inner());
+        Self { child, directory }
+    }
+
+    fn write(&self, configuration: &str) {
+        fs::write(self.directory.join("midge.yaml"), configuration).expect("a file");
+    }
+
+    fn midge(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_midge"))
+            .args(arguments)
+            .arg("--runtime-dir")
+            .arg(self.directory.join("run"))
+            .current_dir(&self.directory)
+            .output()
+            .expect("the program starts")
+    }
+
+    /// The lines of a command that succeeds.
+    fn lines(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.midge(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        String::from_utf8_lossy(&output.stdout).lines().map(String::from).collect()
+    }
+
+    fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("it runs").count()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+        _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// An address that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
+}
+
+/// The code of the CONNACK; `None`: closed without one.
+fn connect(
+    address: SocketAddr,
+    client_id: &str,
+    user: Option<(&str, &str)>,
+) -> (TcpStream, Option<u8>) {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("is above zero");
+    let mut body = b"\0\x04MQTT\x04".to_vec();
+    body.push(if user.is_some() { 0xc2 } else { 2 });
+    body.extend([0, 0]);
+    for text in
+        [Some(client_id), user.map(|user| user.0), user.map(|user| user.1)].into_iter().flatten()
+    {
+        body.extend((text.len() as u16).to_be_bytes());
+        body.extend(text.as_bytes());
+    }
+    let packet = [&[0x10, body.len() as u8][..], &body].concat();
+    stream.write_all(&packet).expect("is taken");
+    let mut connack = [0; 4];
+    match stream.read_exact(&mut connack) {
+        Ok(()) => (stream, Some(connack[3])),
+        Err(_) => (stream, None),
+    }
+}
+
+fn is_alive(stream: &mut TcpStream) -> bool {
+    let mut pong = [0; 2];
+    stream.write_all(&[0xc0, 0]).is_ok()
+        && stream.read_exact(&mut pong).is_ok()
+        && pong == [0xd0, 0]
+}
+
+/// A listener is closed a moment after the command has answered.
+fn wait_until_closed(address: SocketAddr) {
+    let since = Instant::now();
+    loop {
+        match TcpStream::connect(address) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return,
+            _ => assert!(since.elapsed() < PATIENCE, "{address} still accepts"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn wait_until_open(address: SocketAddr, client_id: &str) -> TcpStream {
+    let since = Instant::now();
+    loop {
+        if TcpStream::connect(address).is_ok()
+            && let (stream, Some(0)) = connect(address, client_id, None)
+        {
+            return stream;
+        }
+        assert!(since.elapsed() < PATIENCE, "{address} does not accept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn listeners_and_limits_change_and_nobody_is_dropped() {
+    let (first, second) = (free(), free());
+    let one = format!("listeners: [{{name: a, address: \"{first}\"}}]\n");
+    let broker = Broker::start("listeners", &one);
+    let mut early = wait_until_open(first, "early");
+
+    let both = format!(
+        "listeners: [{{name: a, address: \"{first}\", backlog: 7}}, {{name: b, address: \"{second}\"}}]\n\
+         limits: {{queued_messages_max: 5, maximum_packet_size_bytes: 1KiB, client_id_size_max: 23}}\n\
+         shards: 4\n"
+    );
+    broker.write(&both);
+    let expected = [
+        "limits.client_id_size_max: 65535 → 23",
+        "limits.maximum_packet_size_bytes: 1 MiB → 1 KiB (needs a restart)",
+        "limits.queued_messages_max: 1000 → 5",
+        "listeners[a].backlog: 4096 → 7",
+    ];
+    let dry = broker.lines(&["check", "--diff"]);
+    assert_eq!(dry[..4], expected);
+    assert_eq!(dry[4], format!("listeners[b]: none → {second}"));
+    assert!(dry.last().is_some_and(|line| line.contains("nothing was changed")), "{dry:?}");
+    assert_eq!(
+        TcpStream::connect(second).map_err(|error| error.kind()).err(),
+        Some(ErrorKind::ConnectionRefused)
+    );
+    assert_eq!(broker.lines(&["check", "--config", "midge.yaml", "--diff"]), dry);
+
+    let told = broker.lines(&["reload"]);
+    assert_eq!(told[..5], dry[..5]);
+    let mut late = wait_until_open(second, "late");
+    assert_eq!(connect(first, "an-identifier-that-is-too-long", None).1, Some(2));
+    assert!(is_alive(&mut early) && is_alive(&mut late));
+    let clients = broker.lines(&["clients", "--json"]).concat();
+    assert!(clients.contains("\"listener\":\"b\""), "{clients}");
+
+    // The first one goes: who came by it stays.
+    broker.write(&format!("listeners: [{{name: b, address: \"{second}\"}}]\nshards: 2\n"));
+    broker.lines(&["reload"]);
+    wait_until_closed(first);
+    assert!(is_alive(&mut early) && is_alive(&mut late));
+    // And comes back.
+    broker.write(&one);
+    broker.lines(&["reload"]);
+    let mut again = wait_until_open(first, "again");
+    wait_until_closed(second);
+    assert!(is_alive(&mut early) && is_alive(&mut late) && is_alive(&mut again));
+}
+
+#[test]
+fn a_wrong_file_changes_nothing() {
+    let address = free();
+    let sound = format!("listeners: [{{address: \"{address}\"}}]\n");
+    let broker = Broker::start("wrong", &sound);
+    let mut client = wait_until_open(address, "stays");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = taken.local_addr().map(|address| (taken, address)).expect("an address");
+    let other = free();
+    for (configuration, problem) in [
+        (
+            "limits: {maximum_qos: 3}\n".to_owned(),
+            "midge.yaml:2:10: limits.maximum_qos: 3 is out of range",
+        ),
+        ("nonsense: 1\n".to_owned(), "midge.yaml:2:1: nonsense: unknown key"),
+        ("security: {acl_file: nowhere}\n".to_owned(), "security.acl_file: cannot read nowhere"),
+        ("security: {allow_anonymous: false}\n".to_owned(), "nobody may connect"),
+    ] {
+        let added = format!(
+            "listeners: [{{address: \"{address}\"}}, {{address: \"{other}\"}}]\n{configuration}"
+        );
+        broker.write(&added);
+        for command in [&["reload"][..], &["reload", "--dry-run"], &["check", "--diff"]] {
+            let output = broker.midge(command);
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{configuration}: {said}");
+            assert!(said.contains(problem), "{configuration}: {said}");
+        }
+    }
+    // One that can be opened and one that cannot: neither is.
+    broker.write(&format!(
+        "listeners: [{{address: \"{address}\"}}, {{address: \"{other}\"}}, {{address: \"{}\"}}]\n",
+        taken.1
+    ));
+    let output = broker.midge(&["reload"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && said.contains("already in use"), "{said}");
+    assert_eq!(
+        TcpStream::connect(other).map_err(|error| error.kind()).err(),
+        Some(ErrorKind::ConnectionRefused)
+    );
+    assert!(is_alive(&mut client));
+    broker.write(&sound);
+    assert_eq!(broker.lines(&["reload"])[0], "no setting and no certificate differs");
+}
+
+#[test]
+fn users_rules_and_descriptors_over_many_reloads() {
+    let (address, extra) = (free(), free());
+    let broker = Broker::start("many", &format!("listeners: [{{address: \"{address}\"}}]\n"));
+    let mut anonymous = wait_until_open(address, "stays");
+    let before = broker.descriptors();
+    for round in 0..20 {
+        let more =
+            if round % 2 == 0 { format!(", {{address: \"{extra}\"}}") } else { String::new() };
+        broker.write(&format!(
+            "listeners: [{{address: \"{address}\"}}{more}]\nlimits: {{queued_messages_max: {}}}\n",
+            100 + round
+        ));
+        broker.lines(&["reload"]);
+        assert!(is_alive(&mut anonymous), "round {round}");
+    }
+    wait_until_closed(extra);
+    // Connections to the control socket and to listeners end a moment later.
+    let since = Instant::now();
+    while broker.descriptors() > before {
+        assert!(since.elapsed() < PATIENCE, "{} instead of {before}", broker.descriptors());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let rules = broker.directory.join("acl");
+    fs::write(&rules, "topic read a\n").expect("a file");
+    broker
+        .write(&format!("listeners: [{{address: \"{address}\"}}]\nsecurity: {{acl_file: acl}}\n"));
+    let told = broker.lines(&["reload"]);
+    assert!(told.iter().any(|line| line == "security.acl_file: none → acl"), "{told:?}");
+    // SUBSCRIBE to `a` and to `b`.
+    anonymous.write_all(b"\x82\x0a\0\x01\0\x01a\0\0\x01b\0").expect("is taken");
+    let mut suback = [0; 6];
+    anonymous.read_exact(&mut suback).expect("a SUBACK");
+    assert_eq!(suback, [0x90, 4, 0, 1, 0, 0x80]);
+
+    // The first users of a broker that had none.
+    let passwd = Command::new(env!("CARGO_BIN_EXE_midge"))
+        .args(["passwd", "-H", "sha512", "users", "anna", "pw"])
+        .current_dir(&broker.directory)
+        .status()
+        .expect("the program starts");
+    assert!(passwd.success());
+    broker.write(&format!(
+        "listeners: [{{address: \"{address}\"}}]\nsecurity: {{password_file: users}}\n"
+    ));
+    broker.lines(&["reload"]);
+    assert!(is_alive(&mut anonymous));
+    let since = Instant::now();
+    while connect(address, "anna", Some(("anna", "wrong"))).1 == Some(0) {
+        assert!(since.elapsed() < PATIENCE, "the new users do not count");
+    }
+    assert_eq!(connect(address, "anna", Some(("anna", "pw"))).1, Some(0));
+    assert_eq!(connect(address, "nobody", None).1, Some(5));
+}
