@@ -205,21 +205,23 @@ impl Shard {
 
     /// Routes a run that entered the broker on this shard.
     pub(crate) fn route_run(&mut self, run: Run<'_>, publisher: Option<SessionId>) {
-        self.run_here(run, publisher);
         self.tickets.clear();
-        if self.shards > 1 {
-            let mut targets = std::mem::take(&mut self.targets);
-            targets.clear();
-            if let Some(interest) = &self.interest {
-                interest.map().interested(run.topic, &mut targets);
-            }
-            for target in targets.iter().filter(|target| *target != self.id) {
-                self.outboxes.push_run(target, run.frames, run.place, self.now);
-                self.tickets.push((target, 0));
-                self.counters.hops_sent += u64::from(run.place.count);
-            }
-            self.targets = targets;
+        let Some(interest) = &self.interest else {
+            self.run_here(run, publisher);
+            return;
+        };
+        let mut targets = std::mem::take(&mut self.targets);
+        interest.map().interested(run.topic, &mut targets);
+        // The map says of this shard what its own table says, for less.
+        if targets.contains(self.id) {
+            self.run_here(run, publisher);
         }
+        for target in targets.iter().filter(|target| *target != self.id) {
+            self.outboxes.push_run(target, run.frames, run.place, self.now);
+            self.tickets.push((target, 0));
+            self.counters.hops_sent += u64::from(run.place.count);
+        }
+        self.targets = targets;
     }
 
     /// Routes a run to what is on this shard; whether anybody wanted it.
@@ -348,6 +350,8 @@ impl Shard {
         };
         if let (Some(at), Some(durable)) = (stalled, &mut self.durable) {
             durable.stalled.push_back((from, batch, at));
+        } else {
+            self.outboxes.take_spare(batch);
         }
     }
 
