@@ -42,6 +42,7 @@ mod ids;
 mod log;
 pub mod memory;
 mod operation;
+mod reader;
 mod recovery;
 mod settings;
 
@@ -55,6 +56,7 @@ pub use format::{
 pub use ids::{Appended, Level, LogId, Position, Refused, Room, SegmentId, Sequence};
 pub use log::{Log, ReadId, Statistics};
 pub use operation::{Completion, DiskError, Operation, OperationId};
+pub use reader::RecordReader;
 pub use recovery::{
     Cause, Damage, Item, Recovered, RecoveredSegment, Recovery, RecoveryError, Segments,
 };

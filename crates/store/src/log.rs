@@ -114,6 +114,8 @@ struct Segment {
     end: u32,
     /// How far it can be read.
     written_end: u32,
+    /// How far the disk surely has it.
+    synced_end: u32,
     /// Bytes of records that are not released.
     live: u64,
 }
@@ -176,6 +178,7 @@ impl Log {
                 block_size: found.block_size,
                 end: found.end,
                 written_end: found.end,
+                synced_end: found.end,
                 live: found.live,
             })
             .collect();
@@ -344,6 +347,20 @@ impl Log {
     #[must_use]
     pub fn synced(&self) -> Sequence {
         self.synced
+    }
+
+    /// Whether the disk surely has the record at this position, and still counts it. Unlike what [`Log::synced`] says of a
+    /// sequence, this can be asked long after; `false` also when its segment is gone.
+    #[must_use]
+    pub fn is_synced(&self, position: Position) -> bool {
+        let found = self.segments.binary_search_by_key(&position.segment, |segment| segment.id);
+        found.is_ok_and(|at| position.offset < self.segments[at].synced_end)
+    }
+
+    /// Whether a segment is there, to be read.
+    #[must_use]
+    pub fn has_segment(&self, segment: SegmentId) -> bool {
+        self.segments.binary_search_by_key(&segment, |found| found.id).is_ok()
     }
 
     /// The mark of a level. Records up to it are kept as the level says.
@@ -546,6 +563,7 @@ impl Log {
             block_size: self.settings.block_size,
             end: batches_start,
             written_end: 0,
+            synced_end: 0,
             live: 0,
         });
         self.open = true;

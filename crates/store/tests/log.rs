@@ -248,3 +248,73 @@ fn a_large_record_gets_a_segment_that_holds_it() {
     let (found, recovered) = recover(&mut disk);
     assert_eq!((found.len(), recovered.damage_count), (3, 0));
 }
+
+/// What may be forgotten because the disk has it, asked by position: over the end of a segment, a failure and a restart.
+#[test]
+fn positions_are_synced_or_not() {
+    let mut disk = MemoryDisk::new(1);
+    let mut log = started(&mut disk);
+    let mut places = Vec::new();
+    for number in 0..300 {
+        let appended = append(&mut disk, &mut log, &payload(number));
+        assert!(!log.is_synced(appended.position), "it has just been appended");
+        places.push(appended);
+    }
+    for one in &places {
+        assert_eq!(log.is_synced(one.position), one.sequence <= log.synced());
+    }
+    log.flush();
+    disk.drive(&mut log);
+    assert!(places.iter().all(|one| log.is_synced(one.position)));
+    assert!(log.statistics().segments > 1);
+    let lost = log.append(1, &[b"lost"], Level::Fsync, Room::Normal).unwrap();
+    let works = midge_store::memory::Faults::default();
+    disk.set_faults(midge_store::memory::Faults { sync_per_million: 1_000_000, ..works });
+    disk.drive(&mut log);
+    disk.set_faults(works);
+    assert!(log.take_failure().is_some());
+    log.retry();
+    disk.drive(&mut log);
+    log.append(1, &[b"found"], Level::Fsync, Room::Normal).unwrap();
+    disk.drive(&mut log);
+    assert_eq!(log.condition(), Condition::Healthy);
+    assert!(!log.is_synced(lost.position), "others behind it are, but it is not");
+    assert!(places.iter().all(|one| log.is_synced(one.position)));
+    let (_, recovered) = recover(&mut disk);
+    let log = Log::resume(small(), &recovered);
+    assert!(places.iter().all(|one| log.is_synced(one.position)));
+    let beyond = Position { segment: SegmentId(1000), offset: 1024 };
+    assert!(!log.is_synced(beyond) && !log.has_segment(beyond.segment));
+}
+
+/// Records are found by their positions, in any order, and nothing is found where none is.
+#[test]
+fn a_reader_finds_single_records() {
+    let mut disk = MemoryDisk::new(1);
+    let mut log = Log::create(
+        Settings { segment_size_max: 2 << 20, segment_size_min: 1 << 20, ..small() },
+        ID,
+        3,
+    );
+    disk.drive(&mut log);
+    let mut places = Vec::new();
+    for number in 0..2000 {
+        let bytes = if number == 700 { vec![7; 600_000] } else { payload(number) };
+        places.push((append(&mut disk, &mut log, &bytes).position, bytes));
+    }
+    log.flush();
+    disk.drive(&mut log);
+    let mut reader = midge_store::RecordReader::new(disk, ID);
+    for (position, bytes) in places.iter().chain(places.iter().rev()) {
+        let record = reader.record(*position).unwrap().unwrap();
+        assert_eq!((record.kind, record.payload), (1, &bytes[..]));
+    }
+    for (position, bytes) in &places {
+        let inside = Position { offset: position.offset + 8, ..*position };
+        if bytes.len() > 8 {
+            assert_eq!(reader.record(inside).unwrap(), None);
+        }
+    }
+    let end = Position { segment: SegmentId(1), offset: 2 << 20 };
+    assert_eq!(reader.record(end).unwrap(), None);
+}

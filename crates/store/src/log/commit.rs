@@ -199,6 +199,9 @@ impl Log {
         self.synced = self.synced.max(commit.last);
         self.written = self.written.max(commit.last);
         self.synced_batch = commit.number;
+        if let Some(segment) = self.segment(commit.segment) {
+            segment.synced_end = segment.synced_end.max(commit.end);
+        }
         if self.gap_stated.is_some_and(|(segment, _)| segment <= commit.segment) {
             self.gap_stated = None;
         }
