@@ -80,7 +80,11 @@ pub(crate) fn tcp_keep_alive() -> Period {
 
 impl Default for Durability {
     fn default() -> Self {
-        Self { directory: None, acknowledge_after: DurabilityLevel::Fsync }
+        Self {
+            directory: None,
+            acknowledge_after: DurabilityLevel::Fsync,
+            queued_memory_max: ByteSize::from_mebibytes(64),
+        }
     }
 }
 

@@ -222,7 +222,8 @@ pub struct Limits {
     pub queued_bytes_max: ByteSize,
 
     /// The same for all sessions of the process together: `0`
-    /// (default) is a quarter of the machine's memory, else at least `maximum_packet_size_bytes` for
+    /// (default) is a quarter of the machine's memory, with a data directory as much as the machine has, of which at most a
+    /// quarter waits in memory; else at least `maximum_packet_size_bytes` for
     /// every shard, at most 16 TiB. Each shard has its equal part. A publication counts in each queue
     /// that it waits in, also where those share its memory. At the limit the newest is dropped and
     /// counted; a QoS 1 or 2 publisher of 5.0 is told 0x97 when nobody else has it.
@@ -349,6 +350,11 @@ pub struct Durability {
 
     /// What an acknowledgement of something that must be kept waits for. Default `fsync`.
     pub acknowledge_after: DurabilityLevel,
+
+    /// Bytes of messages waiting in queues that each shard holds in memory: up to 1 TiB, default 64 MiB. Beyond it a message
+    /// that the data directory keeps leaves memory as soon as the disk has it (20 bytes stay), and is read again
+    /// when its client comes for it.
+    pub queued_memory_max: ByteSize,
 }
 
 /// What an acknowledgement waits for, when somebody must keep what it acknowledges.

@@ -57,6 +57,8 @@ impl Config {
         limits(self, &mut problems);
         self.security.check(&self.listeners, &mut problems);
         performance(&self.performance, &mut problems);
+        let (key, size) = ("durability.queued_memory_max", self.durability.queued_memory_max);
+        problems.at_most(key, size, ByteSize::new(1 << 40));
         if let Some(directory) = &self.runtime.directory {
             let size = directory.as_os_str().len();
             if !(1..=RUNTIME_DIRECTORY_SIZE_MAX).contains(&size) {

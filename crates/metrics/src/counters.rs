@@ -168,6 +168,10 @@ counters! {
     messages_queued_now: gauge Count;
     /// Bytes of the messages that wait now in sessions' queues; one counts in each of them.
     queued_bytes_now: gauge Bytes;
+    /// Messages of these that the log alone has; the others are in memory.
+    messages_queued_in_log_now: gauge Count;
+    /// Bytes of the messages that the log alone has.
+    queued_bytes_in_log_now: gauge Bytes;
     /// QoS 1 and 2 messages sent to clients, or about to be sent again, that wait for the client's acknowledgement now.
     messages_in_flight_now: gauge Count;
 
@@ -229,6 +233,12 @@ counters! {
     duplicates_received: counter Count;
     /// Messages that had to wait in a session's queue.
     messages_queued: counter Count;
+    /// Queued messages that were left to the log, to spare memory.
+    backlog_spilled: counter Count;
+    /// Queued messages, and such in flight, that were read back from the log.
+    backlog_loaded: counter Count;
+    /// Reads of the log for them; one brings many.
+    backlog_reads: counter Count;
 
     /// QoS 0 messages dropped because the subscriber's output was full.
     dropped_output_full: counter Count in messages_dropped(reason = "output_full");
@@ -244,6 +254,8 @@ counters! {
     dropped_no_member: counter Count in messages_dropped(reason = "no_member");
     /// Messages not delivered because the subscriber must not receive them.
     dropped_denied: counter Count in messages_dropped(reason = "denied");
+    /// Queued messages lost because what the log had of them is damaged or cannot be read.
+    dropped_damaged: counter Count in messages_dropped(reason = "damaged");
 
     /// Publications (and wills) refused because their client must not publish there.
     publishes_denied: counter Count;
@@ -345,6 +357,7 @@ impl Counters {
             + self.dropped_too_large
             + self.dropped_no_member
             + self.dropped_denied
+            + self.dropped_damaged
     }
 }
 

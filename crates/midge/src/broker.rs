@@ -192,6 +192,8 @@ pub(crate) fn shard_settings(
             bytes_max: size(limits.queued_bytes_max.bytes()),
         },
         queued_bytes_max: size(settings.queued_bytes_per_shard_max.bytes()),
+        queued_in_memory_max: size(settings.queued_in_memory_per_shard_max.bytes()),
+        queued_memory_max: size(settings.config().durability.queued_memory_max.bytes()),
         queue_qos0: limits.queue_qos0_messages,
         output_bytes_max: size(limits.output_bytes_max.bytes()),
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),

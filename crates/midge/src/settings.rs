@@ -25,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) mesh_ring_capacity: u32,
     /// Each shard's part of `limits.queued_bytes_total_max`, and room for one packet.
     pub(crate) queued_bytes_per_shard_max: ByteSize,
+    /// How much of that may be in memory: less only with a data directory.
+    pub(crate) queued_in_memory_per_shard_max: ByteSize,
 }
 
 /// What [`Settings::take_over`] makes of new settings.
@@ -39,6 +41,10 @@ pub(crate) struct TakenOver {
 /// The part of the machine's memory that sessions' queues may take, if it is left to us: the kernel's
 /// memory for connections, retained messages and everybody else on the machine need the rest.
 const QUEUES_SHARE_OF_MEMORY: u64 = 4;
+
+/// How much more may wait in a data directory, if it is left to us: of the smallest messages (some 110 bytes, as they are
+/// counted) the index in memory, 20 bytes each, then takes no more than those in memory may.
+const QUEUES_ON_DISK: u64 = 4;
 
 /// Memory that a connection costs at the very least (4.5 KB in the kernel): more slots than that
 /// could never be used.
@@ -112,6 +118,7 @@ impl Settings {
             connections_max,
             mesh_ring_capacity: mesh_ring_capacity(config, shards),
             queued_bytes_per_shard_max: queued_bytes_per_shard_max(config, shards, host),
+            queued_in_memory_per_shard_max: queued_in_memory_per_shard_max(config, shards, host),
             loaded,
         })
     }
@@ -137,6 +144,11 @@ impl Settings {
             },
             mesh_ring_capacity: self.mesh_ring_capacity,
             queued_bytes_per_shard_max: queued_bytes_per_shard_max(
+                &loaded.config,
+                self.shards,
+                host,
+            ),
+            queued_in_memory_per_shard_max: queued_in_memory_per_shard_max(
                 &loaded.config,
                 self.shards,
                 host,
@@ -186,11 +198,22 @@ fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u3
 
 fn queued_bytes_per_shard_max(config: &Config, shards: u16, host: &Host) -> ByteSize {
     let limits = &config.limits;
+    let on_disk = if config.durability.directory.is_some() { QUEUES_ON_DISK } else { 1 };
     let total = match limits.queued_bytes_total_max.bytes() {
-        0 => host.memory_bytes / QUEUES_SHARE_OF_MEMORY,
+        0 => host.memory_bytes / QUEUES_SHARE_OF_MEMORY * on_disk,
         total => total,
     };
     ByteSize::new(total.div_ceil(u64::from(shards))).max(limits.maximum_packet_size_bytes)
+}
+
+fn queued_in_memory_per_shard_max(config: &Config, shards: u16, host: &Host) -> ByteSize {
+    let all = queued_bytes_per_shard_max(config, shards, host);
+    if config.durability.directory.is_none() {
+        return all;
+    }
+    let total = host.memory_bytes / QUEUES_SHARE_OF_MEMORY;
+    let part = ByteSize::new(total.div_ceil(u64::from(shards)));
+    part.max(config.limits.maximum_packet_size_bytes).min(all)
 }
 
 /// Pinned shards share out the cores in turn.
@@ -305,6 +328,24 @@ mod tests {
             let host = Host { memory_bytes: memory, ..host() };
             let found = queued_bytes_per_shard_max(&config, shards, &host);
             assert_eq!(found.bytes(), expected, "{total} {shards}");
+            let in_memory = queued_in_memory_per_shard_max(&config, shards, &host);
+            assert_eq!(in_memory, found, "{total} {shards}");
+        }
+    }
+
+    #[test]
+    fn a_data_directory_takes_more_than_memory() {
+        for (total, all, in_memory) in [
+            (0, 2 << 30, 512 << 20),
+            (4 << 40, 1 << 40, 512 << 20),
+            (1 << 30, 256 << 20, 256 << 20),
+        ] {
+            let mut config = Config::default();
+            config.durability.directory = Some("data".into());
+            config.limits.queued_bytes_total_max = ByteSize::new(total);
+            let host = Host { memory_bytes: 8 << 30, ..host() };
+            assert_eq!(queued_bytes_per_shard_max(&config, 4, &host).bytes(), all);
+            assert_eq!(queued_in_memory_per_shard_max(&config, 4, &host).bytes(), in_memory);
         }
     }
 

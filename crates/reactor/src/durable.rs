@@ -13,7 +13,9 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use midge_netring::{Event, NetRing, Wait};
 use midge_session::Time;
 use midge_shard::{Counts, Image, Shard, WallTime, split};
-use midge_store::{Cause, Item, Level, Log, LogId, Recovered, Recovery, RecoveryError, Room};
+use midge_store::{
+    Cause, Item, Level, Log, LogId, RecordReader, Recovered, Recovery, RecoveryError, Room,
+};
 
 use crate::disk::{DataDirectory, Disk, DiskHelper, LogDirectory, OpenError};
 
@@ -183,12 +185,15 @@ impl Store {
         let began = Instant::now();
         let wall = wall_time(Time::ZERO);
         let mut images = Vec::new();
+        let mut readers = Vec::new();
         for number in self.first..self.first + before {
-            images.push(self.recover(number, wall)?.1);
+            let (log, image, recovered) = self.recover(number, wall)?;
+            images.push(image);
+            readers.push(RecordReader::new(log, recovered.id));
         }
         let first = if self.first == 0 { LAYOUT_STEP } else { 0 };
         for (image, number) in split(images, shards, wall).iter().zip(first..) {
-            self.write_new(number, image)?;
+            self.write_new(number, image, &mut readers)?;
         }
         let path = self.directory.path().to_path_buf();
         let io =
@@ -207,7 +212,12 @@ impl Store {
         Ok(())
     }
 
-    fn write_new(&self, number: u16, image: &Image) -> Result<(), DurabilityError> {
+    fn write_new(
+        &self,
+        number: u16,
+        image: &Image,
+        readers: &mut [RecordReader<LogDirectory>],
+    ) -> Result<(), DurabilityError> {
         let path = self.directory.path();
         let io = |error| DurabilityError::Io { step: "make a log in", path: path.into(), error };
         let directory = self.directory.log(number).map_err(io)?;
@@ -215,7 +225,15 @@ impl Store {
         let mut log = Log::create(self.settings.log.clone(), self.new_id(number), number);
         directory.drive(&mut log);
         let mut payload = Vec::new();
-        image.records(|record| {
+        let fetch = |log: u16, position, bytes: &mut Vec<u8>| {
+            let Some(reader) = readers.get_mut(usize::from(log)) else { return Ok(None) };
+            let record = reader.record(position).map_err(io)?;
+            Ok(record.map(|record| {
+                bytes.extend_from_slice(record.payload);
+                record.kind
+            }))
+        };
+        let lost = image.records(fetch, |record| {
             payload.clear();
             let kind = record.encode(&mut payload);
             if log.append(kind, &[&payload], Level::Memory, Room::Normal).is_ok() {
@@ -228,6 +246,10 @@ impl Store {
                 .map(drop)
                 .map_err(|_| no_room())
         })?;
+        if lost > 0 {
+            let log = directory.path().display();
+            tracing::error!(%log, messages = lost, "queued messages are lost: they are damaged");
+        }
         log.close();
         directory.drive(&mut log);
         if log.is_closed() && log.condition() == midge_store::Condition::Healthy {

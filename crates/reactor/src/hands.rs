@@ -348,6 +348,12 @@ impl Hands {
                     }
                 }
                 Action::Note(note) => self.journal.write(&note, self.clock.now()),
+                Action::Lost { client_id, messages } => tracing::error!(
+                    shard = self.shard.id().get(),
+                    client_id,
+                    messages,
+                    "queued messages are lost: what the log has of them is damaged or cannot be read"
+                ),
             }
         }
     }

@@ -10,6 +10,7 @@
 //! | [`session`](mod@session) | the state that can outlive a connection |
 //! | [`inbound`] | QoS 2 packet ids received and not released; what the client has in flight towards us |
 //! | [`outbound`] | what is in flight towards the client, and what waits for a place |
+//! | [`stubs`] | the index of queued messages whose payload is in the log alone |
 //! | [`publication`] | an Application Message inside the broker |
 //! | [`alias`] | Topic Aliases of both directions |
 //! | [`options`] | Subscription Options in four bytes |
@@ -36,15 +37,17 @@ pub mod options;
 pub mod outbound;
 pub mod publication;
 pub mod session;
+pub mod stubs;
 pub mod time;
 
 pub use handshake::{Limits, Refusal, Terms};
 pub use inbound::Inbound;
 pub use options::SubscriptionOptions;
 pub use outbound::{
-    Acknowledged, Delivery, DeliveryExtra, Keep, Kept, KeptMessage, Offer, Outbound, QueueLimits,
-    Resend,
+    Acknowledged, Delivery, DeliveryExtra, Fetched, Keep, Kept, KeptMessage, Offer, Outbound,
+    QueueLimits, Resend, Spilled,
 };
 pub use publication::Publication;
 pub use session::{Session, Will};
+pub use stubs::{Stub, Stubs};
 pub use time::Time;

@@ -12,6 +12,8 @@
 //! After a reconnect `sent` is zero: everything in flight is sent again, as fast as the (perhaps smaller) new window
 //! lets it, before anything queued moves up.
 //!
+//! A part of the queue may be in the log alone: see the `backlog` file below this one.
+//!
 //! # Limits
 //! In flight: the window given with each call, at most 65,535. Queued: [`QueueLimits`]; beyond either bound an offer
 //! comes back as [`Offer::Full`] and the caller counts it.
@@ -24,6 +26,11 @@ use midge_codec::{PacketId, QoS};
 
 use crate::publication::Publication;
 use crate::time::Time;
+
+mod backlog;
+
+use backlog::Backlog;
+pub use backlog::{Fetched, Spilled};
 
 /// Bounds of one session's queue of messages without a packet id.
 #[derive(Debug, Clone, Copy)]
@@ -160,6 +167,16 @@ enum Stage {
     PubComp,
 }
 
+impl Stage {
+    /// Of a message that is sent at this QoS.
+    fn first(qos: QoS) -> Self {
+        match qos {
+            QoS::ExactlyOnce => Self::PubRec,
+            QoS::AtLeastOnce | QoS::AtMostOnce => Self::PubAck,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct InFlight {
     packet_id: PacketId,
@@ -168,7 +185,7 @@ struct InFlight {
     serial: u32,
     /// Whether a PUBLISH left on an earlier connection.
     sent_before: bool,
-    /// `None` once PUBREC came: the client has the message.
+    /// `None` once PUBREC came: the client has the message. Before, `None` means that the log alone has it.
     delivery: Option<Delivery>,
     /// Where it, or the fact that the client has it, stands in the log.
     keep: Option<Keep>,
@@ -180,14 +197,28 @@ pub struct Outbound {
     in_flight: VecDeque<InFlight>,
     /// How many of `in_flight`, from the front, were sent on this connection.
     sent: usize,
+    /// What is next in the queue, and nearly always all of it.
     queue: VecDeque<Delivery>,
+    /// The rest of it; `None`: there is none.
+    backlog: Option<Box<Backlog>>,
+    /// Bytes of the whole queue.
     queue_bytes: usize,
-    /// QoS 0 messages in `queue`.
+    /// QoS 0 messages in the whole queue.
     queued_once: usize,
     next_packet_id: PacketId,
     next_serial: u32,
     /// Kept deliveries that are done, for the log.
     gone: Vec<Keep>,
+    /// Of those in flight, how many the log alone has.
+    unloaded: u32,
+    /// In the shard's line of queues of which a part is to be left to the log.
+    is_listed: bool,
+    /// Messages are being read from the log.
+    is_loading: bool,
+    /// Reads that have failed since the last one that did not.
+    read_failures: u8,
+    /// In `queue` something stands before what is older than it: it could not be left to the log.
+    is_mixed: bool,
 }
 
 impl Default for Outbound {
@@ -196,11 +227,17 @@ impl Default for Outbound {
             in_flight: VecDeque::new(),
             sent: 0,
             queue: VecDeque::new(),
+            backlog: None,
             queue_bytes: 0,
             queued_once: 0,
             next_packet_id: FIRST_PACKET_ID,
             next_serial: 0,
             gone: Vec::new(),
+            unloaded: 0,
+            is_listed: false,
+            is_loading: false,
+            read_failures: 0,
+            is_mixed: false,
         }
     }
 }
@@ -220,6 +257,7 @@ impl Outbound {
     pub fn offer(&mut self, delivery: Delivery, window: u16, limits: &QueueLimits) -> Offer<'_> {
         debug_assert!(delivery.qos != QoS::AtMostOnce);
         if self.queue.is_empty()
+            && self.backlog.is_none()
             && self.sent == self.in_flight.len()
             && self.sent < usize::from(window) + usize::from(mutant!("window-off-by-one"))
             && let Some(packet_id) = self.assign_packet_id()
@@ -238,13 +276,17 @@ impl Outbound {
     /// A message that waits in any case: the client is away.
     pub fn enqueue(&mut self, delivery: Delivery, limits: &QueueLimits) -> Offer<'_> {
         let size = delivery.publication.memory_size();
-        if self.queue.len() >= limits.messages_max
+        if self.queued_count() >= limits.messages_max
             || self.queue_bytes.saturating_add(size) > limits.bytes_max
         {
             return Offer::Full(delivery);
         }
         self.queue_bytes += size;
         self.queued_once += usize::from(delivery.qos == QoS::AtMostOnce);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.push_back(delivery);
+            return Offer::Queued;
+        }
         if mutant!("queue-backwards") {
             self.queue.push_front(delivery);
             return Offer::Queued;
@@ -253,14 +295,18 @@ impl Outbound {
         Offer::Queued
     }
 
-    /// What may be sent now, one at a time; `None` when the window is used up or nothing waits. Expired messages that
-    /// were never sent are dropped on the way and counted in `expired` [MQTT-3.3.2-5].
+    /// What may be sent now, one at a time; `None` when the window is used up, nothing waits, or what is next must be read
+    /// from the log first ([`Outbound::wants_load`]). Expired messages that were never sent are dropped on the way and
+    /// counted in `expired` [MQTT-3.3.2-5].
     pub fn next(&mut self, window: u16, now: Time, expired: &mut u64) -> Option<Resend<'_>> {
         if self.sent < self.in_flight.len() {
             if self.sent >= usize::from(window) {
                 return None;
             }
             let entry = &self.in_flight[self.sent];
+            if entry.is_unloaded() {
+                return None;
+            }
             self.sent += 1;
             return match &entry.delivery {
                 Some(delivery) if entry.stage != Stage::PubComp => {
@@ -313,6 +359,7 @@ impl Outbound {
             }
             Stage::PubRec | Stage::PubComp => {
                 let entry = &mut self.in_flight[index];
+                self.unloaded -= u32::from(entry.is_unloaded());
                 entry.stage = Stage::PubComp;
                 entry.delivery = None;
                 Acknowledged::Release
@@ -342,15 +389,18 @@ impl Outbound {
 
     /// Everything undelivered, oldest first, when the session ends: for the groups whose messages these were.
     /// QoS 2 messages that have left for the client are not among them: they must not go to another
-    /// member [MQTT-4.8.2-5].
+    /// member [MQTT-4.8.2-5]. Neither is what the log alone has: those are nobody's but this session's.
     pub fn into_undelivered(self) -> impl Iterator<Item = Delivery> {
         let in_flight = self.in_flight.into_iter().filter(|e| e.stage == Stage::PubAck);
-        in_flight.filter_map(|entry| entry.delivery).chain(self.queue)
+        let back = self.backlog.into_iter().flat_map(|backlog| backlog.into_back());
+        in_flight.filter_map(|entry| entry.delivery).chain(self.queue).chain(back)
     }
 
     /// Notes where the delivery that was taken last stands in the log.
     pub fn keep_last(&mut self, keep: Keep) {
-        if let Some(last) = self.queue.back_mut() {
+        if let Some(last) = self.backlog.as_mut().and_then(|backlog| backlog.last_mut()) {
+            last.keep = Some(keep);
+        } else if let Some(last) = self.queue.back_mut() {
             last.keep = Some(keep);
         } else if let Some(last) = self.in_flight.back_mut() {
             last.keep = Some(keep);
@@ -379,41 +429,6 @@ impl Outbound {
     #[must_use]
     pub fn has_gone(&self) -> bool {
         !self.gone.is_empty()
-    }
-
-    /// Everything that stands in the log, when the session ends.
-    pub fn keeps(&self) -> impl Iterator<Item = Keep> + '_ {
-        let in_flight = self.in_flight.iter().filter_map(|entry| entry.keep);
-        in_flight.chain(self.queue.iter().filter_map(|delivery| delivery.keep))
-    }
-
-    /// A delivery that stands in the log, by its message.
-    pub fn find_kept(&mut self, message: NonZeroU64) -> Option<Kept<'_>> {
-        let of = |keep: &Option<Keep>| keep.is_some_and(|keep| keep.message == message);
-        if let Some(entry) = self.in_flight.iter_mut().find(|entry| of(&entry.keep)) {
-            let InFlight { packet_id, delivery, keep, .. } = entry;
-            let message = delivery.as_ref().map(|delivery| KeptMessage {
-                publication: &delivery.publication,
-                qos: delivery.qos,
-                retain: delivery.retain,
-                extra: &delivery.extra,
-            });
-            return Some(Kept { keep: keep.as_mut()?, packet_id: Some(*packet_id), message });
-        }
-        // Messages that are not kept (QoS 0, or while the log took none) stand in between: rare enough to step over.
-        let queue = self.queue.make_contiguous();
-        let least = queue
-            .partition_point(|delivery| delivery.keep.is_some_and(|keep| keep.message < message));
-        let found = queue[least..].iter().position(|delivery| of(&delivery.keep));
-        let found = found
-            .map(|at| least + at)
-            .or_else(|| queue.iter().position(|delivery| of(&delivery.keep)))?;
-        let Delivery { publication, qos, retain, extra, keep } = &mut queue[found];
-        Some(Kept {
-            keep: keep.as_mut()?,
-            packet_id: None,
-            message: Some(KeptMessage { publication, qos: *qos, retain: *retain, extra }),
-        })
     }
 
     /// Puts a message back in flight after a restart, behind those put back before.
@@ -469,7 +484,7 @@ impl Outbound {
     /// Messages that wait.
     #[must_use]
     pub fn queued_count(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.backlog.as_ref().map_or(0, |backlog| backlog.len())
     }
 
     /// Whether QoS 0 messages wait: one that comes now must not overtake them [MQTT-4.6.0-6].
@@ -488,13 +503,13 @@ impl Outbound {
     /// Whether nothing is in flight and nothing waits: the box that holds this can go.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.in_flight.is_empty() && self.queue.is_empty()
+        self.in_flight.is_empty() && self.queue.is_empty() && self.backlog.is_none()
     }
 
     /// Whether something could be sent if the window had room.
     #[must_use]
     pub fn has_waiting(&self) -> bool {
-        self.sent < self.in_flight.len() || !self.queue.is_empty()
+        self.sent < self.in_flight.len() || !self.queue.is_empty() || self.backlog.is_some()
     }
 
     /// What must always hold; for tests and the simulator, at the edges of every event.
@@ -507,19 +522,23 @@ impl Outbound {
         ids.sort_unstable();
         assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "a packet id is in use twice");
         let bytes: usize = self.queue.iter().map(|d| d.publication.memory_size()).sum();
-        assert_eq!(bytes, self.queue_bytes);
         let once = self.queue.iter().filter(|d| d.qos == QoS::AtMostOnce).count();
-        assert_eq!(once, self.queued_once);
+        let (backlog_bytes, backlog_once) =
+            self.backlog.as_ref().map_or((0, 0), |backlog| backlog.check_integrity());
+        assert_eq!(bytes + backlog_bytes, self.queue_bytes);
+        assert_eq!(once + backlog_once, self.queued_once);
         for entry in &self.in_flight {
-            assert_eq!(entry.delivery.is_none(), entry.stage == Stage::PubComp);
+            assert!(entry.delivery.is_none() || entry.stage != Stage::PubComp);
+            assert!(!entry.is_unloaded() || entry.keep.is_some(), "nobody has the message");
         }
+        let unloaded = self.in_flight.iter().filter(|entry| entry.is_unloaded()).count();
+        assert_eq!(unloaded, self.unloaded as usize);
+        let sent = self.in_flight.iter().take(self.sent);
+        assert_eq!(sent.filter(|entry| entry.is_unloaded()).count(), 0, "it was sent");
     }
 
     fn push_in_flight(&mut self, packet_id: PacketId, delivery: Delivery) {
-        let stage = match delivery.qos {
-            QoS::ExactlyOnce => Stage::PubRec,
-            QoS::AtLeastOnce | QoS::AtMostOnce => Stage::PubAck,
-        };
+        let stage = Stage::first(delivery.qos);
         let serial = self.next_serial;
         self.next_serial = serial.wrapping_add(1);
         self.in_flight.push_back(InFlight {
@@ -553,6 +572,7 @@ impl Outbound {
             self.sent -= 1;
         }
         let entry = self.in_flight.remove(index)?;
+        self.unloaded -= u32::from(entry.is_unloaded());
         self.gone.extend(entry.keep);
         entry.delivery
     }
@@ -582,6 +602,13 @@ impl Outbound {
             self.next_packet_id = successor(candidate);
         }
         Some(candidate)
+    }
+}
+
+impl InFlight {
+    /// Whether the log alone has the message.
+    fn is_unloaded(&self) -> bool {
+        self.delivery.is_none() && self.stage != Stage::PubComp
     }
 }
 

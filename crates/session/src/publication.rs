@@ -127,7 +127,14 @@ impl Publication {
     #[inline]
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        self.data.len() + size_of::<Self>() + 32
+        Self::memory_size_of(self.data.len())
+    }
+
+    /// The same for one whose topic, properties and payload have so many bytes together.
+    #[inline]
+    #[must_use]
+    pub const fn memory_size_of(size: usize) -> usize {
+        size + size_of::<Self>() + 32
     }
 
     fn payload_at(&self) -> usize {

@@ -47,6 +47,13 @@ pub enum Action {
     },
     /// Something worth a (rate-limited) line in the log.
     Note(Note),
+    /// Queued messages are lost: what the log has of them is damaged or cannot be read. To be told loudly.
+    Lost {
+        /// Whose they were.
+        client_id: Box<str>,
+        /// How many.
+        messages: usize,
+    },
 }
 
 /// What happened to a connection, for the log.

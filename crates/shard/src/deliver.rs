@@ -60,6 +60,7 @@ impl Shard {
     ) -> Delivered {
         let origin = self.origin();
         let Some(entry) = self.sessions.get_mut(session) else { return Delivered::Dropped };
+        let reference = SessionRef { id: session, serial: entry.serial };
         let Some((first, others)) = matched.split_first() else { return Delivered::Dropped };
         if !self.guards.may_read(session, &entry.session.client_id, publication.topic()) {
             self.counters.dropped_denied += 1;
@@ -123,6 +124,9 @@ impl Shard {
                         self.counters.messages_queued += 1;
                         self.counters.messages_queued_now += 1;
                         self.counters.queued_bytes_now += publication.memory_size() as u64;
+                        if let (Some(durable), Some(_)) = (&mut self.durable, &recipient) {
+                            durable.note_queued(reference, outbound, &self.counters, settings);
+                        }
                         note_recipient(&mut self.durable, recipient, None);
                         Delivered::Queued
                     }
@@ -184,6 +188,9 @@ impl Shard {
                 self.counters.messages_queued += 1;
                 self.counters.messages_queued_now += 1;
                 self.counters.queued_bytes_now += publication.memory_size() as u64;
+                if let (Some(durable), Some(_)) = (&mut self.durable, &recipient) {
+                    durable.note_queued(reference, outbound, &self.counters, settings);
+                }
                 note_recipient(&mut self.durable, recipient, None);
                 Delivered::Queued
             }
@@ -338,6 +345,9 @@ impl Shard {
         if gone {
             self.note_gone(session);
         }
+        if self.durable.is_some() {
+            self.read_backlog(session);
+        }
     }
 
     /// Tells the choosers of a session's shared subscriptions whether it is online and has room.
@@ -377,8 +387,11 @@ impl Shard {
                 return;
             }
             self.full_members.pop_front();
-            let room_for_all =
-                self.counters.queued_bytes_now < self.settings.queued_bytes_max as u64;
+            let (settings, counters) = (&self.settings, &self.counters);
+            let in_memory =
+                counters.queued_bytes_now.saturating_sub(counters.queued_bytes_in_log_now);
+            let room_for_all = counters.queued_bytes_now < settings.queued_bytes_max as u64
+                && in_memory < settings.queued_in_memory_max as u64;
             let Some(entry) = self.sessions.current(session) else { continue };
             let queued = entry.session.outbound.as_ref().map_or(0, |o| o.queued_count());
             let Some(shares) = entry.shares.as_mut() else { continue };
@@ -430,7 +443,9 @@ fn note_recipient(
 /// The bounds of one queue now: its own, and what all queues of the shard together leave.
 fn queue_limits(settings: &Settings, counters: &Counters, outbound: &Outbound) -> QueueLimits {
     let all = usize::try_from(counters.queued_bytes_now).unwrap_or(usize::MAX);
-    let left = settings.queued_bytes_max.saturating_sub(all);
+    let in_log = usize::try_from(counters.queued_bytes_in_log_now).unwrap_or(usize::MAX);
+    let left_in_memory = settings.queued_in_memory_max.saturating_sub(all.saturating_sub(in_log));
+    let left = settings.queued_bytes_max.saturating_sub(all).min(left_in_memory);
     let bytes_max = settings.queue.bytes_max.min(outbound.queued_bytes().saturating_add(left));
     QueueLimits { bytes_max, ..settings.queue }
 }

@@ -14,7 +14,7 @@ use crate::ids::{ConnectionId, SessionId};
 use crate::receive::Handled;
 use crate::sessions::Away;
 use crate::shard::Shard;
-use crate::tally::{Load, set_state};
+use crate::tally::{InLog, Load, set_state};
 use crate::wheel::{Entry, Subject};
 
 /// How long a closing connection may take to send its last words, in milliseconds.
@@ -139,6 +139,8 @@ impl Shard {
             outbound.disconnected();
         }
         entry.session.release_idle();
+        self.unload_backlog(id);
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let expiry = entry.session.expiry_interval_seconds;
         let delay = entry.session.will_delay_seconds().unwrap_or(0);
         let delay = if mutant!("will-at-once") { 0 } else { delay };
@@ -202,6 +204,7 @@ impl Shard {
         let Some(mut entry) = self.sessions.retire(id) else { return };
         if let Some(outbound) = &entry.session.outbound {
             Load::of(outbound).has_become(Load::NOTHING, &mut self.counters);
+            InLog::of(outbound).has_become(InLog::NOTHING, &mut self.counters);
         }
         self.guards.remove(id);
         debug_assert!(entry.connection.is_none());

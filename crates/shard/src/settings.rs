@@ -18,6 +18,10 @@ pub struct Settings {
     /// Bytes of what waits in the queues of all sessions of this shard. A message counts in each of them. Beyond it a message
     /// is treated as if the one queue was full.
     pub queued_bytes_max: usize,
+    /// Bytes of these that may be in memory, with or without a log. Beyond it, too, one more is treated as if the queue was full.
+    pub queued_in_memory_max: usize,
+    /// Bytes of these in memory beyond which what a log keeps is left to the log alone. What no log keeps counts, and stays.
+    pub queued_memory_max: usize,
     /// Whether QoS 0 messages are queued for sessions that are away, within the same bounds. Default `false`.
     pub queue_qos0: bool,
     /// Bytes that may wait for one connection's socket. Beyond it QoS 0 messages are dropped and counted, QoS 1 and 2
@@ -52,6 +56,8 @@ impl Default for Settings {
             topic_limits: TopicLimits::default(),
             queue: QueueLimits { messages_max: 1000, bytes_max: 1 << 20 },
             queued_bytes_max: usize::MAX,
+            queued_in_memory_max: usize::MAX,
+            queued_memory_max: 64 << 20,
             queue_qos0: false,
             output_bytes_max: 2 << 20,
             subscriptions_per_client_max: 100_000,

@@ -388,7 +388,8 @@ impl Shard {
         self.run_unproven();
         self.turn_log();
         self.settle();
-        !self.runnable.is_empty() || !self.pumping.is_empty() || !self.leaving.is_empty()
+        let spills = self.durable.as_ref().is_some_and(|durable| durable.backlogs.has_more());
+        !self.runnable.is_empty() || !self.pumping.is_empty() || !self.leaving.is_empty() || spills
     }
 
     /// The broker shuts down, first step: wills of connections that will be closed are published
@@ -511,6 +512,7 @@ impl Shard {
         for (id, entry) in self.sessions.iter() {
             if let Some(outbound) = &entry.session.outbound {
                 outbound.check_integrity();
+                self.check_backlog(outbound);
             }
             if let Some(connection) = entry.connection {
                 let connection = self.connections.get(connection.0);

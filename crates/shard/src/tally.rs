@@ -67,6 +67,31 @@ impl Load {
     pub(crate) const NOTHING: Self = Self { queued: 0, queued_bytes: 0, in_flight: 0 };
 }
 
+/// Queued messages of a session that the log alone has. They are among those of [`Load`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InLog {
+    messages: u64,
+    bytes: u64,
+}
+
+impl InLog {
+    pub(crate) const NOTHING: Self = Self { messages: 0, bytes: 0 };
+
+    pub(crate) fn of(outbound: &Outbound) -> Self {
+        let (messages, bytes) = outbound.in_log();
+        Self { messages: messages as u64, bytes: bytes as u64 }
+    }
+
+    /// Takes note of what has become of it since it was measured.
+    pub(crate) fn has_become(self, after: Self, counters: &mut Counters) {
+        let Counters { messages_queued_in_log_now, queued_bytes_in_log_now, .. } = counters;
+        *messages_queued_in_log_now =
+            messages_queued_in_log_now.wrapping_add(after.messages).wrapping_sub(self.messages);
+        *queued_bytes_in_log_now =
+            queued_bytes_in_log_now.wrapping_add(after.bytes).wrapping_sub(self.bytes);
+    }
+}
+
 /// What a state counts as.
 const fn counted_as(state: State) -> ConnectionState {
     match state {
@@ -159,14 +184,19 @@ impl Shard {
         }
         assert_eq!(self.counters.connections_by_state_now, states, "connections by state");
         let mut load = Load::NOTHING;
+        let mut in_log = InLog::NOTHING;
         for outbound in self.sessions.iter().filter_map(|(_, e)| e.session.outbound.as_ref()) {
             load.queued += Load::of(outbound).queued;
             load.queued_bytes += Load::of(outbound).queued_bytes;
             load.in_flight += Load::of(outbound).in_flight;
+            in_log.messages += InLog::of(outbound).messages;
+            in_log.bytes += InLog::of(outbound).bytes;
         }
         let counters = &self.counters;
         assert_eq!(counters.messages_queued_now, load.queued, "messages queued");
         assert_eq!(counters.queued_bytes_now, load.queued_bytes, "bytes queued");
         assert_eq!(counters.messages_in_flight_now, load.in_flight, "messages in flight");
+        assert_eq!(counters.messages_queued_in_log_now, in_log.messages, "messages in the log");
+        assert_eq!(counters.queued_bytes_in_log_now, in_log.bytes, "bytes in the log");
     }
 }

@@ -393,6 +393,7 @@ impl World {
                     state.hand_over = Some((target, luggage));
                 }
                 Action::Note(_) => {}
+                Action::Lost { .. } => unreachable!("nothing is kept"),
                 Action::Authenticate { .. } => unreachable!("nobody is asked for a password"),
             }
         }

@@ -106,6 +106,10 @@ situations! {
     DiskFailed,
     /// A disk was full.
     DiskFull,
+    /// A queued message was left to the log alone.
+    BacklogSpilled,
+    /// A message was read back from the log for its client.
+    BacklogLoaded,
     /// The broker was shut down.
     Shutdown,
 }

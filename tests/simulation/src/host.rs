@@ -227,6 +227,10 @@ impl Host {
                 Action::Authenticate { connection, .. } => {
                     panic!("somebody is asked about connection {}", connection.0)
                 }
+                // No disk here damages what it has synced.
+                Action::Lost { client_id, messages } => {
+                    net.fail(format!("{messages} messages for {client_id} are lost on the disk"));
+                }
                 Action::Note(note) => {
                     let peer = SocketAddr::from(note.peer);
                     let std::net::IpAddr::V4(address) = peer.ip() else { continue };

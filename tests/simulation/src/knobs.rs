@@ -33,6 +33,8 @@ pub struct DiskKnobs {
     pub segment_size_max: u32,
     /// How often everything stops at once and begins again.
     pub crashes: u64,
+    /// Bytes of queued messages in memory, beyond which they are in the log alone.
+    pub queued_memory_max: usize,
 }
 
 /// One run's settings. Chances are per mille.
@@ -149,6 +151,7 @@ impl Knobs {
                     capacity: prng.pick(&[u64::MAX, u64::MAX, 400 << 10]),
                     segment_size_max: prng.pick(&[64 << 10, 1 << 20]),
                     crashes: prng.between(0, 3),
+                    queued_memory_max: prng.pick(&[0, 0, 2_000, 20_000, 64 << 20]),
                 });
             }
             "shutdown" => {

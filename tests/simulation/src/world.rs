@@ -139,6 +139,7 @@ fn settings(knobs: &Knobs, seed: u64) -> Settings {
             messages_max: knobs.queue_messages_max,
             bytes_max: knobs.queue_bytes_max,
         },
+        queued_memory_max: knobs.disk.map_or(usize::MAX, |disk| disk.queued_memory_max),
         queue_qos0: knobs.queue_qos0,
         output_bytes_max: knobs.output_bytes_max,
         subscriptions_per_client_max: knobs.subscriptions_max,
@@ -724,6 +725,8 @@ impl World {
             (Situation::QueueFull, counters.dropped_queue_full),
             (Situation::TooLarge, counters.dropped_too_large),
             (Situation::RetainedRefused, counters.retained_refused),
+            (Situation::BacklogSpilled, counters.backlog_spilled),
+            (Situation::BacklogLoaded, counters.backlog_loaded),
         ] {
             self.net.coverage.add(situation, count);
         }

@@ -11,11 +11,12 @@ use std::sync::Arc;
 
 use midge_codec::PacketId;
 use midge_mesh::ShardId;
-use midge_session::{Keep, Kept as KeptDelivery, Publication};
+use midge_session::{Keep, Kept as KeptDelivery, Publication, Time};
 use midge_store::{
     Chunk, Condition, DiskError, Failure, Level, Position, ReadId, Refused, Rest, Room, SegmentId,
 };
 
+use super::backlog::FAILURES_MAX;
 use super::record::{DeliveryRecord, HandOn, MessageRecord, Record};
 use super::write::{keep, message_record, place_of, session_record, share_of};
 use super::{Durable, Place};
@@ -33,6 +34,9 @@ const LOOK_MS: u64 = 100;
 /// Things that are written again in one turn after a failure.
 const REWRITTEN_PER_TURN: usize = 1024;
 
+/// Before a piece that could not be read is tried again, in milliseconds; twice as long after each failure.
+const READ_AGAIN_MS: u64 = 250;
+
 /// A segment on its way out.
 #[derive(Debug)]
 pub(crate) struct Cleaning {
@@ -41,7 +45,11 @@ pub(crate) struct Cleaning {
     at: Position,
     size: u32,
     read: Option<ReadId>,
-    /// Parts of it could not be read: what stands there is written again from memory before it goes.
+    /// Failures to read this piece, one after the other, and when to try again.
+    failures: u8,
+    read_at: Time,
+    /// Parts of it could not be read: what stands there is written again from memory before it goes, and what the log alone has
+    /// of it is lost.
     damaged: bool,
 }
 
@@ -60,11 +68,18 @@ impl Shard {
             durable.look_at = now.plus_millis(LOOK_MS);
             let Some(segment) = durable.log.cleaning() else { return };
             let at = durable.log.first_position(segment);
-            let cleaning = Cleaning { segment, at, size: PIECE_SIZE, read: None, damaged: false };
-            durable.cleaning = Some(cleaning);
+            durable.cleaning = Some(Cleaning {
+                segment,
+                at,
+                size: PIECE_SIZE,
+                read: None,
+                failures: 0,
+                read_at: now,
+                damaged: false,
+            });
         }
         let Durable { cleaning: Some(cleaning), log, .. } = &mut **durable else { return };
-        if cleaning.read.is_none() {
+        if cleaning.read.is_none() && cleaning.read_at <= now {
             match log.read(cleaning.at, cleaning.size) {
                 Ok(read) => cleaning.read = Some(read),
                 Err(Refused::Busy) => {}
@@ -82,11 +97,20 @@ impl Shard {
         let Some(mut cleaning) = durable.cleaning.take_if(|c| c.read == Some(read)) else { return };
         cleaning.read = None;
         let Ok(chunk) = result else {
-            cleaning.damaged = true;
+            cleaning.failures += 1;
+            if cleaning.failures < FAILURES_MAX {
+                let pause_ms = READ_AGAIN_MS << (cleaning.failures - 1);
+                cleaning.read_at = self.now.plus_millis(pause_ms);
+            } else {
+                // Behind it there may be what is good.
+                cleaning.at.offset = cleaning.at.offset.saturating_add(PIECE_SIZE);
+                cleaning.failures = 0;
+                cleaning.damaged = true;
+            }
             durable.cleaning = Some(cleaning);
-            self.end_cleaning();
             return;
         };
+        cleaning.failures = 0;
         let mut records = chunk.records();
         for (position, record) in records.by_ref() {
             if self.copy_record(position, record.kind, record.payload).is_err() {
@@ -126,6 +150,7 @@ impl Shard {
                 // No room for all of it: the whole segment again, later.
                 return;
             }
+            self.lose_backlogs(cleaning.segment);
         }
         let Some(durable) = &mut self.durable else { return };
         // The highest numbers stand in records that go.
@@ -159,9 +184,9 @@ impl Shard {
             Record::Received { session, message, .. } => {
                 let Self { durable: Some(durable), sessions, .. } = self else { return Ok(()) };
                 let Some(entry) = durable.entry(sessions, session) else { return Ok(()) };
-                let Some(kept) = find_kept(entry, message, position) else { return Ok(()) };
+                let Some((kept, _)) = kept_at(entry, message, position) else { return Ok(()) };
                 let copy = durable.log.append_copy(kind, &[payload], position)?.position;
-                (kept.keep.segment, kept.keep.offset) = (copy.segment.0, copy.offset);
+                move_kept(entry, Keep { segment: copy.segment.0, offset: copy.offset, ..kept });
                 Ok(())
             }
             Record::Inbound { session, packet_id } => {
@@ -214,8 +239,8 @@ impl Shard {
         let mut left = MessageRecord { deliveries: Vec::new(), came_from: None, ..record.clone() };
         for delivery in record.deliveries {
             let Some(entry) = durable.entry(sessions, delivery.session) else { continue };
-            if let Some(kept) = find_kept(entry, record.message, position) {
-                let packet_id = kept.packet_id.map(PacketId::get);
+            if let Some((_, packet_id)) = kept_at(entry, record.message, position) {
+                let packet_id = packet_id.map(PacketId::get);
                 left.deliveries.push(DeliveryRecord { packet_id, ..delivery });
             }
         }
@@ -250,10 +275,8 @@ impl Shard {
         let place = Place { position: copy.position, size: share_of(size, owners) };
         let keep = keep(message, place);
         for delivery in &left.deliveries {
-            if let Some(entry) = durable.entry(sessions, delivery.session)
-                && let Some(kept) = find_kept(entry, message.get(), position)
-            {
-                *kept.keep = keep;
+            if let Some(entry) = durable.entry(sessions, delivery.session) {
+                move_kept(entry, keep);
             }
         }
         if left.retained {
@@ -299,6 +322,8 @@ impl Shard {
         durable.lost = Some(durable.lost.map_or(failure.segment, |l| l.min(failure.segment)));
         durable.lost_until = None;
         durable.end_again();
+        self.move_back(failure);
+        let Some(durable) = &mut self.durable else { return };
         let appended = durable.log.appended();
         for accepts in &mut durable.accepts {
             accepts.give_up(&lost);
@@ -406,8 +431,8 @@ impl Shard {
                     }
                 }
                 let Some(outbound) = session.outbound.as_mut() else { continue };
-                let keeps: Vec<Keep> =
-                    outbound.keeps().filter(|keep| lost(place_of(keep).position)).collect();
+                let mut keeps: Vec<Keep> = outbound.keeps_in_memory().collect();
+                keeps.retain(|keep| lost(place_of(keep).position));
                 for old in keeps {
                     let Some(kept) = outbound.find_kept(old.message) else { continue };
                     let place = durable.put_delivery(key, &kept)?;
@@ -528,15 +553,21 @@ impl Durable {
     }
 }
 
-/// A delivery of a session whose record stands exactly there.
-fn find_kept(
-    entry: &mut SessionEntry,
+/// A delivery of a session whose record stands exactly there, and its packet id.
+fn kept_at(
+    entry: &SessionEntry,
     message: u64,
     position: Position,
-) -> Option<KeptDelivery<'_>> {
-    let outbound = entry.session.outbound.as_mut()?;
-    let kept = outbound.find_kept(NonZeroU64::new(message)?)?;
-    (place_of(kept.keep).position == position).then_some(kept)
+) -> Option<(Keep, Option<PacketId>)> {
+    let outbound = entry.session.outbound.as_ref()?;
+    let kept = outbound.kept_at(NonZeroU64::new(message)?)?;
+    (place_of(&kept.0).position == position).then_some(kept)
+}
+
+/// It stands elsewhere now.
+fn move_kept(entry: &mut SessionEntry, keep: Keep) {
+    let moved = entry.session.outbound.as_mut().is_some_and(|outbound| outbound.move_kept(keep));
+    debug_assert!(moved, "it was there a moment ago");
 }
 
 /// A packet id of a session whose record stands exactly there.

@@ -11,6 +11,7 @@
 //! | [`wait`] | what waits for a commit: answers to clients, acknowledgements between shards, messages to hand on |
 //! | [`restore`] | from the records of a log to a shard |
 //! | [`clean`] | what still counts of the oldest segment is copied forward |
+//! | [`backlog`] | queues of which a part is in the log alone |
 //!
 //! # Nothing is said before it is kept
 //! An answer that promises something is written into the connection's output at once, and the output's *gate* is set to the
@@ -35,10 +36,12 @@ use midge_topic::FilterId;
 use crate::envelope::Batch;
 use crate::ids::{ConnectionId, SessionId};
 
+use self::backlog::Backlogs;
 use self::clean::Cleaning;
 use self::record::Record;
 use self::wait::{Accepts, Forward, HandingOn};
 
+pub(crate) mod backlog;
 pub(crate) mod clean;
 pub mod record;
 pub(crate) mod restore;
@@ -246,6 +249,7 @@ pub(crate) struct Durable {
     flush_at: Option<Time>,
     pub(crate) retry_at: Option<Time>,
     pub(crate) cleaning: Option<Cleaning>,
+    pub(crate) backlogs: Backlogs,
     /// When the log is asked next whether there is something to clean.
     look_at: Time,
     /// What stands from this segment on, up to the other one, is not kept: the disk has failed.
@@ -287,6 +291,7 @@ impl Durable {
             flush_at: None,
             retry_at: None,
             cleaning: None,
+            backlogs: Backlogs::default(),
             look_at: Time::ZERO,
             lost: None,
             lost_until: None,
@@ -385,6 +390,7 @@ impl Durable {
 
     /// When the log has something to do although nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        [self.flush_at, self.retry_at].into_iter().flatten().min()
+        let read_at = self.backlogs.next_deadline();
+        [self.flush_at, self.retry_at, read_at].into_iter().flatten().min()
     }
 }

@@ -4,17 +4,25 @@
 //! then fills a shard that has no clients yet ([`Shard::restore`]), or, when the number of shards has changed, is
 //! split into the images of the new shards and written into new logs ([`split`], [`Image::records`]).
 //!
+//! # Memory
+//! Payloads of queued messages are left where they are: an image has twenty bytes for each, and so has the shard until a client
+//! comes for them (the `backlog` file beside this one). What came by way of a shared subscription is held whole, as
+//! retained messages are.
+//!
 //! # Damage
 //! A record that names what is not there (because it has ended, or its beginning was damaged) says nothing and is counted.
 //! Whatever is left is still well formed: a packet id that two messages claim is given to one.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
-use midge_session::{Delivery, DeliveryExtra, Publication, Session, SubscriptionOptions, Will};
+use midge_session::{
+    Delivery, DeliveryExtra, Keep, Publication, Session, Stub, Stubs, SubscriptionOptions, Will,
+};
 use midge_store::{Level, Log, Position, RECORD_HEADER_SIZE, Recovered, SegmentId, record_size};
 use midge_topic::{SharedFilter, SubscriberId, TopicFilter};
 
@@ -22,13 +30,13 @@ use super::record::{
     DeliveryRecord, HandOn, MessageRecord, Record, RecordError, SessionRecord, WillRecord,
 };
 use super::wait::HandingOn;
-use super::write::{keep, message_record, share_of};
+use super::write::{keep, message_record, place_of, share_of};
 use super::{Durable, Kept, Place, WallTime};
 use crate::envelope::{Envelope, ShareJoin, ShareMember, chooser};
 use crate::ids::{ConnectionId, home_shard, keeper_shard};
 use crate::sessions::{Away, Shares};
 use crate::shard::Shard;
-use crate::tally::Load;
+use crate::tally::{InLog, Load};
 use crate::wheel::{Entry, Subject};
 
 /// What a log says.
@@ -75,19 +83,35 @@ struct SessionImage {
     place: Place,
     subscriptions: BTreeMap<Box<str>, (u32, Place)>,
     inbound: BTreeMap<u16, Place>,
+    /// What is in flight, and what a shared subscription gave.
     line: BTreeMap<u64, Line>,
+    /// What else is queued.
+    queued: Stubs,
+    /// When this is not the log that is restored: the number of the one that has its messages, and its key there.
+    source: (u16, u64),
 }
 
 /// A message in a session's line.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Line {
-    /// `None` once the client has it.
-    publication: Option<Arc<Publication>>,
+    body: Body,
     qos: QoS,
-    retain: bool,
     packet_id: Option<PacketId>,
-    extra: Option<Box<DeliveryExtra>>,
     place: Place,
+}
+
+/// What there is of it.
+#[derive(Debug, Clone)]
+enum Body {
+    Memory {
+        publication: Arc<Publication>,
+        retain: bool,
+        extra: Option<Box<DeliveryExtra>>,
+    },
+    /// The log has it; in memory it would have so many bytes.
+    Log(u32),
+    /// The client has it.
+    Received,
 }
 
 /// A message that a topic, a group or this shard holds.
@@ -152,24 +176,33 @@ impl Image {
             }
             Record::Message(record) => return self.take_message(record, place),
             Record::Assigned { session, message, packet_id } => {
-                let line = self.sessions.get_mut(&session)?.line.get_mut(&message)?;
-                line.packet_id = PacketId::new(packet_id);
+                let packet_id = PacketId::new(packet_id);
+                let session = self.sessions.get_mut(&session)?;
+                match session.queued.remove(NonZeroU64::new(message)?) {
+                    Some(stub) => {
+                        session.line.insert(message, Line { packet_id, ..Line::of(stub) });
+                    }
+                    None => session.line.get_mut(&message)?.packet_id = packet_id,
+                }
             }
             Record::Received { session, message, packet_id } => {
                 self.next_message = self.next_message.max(message.saturating_add(1));
                 let session = self.sessions.entry(session).or_default();
+                session.queued.remove(NonZeroU64::new(message)?);
                 let line = Line {
-                    publication: None,
+                    body: Body::Received,
                     qos: QoS::ExactlyOnce,
-                    retain: false,
                     packet_id: PacketId::new(packet_id),
-                    extra: None,
                     place,
                 };
                 session.line.insert(message, line);
             }
             Record::Done { session, message } => {
-                self.sessions.get_mut(&session)?.line.remove(&message)?;
+                let session = self.sessions.get_mut(&session)?;
+                let queued = session.queued.remove(NonZeroU64::new(message)?).is_some();
+                if session.line.remove(&message).is_none() && !queued {
+                    return None;
+                }
             }
             Record::Inbound { session, packet_id } => {
                 self.sessions.entry(session).or_default().inbound.insert(packet_id, place);
@@ -228,25 +261,41 @@ impl Image {
             + usize::from(record.hand_on.is_some());
         let place = Place { size: share_of(place.size, owners), ..place };
         let expires_at = record.expires_at_ms.map(|ms| self.wall.time(ms));
-        let publication = Arc::new(Publication::new(
-            record.topic,
-            record.properties,
-            record.payload,
-            record.qos,
-            record.retain,
-            expires_at,
-        ));
-        let held = || Held { message, publication: Arc::clone(&publication), place };
+        let size = record.topic.len() + record.properties.len() + record.payload.len();
+        let size = u32::try_from(Publication::memory_size_of(size)).unwrap_or(u32::MAX);
+        let whole = OnceCell::new();
+        let publication = || {
+            Arc::clone(whole.get_or_init(|| {
+                Arc::new(Publication::new(
+                    record.topic,
+                    record.properties,
+                    record.payload,
+                    record.qos,
+                    record.retain,
+                    expires_at,
+                ))
+            }))
+        };
+        let held = || Held { message, publication: publication(), place };
         for delivery in record.deliveries {
             let session = self.sessions.entry(delivery.session).or_default();
-            let line = Line {
-                publication: Some(Arc::clone(&publication)),
-                qos: delivery.qos,
-                retain: delivery.retain,
-                packet_id: delivery.packet_id.and_then(PacketId::new),
-                extra: extra(&delivery),
-                place,
+            let packet_id = delivery.packet_id.and_then(PacketId::new);
+            let body = if delivery.share.is_some() {
+                let (retain, extra) = (delivery.retain, extra(&delivery));
+                Body::Memory { publication: publication(), retain, extra }
+            } else {
+                Body::Log(size)
             };
+            if packet_id.is_none() && delivery.share.is_none() {
+                session.line.remove(&record.message);
+                let keep = keep(message, place);
+                session.queued.insert(Stub { keep, size, qos: delivery.qos });
+                continue;
+            }
+            if delivery.share.is_none() {
+                session.queued.remove(message);
+            }
+            let line = Line { body, qos: delivery.qos, packet_id, place };
             session.line.insert(record.message, line);
         }
         for group in record.groups {
@@ -276,7 +325,7 @@ impl Image {
         Counts {
             sessions: sessions.clone().count() as u64,
             subscriptions: sessions.clone().map(|s| s.subscriptions.len() as u64).sum(),
-            queued: sessions.map(|session| session.line.len() as u64).sum(),
+            queued: sessions.map(|s| (s.line.len() + s.queued.len()) as u64).sum(),
             retained: self.retained.len() as u64,
             ..self.counts
         }
@@ -299,6 +348,7 @@ impl Image {
             session.subscriptions.values().for_each(|(_, place)| count(place));
             session.inbound.values().for_each(&mut count);
             session.line.values().for_each(|line| count(&line.place));
+            session.queued.iter().for_each(|stub| count(&place_of(&stub.keep)));
         }
         self.retained.values().for_each(|held| count(&held.place));
         self.backlogs.values().flat_map(BTreeMap::values).for_each(|held| count(&held.place));
@@ -306,11 +356,19 @@ impl Image {
         live
     }
 
-    /// The records that say the same, to be written into an empty log; `emit` gets each.
+    /// The records that say the same, to be written into an empty log; `emit` gets each. `fetch` reads a record of the log with
+    /// that number (the place among those that were [`split`]) into a buffer, and tells its kind; `None` when it is damaged.
+    /// Returns how many messages are lost for that.
     ///
     /// # Errors
-    /// The first of `emit`.
-    pub fn records<E>(&self, mut emit: impl FnMut(&Record<'_>) -> Result<(), E>) -> Result<(), E> {
+    /// The first of `fetch` or `emit`.
+    pub fn records<E>(
+        &self,
+        mut fetch: impl FnMut(u16, Position, &mut Vec<u8>) -> Result<Option<u8>, E>,
+        mut emit: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let mut lost = 0;
+        let mut bytes = Vec::new();
         for (key, image) in &self.sessions {
             let will = image.will.as_ref().map(|will| WillRecord {
                 topic: &will.topic,
@@ -336,25 +394,54 @@ impl Image {
                 emit(&Record::Inbound { session: *key, packet_id: *packet_id })?;
             }
         }
-        // In the order of the messages: a session's line is read back in the order of their ids.
-        let mut lines: Vec<(u64, u64, &Line)> = Vec::new();
+        // A session's line is read back in the order of its messages' ids, wherever they stand in the log.
         for (key, image) in &self.sessions {
-            lines.extend(image.line.iter().map(|(message, line)| (*message, *key, line)));
-        }
-        lines.sort_by_key(|(message, key, _)| (*message, *key));
-        for same in lines.chunk_by(same_message) {
-            let Some(publication) = &same[0].2.publication else {
-                let (message, session, line) = same[0];
-                let packet_id = line.packet_id.map_or(1, PacketId::get);
-                emit(&Record::Received { session, message, packet_id })?;
-                continue;
-            };
-            let Some(message) = NonZeroU64::new(same[0].0) else { continue };
-            let record = MessageRecord {
-                deliveries: same.iter().map(|(_, key, line)| line.record(*key)).collect(),
-                ..message_record(publication, message, self.wall)
-            };
-            emit(&Record::Message(record))?;
+            let queued = image.queued.iter().map(|stub| (stub.keep.message.get(), stub));
+            let queued = queued.map(|(message, stub)| (message, Cow::Owned(Line::of(stub))));
+            let line = image.line.iter().map(|(message, line)| (*message, Cow::Borrowed(line)));
+            for (message, line) in line.chain(queued) {
+                let Some(message) = NonZeroU64::new(message) else { continue };
+                let packet_id = line.packet_id.map(PacketId::get);
+                match &line.body {
+                    Body::Received => emit(&Record::Received {
+                        session: *key,
+                        message: message.get(),
+                        packet_id: packet_id.unwrap_or(1),
+                    })?,
+                    Body::Memory { publication, retain, extra } => {
+                        let extra = extra.as_deref();
+                        let delivery = DeliveryRecord {
+                            session: *key,
+                            qos: line.qos,
+                            retain: *retain,
+                            packet_id,
+                            identifiers: extra
+                                .map_or(&[][..], |e| &e.subscription_identifiers)
+                                .into(),
+                            share: extra.and_then(|extra| extra.share.as_deref()),
+                        };
+                        let record = MessageRecord {
+                            deliveries: vec![delivery],
+                            ..message_record(publication, message, self.wall)
+                        };
+                        emit(&Record::Message(record))?;
+                    }
+                    Body::Log(_) => {
+                        let (log, earlier) = image.source;
+                        bytes.clear();
+                        let kind = fetch(log, line.place.position, &mut bytes)?;
+                        let record = kind.and_then(|kind| Record::decode(kind, &bytes).ok());
+                        let delivery = DeliveryRecord { session: *key, packet_id, ..EMPTY };
+                        match record.and_then(|record| only_for(record, earlier, delivery)) {
+                            Some(record) => emit(&Record::Message(MessageRecord {
+                                message: message.get(),
+                                ..record
+                            }))?,
+                            None => lost += 1,
+                        }
+                    }
+                }
+            }
         }
         for held in self.retained.values() {
             let record = MessageRecord {
@@ -382,19 +469,28 @@ impl Image {
         for (shard, number) in &self.marks {
             emit(&Record::Mark { shard: *shard, number: *number })?;
         }
-        Ok(())
+        Ok(lost)
     }
 
-    /// Gives everything new numbers, from these on.
-    fn absorb(&mut self, key: u64, image: SessionImage) {
+    /// Takes up a session of the log with the number `source`, and gives everything new numbers, from these on.
+    fn absorb(&mut self, source: u16, key: u64, mut image: SessionImage) {
         let new = self.next_session;
         self.next_session += 1;
         debug_assert!(key > 0);
-        let mut image = image;
-        let line = std::mem::take(&mut image.line);
-        for (_, line) in line {
-            image.line.insert(self.next_message, line);
-            self.next_message += 1;
+        image.source = (source, key);
+        let mut line = std::mem::take(&mut image.line).into_iter().peekable();
+        let mut queued = std::mem::take(&mut image.queued);
+        loop {
+            let oldest = queued.front().map(|stub| stub.keep.message.get());
+            let next = line.next_if(|(message, _)| oldest.is_none_or(|oldest| *message < oldest));
+            if let Some((_, line)) = next {
+                image.line.insert(self.new_message().get(), line);
+            } else if let Some(stub) = queued.pop_front() {
+                let keep = Keep { message: self.new_message(), ..stub.keep };
+                image.queued.insert(Stub { keep, ..stub });
+            } else {
+                break;
+            }
         }
         self.sessions.insert(new, image);
     }
@@ -406,11 +502,6 @@ impl Image {
     }
 }
 
-/// Whether two lines stand for one publication, so that one record can name both sessions.
-fn same_message(a: &(u64, u64, &Line), b: &(u64, u64, &Line)) -> bool {
-    a.0 == b.0 && a.2.publication.is_some() && b.2.publication.is_some()
-}
-
 /// The images of as many shards as there are now, from those of as many as there were: sessions, retained messages and
 /// backlogs go to their homes.
 ///
@@ -419,10 +510,10 @@ fn same_message(a: &(u64, u64, &Line), b: &(u64, u64, &Line)) -> bool {
 #[must_use]
 pub fn split(images: Vec<Image>, shards: u16, wall: WallTime) -> Vec<Image> {
     let mut new: Vec<Image> = (0..shards).map(|_| Image::new(wall)).collect();
-    for mut image in images {
+    for (source, mut image) in (0..).zip(images) {
         image.end();
         for (key, session) in std::mem::take(&mut image.sessions) {
-            new[home_shard(&session.client_id, shards).index()].absorb(key, session);
+            new[home_shard(&session.client_id, shards).index()].absorb(source, key, session);
         }
         for (topic, held) in std::mem::take(&mut image.retained) {
             let keeper = &mut new[keeper_shard(&topic, shards).index()];
@@ -449,20 +540,46 @@ pub fn split(images: Vec<Image>, shards: u16, wall: WallTime) -> Vec<Image> {
 }
 
 impl Line {
-    fn record(&self, session: u64) -> DeliveryRecord<'_> {
-        let extra = self.extra.as_deref();
-        DeliveryRecord {
-            session,
-            qos: self.qos,
-            retain: self.retain,
-            packet_id: self.packet_id.map(PacketId::get),
-            identifiers: Cow::Borrowed(extra.map_or(&[], |e| &e.subscription_identifiers)),
-            share: extra.and_then(|extra| extra.share.as_deref()),
-        }
+    /// Queued, and in the log.
+    fn of(stub: Stub) -> Self {
+        let Stub { keep, size, qos } = stub;
+        Self { body: Body::Log(size), qos, packet_id: None, place: place_of(&keep) }
     }
 }
 
-fn extra(delivery: &DeliveryRecord<'_>) -> Option<Box<DeliveryExtra>> {
+/// A delivery about which nothing is known yet.
+const EMPTY: DeliveryRecord<'static> = DeliveryRecord {
+    session: 0,
+    qos: QoS::AtMostOnce,
+    retain: false,
+    packet_id: None,
+    identifiers: Cow::Borrowed(&[]),
+    share: None,
+};
+
+/// What a record says about the session with the key `earlier`, as the only thing that it says: the session and packet id are
+/// those of `delivery`.
+fn only_for<'a>(
+    record: Record<'a>,
+    earlier: u64,
+    delivery: DeliveryRecord<'a>,
+) -> Option<MessageRecord<'a>> {
+    let Record::Message(record) = record else { return None };
+    let mut deliveries = record.deliveries.into_iter();
+    let found = deliveries.find(|one| one.session == earlier && one.share.is_none())?;
+    let DeliveryRecord { session, packet_id, .. } = delivery;
+    Some(MessageRecord {
+        deliveries: vec![DeliveryRecord { session, packet_id, ..found }],
+        groups: Vec::new(),
+        retained: false,
+        origin: None,
+        hand_on: None,
+        came_from: None,
+        ..record
+    })
+}
+
+pub(super) fn extra(delivery: &DeliveryRecord<'_>) -> Option<Box<DeliveryExtra>> {
     (!delivery.identifiers.is_empty() || delivery.share.is_some()).then(|| {
         Box::new(DeliveryExtra {
             subscription_identifiers: delivery.identifiers[..].into(),
@@ -566,9 +683,10 @@ impl Shard {
                 entry.session.inbound.get_or_insert_default().receive(packet_id);
                 kept.inbound.push((packet_id, place));
             }
-            restore_line(&mut entry.session, image.line);
+            restore_line(&mut entry.session, image.line, image.queued);
             if let Some(outbound) = &entry.session.outbound {
                 Load::NOTHING.has_become(Load::of(outbound), &mut self.counters);
+                InLog::NOTHING.has_become(InLog::of(outbound), &mut self.counters);
             }
             entry.kept = Some(Box::new(kept));
         }
@@ -637,8 +755,8 @@ impl Shard {
 }
 
 /// A session's line: what has a packet id is in flight, the rest is queued behind it.
-fn restore_line(session: &mut Session, line: BTreeMap<u64, Line>) {
-    if line.is_empty() {
+fn restore_line(session: &mut Session, line: BTreeMap<u64, Line>, mut stubs: Stubs) {
+    if line.is_empty() && stubs.is_empty() {
         return;
     }
     let outbound = session.outbound.get_or_insert_default();
@@ -646,12 +764,20 @@ fn restore_line(session: &mut Session, line: BTreeMap<u64, Line>) {
         line.into_iter().partition(|(_, line)| line.packet_id.is_some());
     for (message, line) in in_flight.into_iter().chain(queued) {
         let Some(message) = NonZeroU64::new(message) else { continue };
-        let keep = keep(message, line.place);
-        match (line.publication, line.packet_id) {
-            (None, Some(packet_id)) => outbound.restore_received(packet_id, keep),
-            (None, None) => {}
-            (Some(publication), packet_id) => {
-                let Line { qos, retain, extra, .. } = line;
+        let Line { body, qos, packet_id, place } = line;
+        let keep = keep(message, place);
+        match (body, packet_id) {
+            (Body::Received, Some(packet_id)) => outbound.restore_received(packet_id, keep),
+            (Body::Received, None) => {}
+            (Body::Log(size), Some(packet_id)) => {
+                if let Some(stub) = outbound.restore_unloaded(packet_id, Stub { keep, size, qos }) {
+                    stubs.insert(stub);
+                }
+            }
+            (Body::Log(size), None) => {
+                stubs.insert(Stub { keep, size, qos });
+            }
+            (Body::Memory { publication, retain, extra }, packet_id) => {
                 let delivery = Delivery { publication, qos, retain, extra, keep: Some(keep) };
                 match packet_id {
                     Some(packet_id) => outbound.restore_in_flight(packet_id, delivery),
@@ -660,6 +786,7 @@ fn restore_line(session: &mut Session, line: BTreeMap<u64, Line>) {
             }
         }
     }
+    outbound.restore_backlog(stubs);
 }
 
 /// A resumed log takes everything for live: it is told what is not.

@@ -10,7 +10,7 @@ use midge_codec::{
 use midge_mesh::{InterestMap, ShardId};
 use midge_session::Time;
 use midge_store::memory::MemoryDisk;
-use midge_store::{Item, Level, Log, LogId, Recovery};
+use midge_store::{Item, Level, Log, LogId, RecordReader, Recovery};
 
 use super::WallTime;
 use super::restore::Image;
@@ -44,7 +44,8 @@ struct Broker {
 
 impl Broker {
     fn new(shards: u16) -> Self {
-        Self::with(shards, Settings::default())
+        // What is queued leaves memory as soon as it may.
+        Self::with(shards, Settings { queued_memory_max: 0, ..Settings::default() })
     }
 
     fn with(shards: u16, settings: Settings) -> Self {
@@ -847,17 +848,19 @@ impl Broker {
         self.shards.clear();
         let wall = WallTime::new(self.wall_ms, self.now);
         let mut images = Vec::new();
+        let mut readers = Vec::new();
         for (number, disk) in self.disks.iter_mut().enumerate() {
             disk.power_cut();
             let mut image = Image::new(wall);
             let id = LogId([number as u8 + 1; 16]);
-            let mut recovery = Recovery::open(disk, number as u16, id).unwrap();
+            let mut recovery = Recovery::open(&mut *disk, number as u16, id).unwrap();
             while let Some(item) = recovery.next_item().unwrap() {
                 if let Item::Record(position, record) = item {
                     image.apply(position, record.kind, record.payload).unwrap();
                 }
             }
             images.push(image);
+            readers.push(RecordReader::new(disk.copy(1), id));
         }
         let images = super::restore::split(images, shards, wall);
         self.disks = (0..shards).map(|n| MemoryDisk::new(u64::from(n) + 70)).collect();
@@ -867,15 +870,20 @@ impl Broker {
             let mut log = Log::create(store_settings(), id, number as u16);
             disk.drive(&mut log);
             let mut payload = Vec::new();
-            image
-                .records(|record| {
-                    payload.clear();
-                    let kind = record.encode(&mut payload);
-                    disk.drive(&mut log);
-                    let room = midge_store::Room::Normal;
-                    log.append(kind, &[&payload], Level::Memory, room).map(drop)
-                })
-                .unwrap();
+            let fetch = |log: u16, position, bytes: &mut Vec<u8>| {
+                let record = readers[usize::from(log)].record(position).unwrap();
+                let record = record.expect("nothing is damaged");
+                bytes.extend_from_slice(record.payload);
+                Ok(Some(record.kind))
+            };
+            let lost = image.records(fetch, |record| {
+                payload.clear();
+                let kind = record.encode(&mut payload);
+                disk.drive(&mut log);
+                let room = midge_store::Room::Normal;
+                log.append(kind, &[&payload], Level::Memory, room).map(drop)
+            });
+            assert_eq!(lost, Ok(0));
             log.close();
             disk.drive(&mut log);
             assert!(log.is_closed());

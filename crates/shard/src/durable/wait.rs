@@ -232,12 +232,17 @@ impl Shard {
         for event in events {
             self.handle_log_event(event);
         }
+        self.spill_backlogs();
         self.use_room();
     }
 
     fn handle_log_event(&mut self, event: Event) {
         match event {
-            Event::Read { read, result } => self.handle_log_read(read, result),
+            Event::Read { read, result } => {
+                if let Some(result) = self.handle_backlog_read(read, result) {
+                    self.handle_log_read(read, result);
+                }
+            }
             Event::Retired(_) => self.clean(),
             Event::Condition(Condition::Failed) => self.retry_log(),
             Event::Condition(_) => {}
@@ -289,6 +294,7 @@ impl Shard {
         }
         self.rewrite_lost();
         self.clean();
+        self.turn_backlogs();
         self.hand_on_committed();
         self.use_room();
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
 use midge_session::{Delivery, Keep, Outbound, Publication, Session, SubscriptionOptions};
-use midge_store::{Level, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence};
+use midge_store::{
+    Level, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence, record_size,
+};
 use midge_topic::{FilterId, SubscriberId};
 
 use super::record::{DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord};
@@ -223,9 +225,11 @@ impl Shard {
         for (_, place) in &kept.inbound {
             durable.release(*place);
         }
-        for keep in entry.session.outbound.iter().flat_map(|outbound| outbound.keeps()) {
+        let Some(outbound) = &entry.session.outbound else { return };
+        for keep in outbound.keeps_in_memory() {
             durable.release(place_of(&keep));
         }
+        durable.release_all(outbound.keeps_in_log());
     }
 
     // Subscriptions.
@@ -553,6 +557,26 @@ impl Durable {
             }
             // The client must not be told: it says PUBREC again after its next connect.
             Err(_) => connection.close_gate(NEVER),
+        }
+    }
+
+    /// Releases the places of many messages, of which usually many stand in one segment behind each other.
+    fn release_all(&mut self, keeps: impl Iterator<Item = Keep>) {
+        let mut size = 0;
+        let mut segment = SegmentId(0);
+        for keep in keeps {
+            if keep.segment != segment.0 {
+                self.release_size(segment, size);
+                (segment, size) = (SegmentId(keep.segment), 0);
+            }
+            size += record_size(keep.share as usize);
+        }
+        self.release_size(segment, size);
+    }
+
+    fn release_size(&mut self, segment: SegmentId, size: usize) {
+        if let Some(payload_size) = size.checked_sub(RECORD_HEADER_SIZE) {
+            self.log.release(Position { segment, offset: 0 }, payload_size);
         }
     }
 
