@@ -92,7 +92,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 0,
-            connect_timeout: Period::from_seconds(10),
+            // With the second that `tcp_defer_accept` may add, nobody who does not say CONNECT stays for ten.
+            connect_timeout: Period::from_seconds(8),
             maximum_packet_size_bytes: ByteSize::from_mebibytes(1),
             client_id_size_max: 65_535,
             // 1.5 hours find a dead client, and a ping an hour from each of ten million clients

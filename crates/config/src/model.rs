@@ -149,7 +149,7 @@ pub struct Limits {
     pub connections_max: u32,
 
     /// How long a new connection may take from accept to its complete CONNECT packet: 100 ms to
-    /// 10 m, default 10 s. Later: closed and counted.
+    /// 10 m, default 8 s. Later: closed and counted.
     pub connect_timeout: Period,
 
     /// The largest MQTT Control Packet accepted and sent, in bytes: 1 KiB to 268,435,460, default

@@ -61,7 +61,7 @@ impl Default for Settings {
             queue_qos0: false,
             output_bytes_max: 2 << 20,
             subscriptions_per_client_max: 100_000,
-            connect_timeout_ms: 10_000,
+            connect_timeout_ms: 8_000,
             connections_max: usize::MAX,
             sessions_max: usize::MAX,
             retained_messages_max: 1_000_000,

@@ -149,7 +149,7 @@ mod tests {
         assert_eq!(
             texts(&between(&current, &wanted, &next)),
             [
-                "limits.connect_timeout: 10s → 3s",
+                "limits.connect_timeout: 8s → 3s",
                 "limits.queued_messages_max: 1000 → 5",
                 "security.acl_file: none → acl",
                 "shards: auto → 7 (needs a restart)",
