@@ -11,7 +11,7 @@ use serde::{
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// IP address and port of `/metrics`, `/health/live` and `/health/ready`. Default `null`: there
+    /// IP address and port of `/metrics`, `/health`, `/health/live` and `/health/ready`. Default `null`: there
     /// is no such endpoint. It asks nobody who he is, so it belongs on an address that only
     /// operators reach, such as `127.0.0.1:18083`. Port 0 takes a free port, which the log tells.
     #[serde(deserialize_with = "optional_address")]

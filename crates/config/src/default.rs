@@ -7,7 +7,7 @@ use crate::{
     admin::Admin,
     model::{
         Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel,
-        Performance, Runtime, Shutdown, Sys,
+        Performance, RecoveryMode, Runtime, Shutdown, Sys,
     },
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
@@ -84,6 +84,7 @@ impl Default for Durability {
             directory: None,
             acknowledge_after: DurabilityLevel::Fsync,
             queued_memory_max: ByteSize::from_mebibytes(64),
+            recovery: RecoveryMode::Serve,
         }
     }
 }

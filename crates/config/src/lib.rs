@@ -40,7 +40,7 @@ pub use error::ConfigError;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
     Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel, Performance,
-    Runtime, Shutdown, Sys,
+    RecoveryMode, Runtime, Shutdown, Sys,
 };
 pub use positions::Origin;
 pub use security::{Authenticator, CertificateName, DenyAction, Security};

@@ -355,6 +355,22 @@ pub struct Durability {
     /// that the data directory keeps leaves memory as soon as the disk has it (20 bytes stay), and is read again
     /// when its client comes for it.
     pub queued_memory_max: ByteSize,
+
+    /// What a start does with damage that no crash explains. Default `serve`: the damaged records are named in the log and
+    /// lost, a copy of the file is kept, and the broker serves and shows itself degraded. `strict`: it refuses to start
+    /// and changes nothing; everything is then read twice.
+    pub recovery: RecoveryMode,
+}
+
+/// What a start does with damage that no crash explains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoveryMode {
+    /// Serves what is left.
+    #[default]
+    Serve,
+    /// Refuses to start.
+    Strict,
 }
 
 /// What an acknowledgement waits for, when somebody must keep what it acknowledges.

@@ -2,8 +2,8 @@
 
 use crate::field::{Field, Kind, Unit};
 use crate::labels::{
-    ConnectRefusal, ConnectionRefusal, ConnectionState, MemoryKind, PacketType, Qos, TlsHandshake,
-    TransportRefusal,
+    ConnectRefusal, ConnectionRefusal, ConnectionState, LogCondition, MemoryKind, PacketType, Qos,
+    TlsHandshake, TransportRefusal,
 };
 
 /// One number, or one for each value of a label.
@@ -267,6 +267,39 @@ counters! {
     wills_published: counter Count;
     /// Sessions that ended by expiry.
     sessions_expired: counter Count;
+
+    /// Durable logs there are now, by what the disk lets them do.
+    logs_by_condition_now: gauge Count by LogCondition;
+    /// Places of the durable logs that were damaged when they were read at the start.
+    log_damage_now: gauge Count;
+    /// Records that are known to be lost with them.
+    log_records_lost_now: gauge Count;
+    /// Segments of the durable logs that hold records now.
+    log_segments_now: gauge Count;
+    /// Bytes of those segments now, as far as they are used.
+    log_bytes_now: gauge Bytes;
+    /// Bytes of records that count, in those segments now.
+    log_live_bytes_now: gauge Bytes;
+    /// Bytes of segments that are prepared now, beside those.
+    log_prepared_bytes_now: gauge Bytes;
+    /// Records appended to the durable logs.
+    log_records: counter Count;
+    /// Writes of the durable logs.
+    log_writes: counter Count;
+    /// Syncs (`fdatasync`) of the durable logs.
+    log_syncs: counter Count;
+    /// Bytes written to the durable logs, with headers and padding.
+    log_bytes_written: counter Bytes;
+    /// Reads from the durable logs, after the start.
+    log_reads: counter Count;
+    /// Bytes read from the durable logs, after the start.
+    log_bytes_read: counter Bytes;
+    /// Writes and syncs of the durable logs that failed.
+    log_failures: counter Count;
+    /// Times that not even the smallest segment of a durable log could be made.
+    log_refusals: counter Count;
+    /// Segments of the durable logs that were given back.
+    log_segments_retired: counter Count;
 
     /// Messages sent to other shards (a run of frames counts each).
     hops_sent: counter Count;

@@ -150,6 +150,16 @@ labels! {
         Other = "other",
     }
 
+    /// What the disk lets a durable log do.
+    LogCondition "condition" {
+        /// Everything.
+        Healthy = "healthy",
+        /// There is no room: nothing that must be kept is acknowledged.
+        Full = "full",
+        /// A write or a sync has failed: the same until the disk works again.
+        Failed = "failed",
+    }
+
     /// What memory is held for.
     MemoryKind "kind" {
         /// Connections, without their buffers.

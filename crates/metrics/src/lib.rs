@@ -58,8 +58,8 @@ pub use field::{Field, Kind, Unit};
 pub use histogram::{BUCKETS, Histogram, SUB_BUCKETS, VALUE_LIMIT, bucket_bounds, bucket_of};
 pub use instance::{Instance, Reading};
 pub use labels::{
-    ConnectRefusal, ConnectionRefusal, ConnectionState, MemoryKind, PacketType, Qos, TlsHandshake,
-    TransportRefusal,
+    ConnectRefusal, ConnectionRefusal, ConnectionState, LogCondition, MemoryKind, PacketType, Qos,
+    TlsHandshake, TransportRefusal,
 };
 pub use page::{
     Header, Identity, LAYOUT_VERSION, PAGE_SIZE, PageError, PageReader, PageWriter, Series,

@@ -33,6 +33,7 @@ pub(crate) fn start(
     directory: Result<&Path, &String>,
     standing: &Standing,
     listeners: ListenerLabels,
+    damage: Vec<String>,
 ) -> Result<Services, Failure> {
     let instance = match directory {
         Ok(directory) => Instance::open(directory).map_err(|error| error.to_string()),
@@ -43,6 +44,7 @@ pub(crate) fn start(
         standing: standing.clone(),
         version: env!("CARGO_PKG_VERSION"),
         listeners,
+        damage,
     };
     midge_services::start(listener, view)
         .map_err(|error| Failure::Other(format!("cannot start the admin endpoint: {error}")))

@@ -9,7 +9,7 @@ use std::{
 };
 
 use midge_codec::QoS;
-use midge_config::{Auto, DurabilityLevel};
+use midge_config::{Auto, DurabilityLevel, RecoveryMode};
 use midge_netring::RingConfig;
 use midge_reactor::Durability;
 use midge_session::{Limits, QueueLimits};
@@ -65,6 +65,11 @@ impl Broker {
     /// Asks the shards.
     pub(crate) fn asker(&self) -> midge_reactor::Asker {
         self.0.asker()
+    }
+
+    /// What was found damaged in the data directory at the start.
+    pub(crate) fn damage(&self) -> &[midge_reactor::DamageReport] {
+        self.0.damage()
     }
 
     /// The limits of topics that the shards were started with.
@@ -147,6 +152,7 @@ fn reactor_settings(
             },
             log: midge_store::Settings::default(),
             seed: seeds.hash_one("logs"),
+            strict: settings.config().durability.recovery == RecoveryMode::Strict,
         }),
         hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
     }

@@ -24,6 +24,7 @@ mod doors;
 mod failure;
 mod host;
 mod instance;
+mod kept;
 mod listen;
 mod logging;
 mod notify;

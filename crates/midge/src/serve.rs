@@ -20,7 +20,7 @@ use crate::{
     failure::Failure,
     host::Host,
     instance::{self, OwnInstance},
-    listen,
+    kept, listen,
     logging::Logging,
     notify::Notifier,
     reload::{self, Beginning, Reload, Seats},
@@ -72,13 +72,20 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let broker = Broker::start(&settings, listening, &guard, seed, statistics, transports.layers())
         .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
+    if let Some(directory) = statistics
+        && let Err(error) = kept::write(directory, settings.config(), broker.damage())
+    {
+        tracing::warn!("midge stats will not tell how what is kept is: {error}");
+    }
+    let damage = broker.damage().iter().map(ToString::to_string).collect();
     let standing = Standing::default();
     let services = admin
         .map(|listener| {
             let address = listener.local_addr();
             let statistics = instance.as_ref().map(OwnInstance::directory);
             let labels = directory.labels();
-            admin::start(listener, statistics, &standing, labels).map(|running| (running, address))
+            admin::start(listener, statistics, &standing, labels, damage)
+                .map(|running| (running, address))
         })
         .transpose()?;
     let notifier = Arc::new(Notifier::from_environment());

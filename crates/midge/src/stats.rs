@@ -3,6 +3,7 @@
 //! It reads the shards' statistics pages, which costs the broker nothing. The list of numbers is that of
 //! `midge_metrics`; nothing here names them one by one. docs/statistics.md explains each.
 
+mod durability;
 pub(crate) mod numbers;
 mod object;
 mod table;
@@ -14,10 +15,12 @@ use std::{
 
 use clap::Args;
 use midge_metrics::{Instance as Pages, Reading};
+use serde_json::Value;
 
 use crate::{
     failure::Failure,
     instance::{Instance, InstanceArguments},
+    kept,
 };
 
 /// Options of `midge stats`.
@@ -56,6 +59,8 @@ pub(crate) struct Look {
 pub(crate) struct Watched {
     pub(crate) instance: Instance,
     pub(crate) pages: Pages,
+    /// What it says about its data directory.
+    pub(crate) kept: Value,
 }
 
 impl Watched {
@@ -64,7 +69,8 @@ impl Watched {
         let instance = arguments.find()?;
         let pages =
             Pages::open(&instance.directory).map_err(|error| Failure::Other(error.to_string()))?;
-        Ok(Self { instance, pages })
+        let kept = kept::read(&instance.directory);
+        Ok(Self { instance, pages, kept })
     }
 
     /// Reads all cores.
@@ -111,7 +117,7 @@ fn print(
 ) -> io::Result<()> {
     let stdout = io::stdout();
     let text = if arguments.json {
-        format!("{}\n", object::of(&watched.pages.header(), look, earlier))
+        format!("{}\n", object::of(&watched.pages.header(), look, earlier, &watched.kept))
     } else {
         let width = if stdout.is_terminal() { width(&stdout) } else { None };
         let table = table::of(
@@ -120,6 +126,7 @@ fn print(
             earlier,
             width.unwrap_or(usize::MAX),
             arguments.all,
+            &durability::words(&watched.kept, &look.reading),
         );
         match (earlier, stdout.is_terminal()) {
             // Clear the screen and what has scrolled off, then write from its top.

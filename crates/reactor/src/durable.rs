@@ -7,16 +7,19 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use midge_netring::{Event, NetRing, Wait};
 use midge_session::Time;
-use midge_shard::{Counts, Image, Shard, WallTime, split};
+use midge_shard::{Counts, DamageCounts, Image, Shard, WallTime, split};
 use midge_store::{
-    Cause, Item, Level, Log, LogId, RecordReader, Recovered, Recovery, RecoveryError, Room,
+    Cause, Condition, Item, Level, Log, LogId, RecordReader, Recovered, Recovery, RecoveryError, Room,
 };
 
+use crate::damage::{DamageReport, report};
 use crate::disk::{DataDirectory, Disk, DiskHelper, LogDirectory, OpenError};
 
 /// Which logs are in force: the first one's number, and how many.
@@ -24,6 +27,12 @@ const LAYOUT_FILE: &str = "layout";
 
 /// Logs of two layouts beside each other have numbers this far apart.
 const LAYOUT_STEP: u16 = 1 << 14;
+
+/// How often a long recovery says how far it has come.
+const PROGRESS: Duration = Duration::from_secs(5);
+
+/// Records between two looks at the clock.
+const RECORDS_PER_LOOK: u64 = 4096;
 
 /// How the broker keeps what must outlive it.
 #[derive(Debug, Clone)]
@@ -36,6 +45,8 @@ pub struct Durability {
     pub log: midge_store::Settings,
     /// Makes new logs different from all others.
     pub seed: u64,
+    /// Whether a start is refused when something is damaged that an ordinary crash does not explain.
+    pub strict: bool,
 }
 
 /// Why the data directory cannot be used.
@@ -67,6 +78,17 @@ pub enum DurabilityError {
         /// Why not.
         error: io::Error,
     },
+    /// Something is damaged, and [`Durability::strict`] wants it so.
+    Damaged {
+        /// The data directory.
+        directory: PathBuf,
+        /// How many places.
+        places: u64,
+        /// The log of the first.
+        log: PathBuf,
+        /// The first.
+        first: String,
+    },
     /// The disk takes no segment.
     NoRoom {
         /// Which log.
@@ -85,6 +107,19 @@ impl fmt::Display for DurabilityError {
             Self::Io { step, path, error } => {
                 write!(formatter, "cannot {step} {}: {error}", path.display())
             }
+            Self::Damaged { directory, places, log, first } => {
+                let directory = directory.display();
+                let places = match places {
+                    1 => "one place".to_owned(),
+                    places => format!("{places} places, the first of them"),
+                };
+                write!(
+                    formatter,
+                    "{directory} is damaged in {places} {}, {first}: midge store verify {directory} \
+                     tells all; durability.recovery: serve starts without what is lost",
+                    log.display()
+                )
+            }
             Self::NoRoom { log } => {
                 write!(formatter, "there is no room on the disk of {}", log.display())
             }
@@ -102,6 +137,10 @@ pub(crate) struct Store {
     /// Creates and removes segments.
     pub(crate) helper: DiskHelper,
     settings: Durability,
+    /// What was found damaged, by all shards.
+    reports: Mutex<Vec<DamageReport>>,
+    /// What was found in logs that are not in force any more.
+    earlier: DamageCounts,
 }
 
 impl Store {
@@ -122,25 +161,36 @@ impl Store {
                 (0, count)
             }
         };
+        if settings.strict {
+            check(&directory, first..first + count)?;
+        }
         for stray in logs.iter().filter(|log| !(first..first + count).contains(*log)) {
             // A move that was cut off left it: before its end it is not in force, after it no more.
             directory.remove_log(*stray).map_err(io("remove an old log in", &path))?;
         }
         let threads = usize::from(shards.div_ceil(8)).min(8);
         let helper = DiskHelper::start(threads).map_err(io("start threads for", &path))?;
-        let mut store = Self { directory, first, helper, settings: settings.clone() };
+        let mut store = Self {
+            directory,
+            first,
+            helper,
+            settings: settings.clone(),
+            reports: Mutex::default(),
+            earlier: DamageCounts::default(),
+        };
         if count != shards {
             store.change(count, shards)?;
         }
         Ok(store)
     }
 
+    /// What was found damaged so far.
+    pub(crate) fn take_reports(&self) -> Vec<DamageReport> {
+        std::mem::take(&mut *self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// A shard's log, and everything that it says.
-    fn recover(
-        &self,
-        number: u16,
-        wall: WallTime,
-    ) -> Result<(LogDirectory, Image, Recovered), DurabilityError> {
+    fn recover(&self, number: u16, wall: WallTime) -> Result<Found, DurabilityError> {
         let io = |step, path: &Path| {
             let path = path.to_path_buf();
             move |error| DurabilityError::Io { step, path, error }
@@ -151,25 +201,26 @@ impl Store {
         let failed = |error| DurabilityError::Recovery { log: path.clone(), error };
         let mut image = Image::new(wall);
         let mut recovery = Recovery::open(&mut log, number, self.new_id(number)).map_err(failed)?;
+        let mut told = Instant::now();
         while let Some(item) = recovery.next_item().map_err(failed)? {
-            match item {
-                Item::Record(position, record) => image
-                    .apply(position, record.kind, record.payload)
-                    .map_err(|error| DurabilityError::Record { log: path.clone(), error })?,
-                Item::Damage(damage) if damage.cause == Cause::Torn => {
-                    tracing::info!(log = %path.display(), "{damage}");
-                }
-                Item::Damage(damage) => {
-                    let aside = self.directory.set_aside(number, damage.segment);
-                    let aside = aside.map(|path| path.display().to_string());
-                    let aside = aside.unwrap_or_else(|error| format!("nowhere: {error}"));
-                    tracing::error!(log = %path.display(), copy = aside, "{damage}");
-                }
+            // Damage is told when all is known that there is.
+            let Item::Record(position, record) = item else { continue };
+            image
+                .apply(position, record.kind, record.payload)
+                .map_err(|error| DurabilityError::Record { log: path.clone(), error })?;
+            if image.counts().records.is_multiple_of(RECORDS_PER_LOOK) && told.elapsed() >= PROGRESS
+            {
+                told = Instant::now();
+                let (done, total) = recovery.progress();
+                let percent = done * 100 / total.max(1);
+                tracing::info!(log = %path.display(), percent, "recovering");
             }
         }
         let (recovered, _) = recovery.finish().map_err(failed)?;
+        let (reports, damage) = report(&self.directory, number, &mut log, &image, &recovered);
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).extend(reports);
         log.settle(&recovered).map_err(io("sync", &path))?;
-        Ok((log, image, recovered))
+        Ok(Found { log, image, recovered, damage })
     }
 
     fn new_id(&self, number: u16) -> LogId {
@@ -187,7 +238,8 @@ impl Store {
         let mut images = Vec::new();
         let mut readers = Vec::new();
         for number in self.first..self.first + before {
-            let (log, image, recovered) = self.recover(number, wall)?;
+            let Found { log, image, recovered, damage } = self.recover(number, wall)?;
+            self.earlier += damage;
             images.push(image);
             readers.push(RecordReader::new(log, recovered.id));
         }
@@ -252,7 +304,7 @@ impl Store {
         }
         log.close();
         directory.drive(&mut log);
-        if log.is_closed() && log.condition() == midge_store::Condition::Healthy {
+        if log.is_closed() && log.condition() == Condition::Healthy {
             Ok(())
         } else {
             Err(no_room())
@@ -269,15 +321,19 @@ impl Store {
         let began = Instant::now();
         let number = self.first + shard.id().get();
         let wall = wall_time(now);
-        let (directory, image, recovered) = self.recover(number, wall)?;
+        let Found { log: directory, image, recovered, mut damage } = self.recover(number, wall)?;
+        if shard.id().get() == 0 {
+            damage += self.earlier;
+        }
         let counts = image.counts();
         let log = Log::resume(self.settings.log.clone(), &recovered);
         shard.keep_in(log, self.settings.level, wall);
+        shard.note_damage(damage);
         shard.restore(image, &recovered);
         let mut disk = Disk::new(directory, &self.helper, ring.waker());
         while !shard.is_log_ready() {
             drive(shard, &mut disk, ring, now);
-            if ring.turn(Wait::For(std::time::Duration::from_millis(10))).is_err() {
+            if ring.turn(Wait::For(Duration::from_millis(10))).is_err() {
                 break;
             }
             while let Some(event) = ring.next_event() {
@@ -303,6 +359,42 @@ impl Store {
     }
 }
 
+/// What one log holds.
+struct Found {
+    log: LogDirectory,
+    image: Image,
+    recovered: Recovered,
+    damage: DamageCounts,
+}
+
+/// Reads all logs and changes nothing: an error when anything is damaged.
+fn check(directory: &DataDirectory, logs: Range<u16>) -> Result<(), DurabilityError> {
+    let (mut places, mut first) = (0, None);
+    for number in logs {
+        let log = directory.view_log(number);
+        let path = log.path().to_path_buf();
+        if !path.is_dir() {
+            continue;
+        }
+        let failed = |error| DurabilityError::Recovery { log: path.clone(), error };
+        let recovery = Recovery::open(log, number, LogId([0; 16])).map_err(failed)?;
+        let (recovered, _) = recovery.finish().map_err(failed)?;
+        let torn = recovered.torn.len() as u64;
+        places += recovered.damage_count - torn;
+        let damage = recovered.damage.iter().find(|damage| damage.cause != Cause::Torn);
+        if let (None, Some(damage)) = (&first, damage) {
+            first = Some((path.clone(), damage.to_string()));
+        }
+    }
+    match first {
+        None => Ok(()),
+        Some((log, first)) => {
+            let directory = directory.path().to_path_buf();
+            Err(DurabilityError::Damaged { directory, places, log, first })
+        }
+    }
+}
+
 /// What the log asks for goes to the disk, and what the disk has done to the log.
 pub(crate) fn drive(shard: &mut Shard, disk: &mut Disk, ring: &mut NetRing, now: Time) {
     while let Some((id, completion)) = disk.poll() {
@@ -312,6 +404,33 @@ pub(crate) fn drive(shard: &mut Shard, disk: &mut Disk, ring: &mut NetRing, now:
         disk.submit(ring, id, operation);
     }
     disk.finish(ring);
+    if let Some(condition) = shard.log_condition().filter(|condition| *condition != disk.told) {
+        disk.told = condition;
+        tell(shard, disk, condition);
+    }
+}
+
+/// The disk lets the log do more or less than before: an operator should know.
+#[cold]
+fn tell(shard: &Shard, disk: &Disk, condition: Condition) {
+    let log = disk.directory().path().display();
+    let shard_number = shard.id().get();
+    let reason = shard.log_error().map_or_else(String::new, |error| error.to_string());
+    match condition {
+        Condition::Healthy => tracing::info!(
+            shard = shard_number, %log, "the disk takes what must be kept again: all is well"
+        ),
+        Condition::Full => tracing::error!(
+            shard = shard_number, %log, reason,
+            "the disk has no room: what must be kept is not acknowledged until there is; \
+             everything else goes on"
+        ),
+        Condition::Failed => tracing::error!(
+            shard = shard_number, %log, reason,
+            "a write or sync has failed: what must be kept is not acknowledged until the disk works \
+             again; what the failure took is written anew then"
+        ),
+    }
 }
 
 fn wall_time(now: Time) -> WallTime {

@@ -10,6 +10,7 @@
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
 //! | `durable` | what is kept, at the start |
+//! | `damage` | what of it is not as it was written |
 //! | [`disk`] | the data directory and what is done in it |
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
 //! | `layered` | the loop's way for those connections |
@@ -28,6 +29,7 @@
 mod accepting;
 pub mod asker;
 mod clock;
+mod damage;
 pub mod disk;
 mod durable;
 mod hands;
@@ -39,6 +41,7 @@ pub mod start;
 mod statistics;
 
 pub use asker::{AskError, Asker};
+pub use damage::DamageReport;
 pub use durable::{Durability, DurabilityError};
 pub use logins::{Doorman, Reply};
 pub use start::{Broker, ListenerChange, Reloader, Settings, StartError, Stopper, start};

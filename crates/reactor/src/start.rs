@@ -18,6 +18,7 @@ use midge_shard::{Envelope, RetainedCounts, Security, Shard, Shared};
 use crate::accepting::Accepting;
 use crate::asker::Asker;
 use crate::clock::Clock;
+use crate::damage::DamageReport;
 use crate::durable::{Durability, DurabilityError, Store};
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
@@ -209,6 +210,7 @@ pub struct Broker {
     threads: Vec<ExecutorJoinHandle<()>>,
     stopper: Stopper,
     asker: Asker,
+    damage: Vec<DamageReport>,
 }
 
 /// Asks the shards to drain; from any thread, any number of times.
@@ -286,6 +288,12 @@ impl Broker {
     #[must_use]
     pub fn asker(&self) -> Asker {
         self.asker.clone()
+    }
+
+    /// What was found damaged in the data directory at the start.
+    #[must_use]
+    pub fn damage(&self) -> &[DamageReport] {
+        &self.damage
     }
 
     /// Waits until all shards have drained.
@@ -415,7 +423,8 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     }
     let shards: Arc<[_]> = command_senders.into_iter().zip(wakers).collect();
     let asker = Asker::new(shards.iter().cloned());
-    Ok(Broker { threads, stopper: Stopper { shards }, asker })
+    let damage = store.map_or_else(Vec::new, |store| store.take_reports());
+    Ok(Broker { threads, stopper: Stopper { shards }, asker, damage })
 }
 
 /// A shard's thread, from its ring to its end.

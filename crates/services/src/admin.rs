@@ -1,4 +1,4 @@
-//! The HTTP server: `/metrics`, `/health/live`, `/health/ready`.
+//! The HTTP server: `/metrics`, `/health`, `/health/live`, `/health/ready`.
 //!
 //! # What happens when there is too much
 //! | what | bound | beyond it |
@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
+use crate::ailments::Ailments;
 use crate::exposition::{Exposition, ListenerLabels};
 use crate::process::Process;
 use crate::pulse::Pulse;
@@ -72,6 +73,8 @@ pub struct View {
     pub version: &'static str,
     /// Its listeners, for whoever looks them up by label.
     pub listeners: ListenerLabels,
+    /// What was found damaged in the data directory at the start, each in one sentence; `/health` lists it.
+    pub damage: Vec<String>,
 }
 
 /// The running services. They end when this is dropped.
@@ -158,6 +161,7 @@ async fn talk(stream: TcpStream, router: Router) {
 fn router(shown: Arc<Shown>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
+        .route("/health", get(health))
         .route("/health/live", get(live))
         .route("/health/ready", get(ready))
         .fallback(no_such_page)
@@ -170,6 +174,7 @@ fn router(shown: Arc<Shown>) -> Router {
 struct Shown {
     standing: Standing,
     source: Result<Source, String>,
+    damage: Vec<String>,
     throttle: Throttle,
     zero: Instant,
 }
@@ -182,14 +187,14 @@ struct Source {
 
 impl Shown {
     fn new(view: View) -> Self {
-        let View { instance, standing, version, listeners } = view;
+        let View { instance, standing, version, listeners, damage } = view;
         let source = instance.map(|instance| Source {
             exposition: Exposition::new(version, instance.header(), listeners),
             pulse: Mutex::new(Pulse::default()),
             instance,
         });
         let throttle = Throttle::new(REQUESTS_PER_SECOND_MAX);
-        Self { standing, source, throttle, zero: Instant::now() }
+        Self { standing, source, damage, throttle, zero: Instant::now() }
     }
 
     /// Since the endpoint's start.
@@ -197,16 +202,28 @@ impl Shown {
         self.zero.elapsed()
     }
 
-    /// Why the shards are not all well, if they are not. Without pages nobody can tell.
-    fn trouble(&self) -> Option<String> {
-        let source = self.source.as_ref().ok()?;
+    /// Why the shards are not all well, if they are not; and what ails the durable logs. Without pages nobody can tell.
+    fn trouble(&self) -> (Option<String>, Ailments) {
+        let Ok(source) = &self.source else { return (None, Ailments::default()) };
         match source.instance.read() {
-            Ok(reading) => match source.silent(&reading, self.now()).as_slice() {
-                [] => None,
-                silent => Some(stuck(silent)),
-            },
-            Err(error) => Some(error.to_string()),
+            Ok(reading) => {
+                let silent = source.silent(&reading, self.now());
+                let trouble = (!silent.is_empty()).then(|| stuck(&silent));
+                (trouble, Ailments::of(&reading))
+            }
+            Err(error) => (Some(error.to_string()), Ailments::default()),
         }
+    }
+
+    /// Why new clients should not be sent here, if they should not, one sentence a line; and what else ails it.
+    fn readiness(&self) -> (Vec<String>, Ailments) {
+        let (trouble, ailments) = self.trouble();
+        let reasons = match self.standing.stage() {
+            Stage::Starting => vec!["starting".to_owned()],
+            Stage::Draining => vec!["draining".to_owned()],
+            Stage::Serving => trouble.into_iter().chain(ailments.acute.iter().cloned()).collect(),
+        };
+        (reasons, ailments)
     }
 }
 
@@ -227,16 +244,38 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
         Err(error) => return unavailable(error.to_string()),
     };
     let silent = source.silent(&reading, shown.now());
-    let stage = shown.standing.stage();
     let process = Process::read();
-    let text = source.exposition.render(&reading, stage, &silent, &process, SystemTime::now());
+    let well = silent.is_empty() && Ailments::of(&reading).acute.is_empty();
+    let ready = shown.standing.stage() == Stage::Serving && well;
+    let text = source.exposition.render(&reading, ready, &process, SystemTime::now());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
-/// Whether the process should be left alone (200) or restarted (503).
+/// How it is: `healthy`, `degraded` when something is lost or not acknowledged, or why it does not serve; and what there
+/// is to say about it, a line each. 503 when new clients should go elsewhere.
+async fn health(State(shown): State<Arc<Shown>>) -> Response {
+    let (reasons, ailments) = shown.readiness();
+    let acute = ailments.acute.is_empty();
+    let mut text = match reasons.first() {
+        Some(reason) if acute => format!("{reason}\n"),
+        None if ailments.is_empty() => "healthy\n".to_owned(),
+        _ => "degraded\n".to_owned(),
+    };
+    let damage = if ailments.lasting.is_empty() { &[][..] } else { &shown.damage };
+    for sentence in reasons.iter().skip(usize::from(acute)).chain(&ailments.lasting).chain(damage) {
+        text += sentence;
+        text.push('\n');
+    }
+    if reasons.is_empty() {
+        return text.into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+}
+
+/// Whether the process should be left alone (200) or restarted (503). A new one would find the same disk.
 async fn live(State(shown): State<Arc<Shown>>) -> Response {
-    match shown.trouble() {
+    match shown.trouble().0 {
         None => "live\n".into_response(),
         Some(trouble) => unavailable(trouble),
     }
@@ -244,13 +283,9 @@ async fn live(State(shown): State<Arc<Shown>>) -> Response {
 
 /// Whether new clients should be sent here (200) or elsewhere (503).
 async fn ready(State(shown): State<Arc<Shown>>) -> Response {
-    match shown.standing.stage() {
-        Stage::Starting => unavailable("starting".into()),
-        Stage::Draining => unavailable("draining".into()),
-        Stage::Serving => match shown.trouble() {
-            None => "ready\n".into_response(),
-            Some(trouble) => unavailable(trouble),
-        },
+    match shown.readiness().0.as_slice() {
+        [] => "ready\n".into_response(),
+        reasons => unavailable(reasons.join("\n")),
     }
 }
 
@@ -264,7 +299,7 @@ fn unavailable(sentence: String) -> Response {
 }
 
 async fn no_such_page() -> Response {
-    let sentence = "no such page; there are /metrics, /health/live and /health/ready\n";
+    let sentence = "no such page; there are /metrics, /health, /health/live and /health/ready\n";
     (StatusCode::NOT_FOUND, sentence).into_response()
 }
 

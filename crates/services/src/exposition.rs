@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use midge_metrics::{Counters, Field, Header, Kind, Reading, Series, Unit};
 
 use crate::process::Process;
-use crate::standing::Stage;
 
 /// The label of a listener, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,8 +107,7 @@ impl Exposition {
     pub(crate) fn render(
         &self,
         reading: &Reading,
-        stage: Stage,
-        silent: &[usize],
+        ready: bool,
         process: &Process,
         now: SystemTime,
     ) -> String {
@@ -125,7 +123,6 @@ impl Exposition {
             );
         }
         drop(listeners);
-        let ready = stage == Stage::Serving && silent.is_empty();
         text += &head("midge_ready", "1 while new clients are served: /health/ready.", "gauge");
         _ = writeln!(text, "midge_ready {}", u8::from(ready));
         process.write(&mut text);
@@ -309,12 +306,12 @@ mod tests {
         }
     }
 
-    fn rendered(reading: &Reading, stage: Stage, silent: &[usize]) -> String {
+    fn rendered(reading: &Reading, ready: bool) -> String {
         let address = "127.0.0.1:1883".to_owned();
         let listeners = vec![ListenerLabel { name: "a\"b\\c".into(), address }];
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
         let exposition = Exposition::new("1.2.3", header(), Arc::new(RwLock::new(listeners)));
-        exposition.render(reading, stage, silent, &Process::default(), now)
+        exposition.render(reading, ready, &Process::default(), now)
     }
 
     fn reading() -> Reading {
@@ -337,7 +334,7 @@ mod tests {
 
     #[test]
     fn names_have_base_units_and_numbers_are_in_them() {
-        let text = rendered(&reading(), Stage::Serving, &[]);
+        let text = rendered(&reading(), true);
         for line in [
             "midge_build_info{version=\"1.2.3\"} 1",
             "midge_shards 2",
@@ -364,19 +361,6 @@ mod tests {
         }
         for absent in ["reserved", "_ns", "_now"] {
             assert!(!text.contains(absent), "{absent} in\n{text}");
-        }
-    }
-
-    #[test]
-    fn it_is_ready_only_while_all_shards_serve() {
-        for (stage, silent, ready) in [
-            (Stage::Starting, &[][..], 0),
-            (Stage::Serving, &[], 1),
-            (Stage::Serving, &[1], 0),
-            (Stage::Draining, &[], 0),
-        ] {
-            let text = rendered(&reading(), stage, silent);
-            assert!(text.contains(&format!("\nmidge_ready {ready}\n")), "{stage:?} {silent:?}");
         }
     }
 

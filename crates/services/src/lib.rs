@@ -4,6 +4,7 @@
 //! | file | what it does |
 //! |---|---|
 //! | `admin` | the HTTP server: routes, answers, bounds |
+//! | `ailments` | what ails the durable logs |
 //! | `exposition` | statistics pages → Prometheus text |
 //! | `process` | what the kernel says about this process |
 //! | `pulse` | which shards have stopped saying anything |
@@ -24,6 +25,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod ailments;
 mod exposition;
 mod process;
 mod pulse;
@@ -34,6 +36,7 @@ pub use admin::{
     CONNECTIONS_MAX, CONNECTIONS_PER_SECOND_MAX, HEADER_TIMEOUT, REQUEST_HEAD_BYTES_MAX,
     REQUESTS_PER_SECOND_MAX, Services, View, start,
 };
+pub use ailments::Ailments;
 pub use exposition::{ListenerLabel, ListenerLabels};
 pub use pulse::{Pulse, SILENCE_MAX};
 pub use standing::{Stage, Standing};

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use midge_metrics::{Busiest, Counters, Identity, Instance, PageWriter, Series};
+use midge_metrics::{Busiest, Counters, Identity, Instance, LogCondition, PageWriter, Series};
 use midge_services::{ListenerLabel, Services, Stage, Standing, View, start};
 
 /// A broker that is not there: its pages and its endpoint.
@@ -53,6 +53,7 @@ impl Fixture {
                 name: "plain".into(),
                 address: address.to_string(),
             }])),
+            damage: vec!["0000000001.log, offset 8192: damaged".into()],
         };
         let services = Some(start(listener, view).expect("a thread"));
         Self { address, standing, directory: PathBuf::new(), services }
@@ -123,9 +124,58 @@ fn health_follows_the_broker() {
             fixture.standing.reach(stage);
         }
         assert_eq!(fixture.ask("GET", "/health/ready"), (code, sentence.into()));
+        let (_, text) = fixture.ask("GET", "/metrics");
+        let ready = u8::from(code == 200);
+        assert!(text.contains(&format!("\nmidge_ready {ready}\n")), "{stage:?}");
         // A process that starts or drains is not to be restarted.
         assert_eq!(fixture.ask("GET", "/health/live"), (200, "live\n".into()));
     }
+}
+
+#[test]
+fn a_disk_that_is_not_well_shows() {
+    let mut pages = Vec::new();
+    let directory = std::env::temp_dir().join(format!("midge-admin-disk-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("a directory for this test");
+    for shard in 0..2 {
+        let identity = Identity { shard, shards: 2, started: SystemTime::now() };
+        pages.push(PageWriter::create(&directory, identity).expect("a page"));
+    }
+    let mut show = |shard: usize, condition: LogCondition, damage| {
+        let mut counters = Counters { log_damage_now: damage, ..Counters::default() };
+        counters.logs_by_condition_now[condition as usize] = 1;
+        pages[shard].publish(&counters, &mut Busiest::default(), 1);
+    };
+    show(0, LogCondition::Healthy, 0);
+    show(1, LogCondition::Healthy, 0);
+    let mut fixture = Fixture::with(Instance::open(&directory).map_err(|error| error.to_string()));
+    fixture.directory = directory;
+    assert_eq!(fixture.ask("GET", "/health"), (503, "starting\n".into()));
+    fixture.standing.reach(Stage::Serving);
+    assert_eq!(fixture.ask("GET", "/health"), (200, "healthy\n".into()));
+
+    show(1, LogCondition::Full, 0);
+    let full = "shard 1: the disk has no room, so what must be kept is not acknowledged\n";
+    assert_eq!(fixture.ask("GET", "/health"), (503, format!("degraded\n{full}")));
+    assert_eq!(fixture.ask("GET", "/health/ready"), (503, full.into()));
+    assert_eq!(fixture.ask("GET", "/health/live").0, 200, "a new process would find the same disk");
+    let (_, text) = fixture.ask("GET", "/metrics");
+    assert!(text.contains("midge_ready 0\n"), "{text}");
+    let series = "midge_logs_by_condition{core=\"1\",condition=\"full\"} 1\n";
+    assert!(text.contains(series), "{text}");
+
+    show(1, LogCondition::Healthy, 3);
+    let (code, text) = fixture.ask("GET", "/health");
+    assert_eq!(code, 200, "it serves what is left");
+    assert!(
+        text.starts_with("degraded\nshard 1: 3 places of its log were found damaged"),
+        "{text}"
+    );
+    assert!(text.ends_with("\n0000000001.log, offset 8192: damaged\n"), "{text}");
+    assert_eq!(fixture.ask("GET", "/health/ready"), (200, "ready\n".into()));
+
+    show(1, LogCondition::Healthy, 0);
+    assert_eq!(fixture.ask("GET", "/health"), (200, "healthy\n".into()));
 }
 
 #[test]
@@ -133,7 +183,7 @@ fn requests_that_are_not_understood_get_a_sentence() {
     let fixture = Fixture::new("admin-requests");
     let (code, text) = fixture.ask("GET", "/");
     assert_eq!(code, 404);
-    assert_eq!(text, "no such page; there are /metrics, /health/live and /health/ready\n");
+    assert_eq!(text, "no such page; there are /metrics, /health, /health/live and /health/ready\n");
     let (code, text) = fixture.ask("POST", "/metrics");
     assert_eq!((code, text), (405, "nothing can be changed here; ask with GET or HEAD\n".into()));
     assert_eq!(fixture.ask("DELETE", "/nowhere").0, 404);

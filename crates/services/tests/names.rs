@@ -39,6 +39,7 @@ fn scrape(test: &str) -> String {
             name: "a".into(),
             address: address.to_string(),
         }])),
+        damage: Vec::new(),
     };
     let services = start(listener, view).expect("a thread");
     let mut stream = TcpStream::connect(address).expect("somebody listens");
@@ -150,7 +151,17 @@ fn the_text_parses() {
         assert!(seen.insert(format!("{}{:?}", sample.name, sample.labels)), "twice: {line}");
         // Closed sets and what the configuration says; a client or a topic never.
         let known = [
-            "core", "qos", "reason", "type", "state", "kind", "path", "le", "version", "listener",
+            "core",
+            "qos",
+            "condition",
+            "reason",
+            "type",
+            "state",
+            "kind",
+            "path",
+            "le",
+            "version",
+            "listener",
             "address",
         ];
         let unknown: Vec<&String> =
@@ -225,7 +236,7 @@ fn the_alerts_ask_for_what_there_is_and_say_what_to_do() {
         assert!(annotations["runbook"].ends_with(['.', '?']), "{alert}");
     }
     let expressions: Vec<String> = rules.into_iter().map(|rule| rule.expr).collect();
-    assert_known(&expressions, 8);
+    assert_known(&expressions, 10);
 }
 
 #[test]

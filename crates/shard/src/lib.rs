@@ -79,7 +79,7 @@ mod wire;
 
 pub use action::{Action, Event, Note, PeerError, Violation};
 pub use durable::restore::{Counts, Image, split};
-pub use durable::{WallTime, record};
+pub use durable::{DamageCounts, WallTime, record};
 pub use envelope::{Arrival, Carried, Envelope, Luggage};
 pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};

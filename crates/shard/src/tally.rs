@@ -3,10 +3,12 @@
 //! What has happened is counted where it happens, by an add. This file holds what is less simple: numbers that must go
 //! down again, and the way of a message's time of arrival to the output that it ends in.
 
-use midge_metrics::{ConnectionState, Counters, MemoryKind, Qos, Series};
+use midge_metrics::{ConnectionState, Counters, LogCondition, MemoryKind, Qos, Series};
 use midge_session::{Outbound, Time};
+use midge_store::Condition;
 
 use crate::connection::{Connection, State};
+use crate::durable::Durable;
 use crate::sessions::SessionEntry;
 use crate::shard::Shard;
 
@@ -122,6 +124,32 @@ pub(crate) fn set_state(connection: &mut Connection, state: State, counters: &mu
     connection.state = state;
 }
 
+/// What the log says about itself.
+fn count_log(durable: &Durable, counters: &mut Counters) {
+    let condition = match durable.log.condition() {
+        Condition::Healthy => LogCondition::Healthy,
+        Condition::Full => LogCondition::Full,
+        Condition::Failed => LogCondition::Failed,
+    };
+    let log = durable.log.statistics();
+    counters.logs_by_condition_now[condition as usize] = 1;
+    counters.log_damage_now = durable.damage.places;
+    counters.log_records_lost_now = durable.damage.records;
+    counters.log_segments_now = log.segments.into();
+    counters.log_bytes_now = log.bytes_total;
+    counters.log_live_bytes_now = log.bytes_live;
+    counters.log_prepared_bytes_now = log.bytes_reserved;
+    counters.log_records = log.records;
+    counters.log_writes = log.writes;
+    counters.log_syncs = log.syncs;
+    counters.log_bytes_written = log.bytes_written;
+    counters.log_reads = log.reads;
+    counters.log_bytes_read = log.bytes_read;
+    counters.log_failures = log.failures;
+    counters.log_refusals = log.refusals;
+    counters.log_segments_retired = log.segments_retired;
+}
+
 impl Shard {
     /// Where the message that is being routed came from. Without another word: from a connection of this shard, now.
     #[inline]
@@ -156,6 +184,10 @@ impl Shard {
         memory[MemoryKind::Subscriptions as usize] = self.table.memory_bytes() as u64;
         memory[MemoryKind::Retained as usize] = self.retained.bytes() as u64;
         memory[MemoryKind::Outboxes as usize] = self.outboxes.bytes() as u64;
+        let mut counters = self.counters;
+        if let Some(durable) = &self.durable {
+            count_log(durable, &mut counters);
+        }
         Counters {
             connections_now: self.connections.len() as u64,
             sessions_now: self.sessions.len() as u64,
@@ -167,7 +199,7 @@ impl Shard {
             packet_bytes_sent: self.wire.sent.bytes,
             sends_coalesced: self.wire.sent.coalesced,
             memory_bytes_now: memory,
-            ..self.counters
+            ..counters
         }
     }
 

@@ -36,7 +36,7 @@ pub(crate) const RECORD_ALIGNMENT: usize = 8;
 pub const KIND_MAX: u8 = 239;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"MIDGELOG";
-const RECORD_MARK: u32 = u32::from_le_bytes(*b"Mdg\xA7");
+pub(crate) const RECORD_MARK: u32 = u32::from_le_bytes(*b"Mdg\xA7");
 const BATCH_MARK: u32 = u32::from_le_bytes(*b"Mdg\xB6");
 
 /// A batch that ends the log on purpose: nothing follows until the next segment.

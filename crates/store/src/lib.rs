@@ -45,6 +45,7 @@ mod operation;
 mod reader;
 mod recovery;
 mod settings;
+mod suspect;
 
 pub use buffer::{BUFFER_ALIGNMENT, Buffer};
 pub use chunk::{Chunk, ChunkError, Records, Rest};
@@ -61,3 +62,4 @@ pub use recovery::{
     Cause, Damage, Item, Recovered, RecoveredSegment, Recovery, RecoveryError, Segments,
 };
 pub use settings::Settings;
+pub use suspect::{Suspect, suspects};

@@ -21,8 +21,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    Appended, Buffer, Completion, Condition, Event, Failure, Level, LogId, Operation, OperationId,
-    Position, Refused, Room, SegmentId, Sequence, Settings,
+    Appended, Buffer, Completion, Condition, DiskError, Event, Failure, Level, LogId, Operation,
+    OperationId, Position, Refused, Room, SegmentId, Sequence, Settings,
     format::{
         BATCH_HEADER_SIZE, KIND_MAX, KNOWN_MAX, KnownDamage, RECORD_HEADER_SIZE, Seal,
         SegmentHeader, record_header, record_size,
@@ -84,6 +84,8 @@ pub struct Log {
     closing: Closing,
     prepare: prepare::Prepare,
     condition: Condition,
+    /// Why it is not healthy, or was not the last time.
+    last_error: Option<DiskError>,
     failure: Option<Failure>,
     /// The open segment is on trial after a failure.
     probing: bool,
@@ -234,6 +236,7 @@ impl Log {
             closing: Closing::No,
             prepare: prepare::Prepare::new(next_segment, &settings),
             condition: Condition::Healthy,
+            last_error: None,
             failure: None,
             probing: false,
             failed_probe: None,
@@ -440,6 +443,12 @@ impl Log {
     #[must_use]
     pub fn condition(&self) -> Condition {
         self.condition
+    }
+
+    /// What the disk answered when the log was last kept from being healthy.
+    #[must_use]
+    pub fn last_error(&self) -> Option<DiskError> {
+        self.last_error
     }
 
     /// What the last failure took, once. Until it is taken the log stands still.

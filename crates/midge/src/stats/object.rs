@@ -7,16 +7,17 @@ use midge_metrics::{
 };
 use serde_json::{Map, Value, json};
 
-use super::Look;
+use super::{Look, durability};
 
 /// Everything; with an earlier look also what happened since.
-pub(super) fn of(header: &Header, look: &Look, earlier: Option<&Look>) -> Value {
+pub(super) fn of(header: &Header, look: &Look, earlier: Option<&Look>, kept: &Value) -> Value {
     let total = look.reading.total();
     let mut object = json!({
         "pid": header.process_id,
         "shards": header.shards,
         "started_unix_ms": milliseconds(header.started.duration_since(SystemTime::UNIX_EPOCH)),
         "uptime_ms": milliseconds(look.wall.duration_since(header.started)),
+        "durability": durability::object(kept, &look.reading),
         "total": numbers(&total),
         "cores": look.reading.shards.iter().map(numbers).collect::<Vec<_>>(),
         "busiest": busiest(&total.busiest),

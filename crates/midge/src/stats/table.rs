@@ -23,6 +23,7 @@ pub(super) fn of(
     earlier: Option<&Look>,
     width: usize,
     all: bool,
+    durability: &str,
 ) -> String {
     let seconds = earlier.map(|earlier| look.at.duration_since(earlier.at).as_secs_f64());
     let shown = match earlier {
@@ -43,6 +44,7 @@ pub(super) fn of(
     for shard in stuck(header, &look.reading, look.wall) {
         _ = writeln!(text, "core {shard} has not said anything for more than {STUCK_SECONDS} s");
     }
+    text += durability;
     text.push('\n');
     let (names, columns) = columns(&shown);
     let mut rows = counter_rows(&columns, seconds, all);
@@ -213,7 +215,7 @@ mod tests {
 
     #[test]
     fn totals_stand_before_cores() {
-        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 200, false);
+        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 200, false, "");
         let expected = "\
 midge, process 7, 2 cores, up 9 s, since the start
 
@@ -228,7 +230,7 @@ publishes_sent{1}  2,100     100   2,000
     fn a_second_look_shows_rates() {
         let earlier = look(Duration::from_secs(9), 100);
         let later = look(Duration::from_secs(11), 101);
-        let text = of(&header(), &later, Some(&earlier), 200, false);
+        let text = of(&header(), &later, Some(&earlier), 200, false, "");
         assert!(text.contains("in the last 2.00 s"), "{text}");
         assert!(text.contains("connections_now       21       1      20"), "{text}");
         assert!(text.contains("publishes_sent{1}   11/s   0.5/s    10/s\n"), "{text}");
@@ -236,14 +238,14 @@ publishes_sent{1}  2,100     100   2,000
 
     #[test]
     fn a_narrow_terminal_gets_blocks() {
-        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 30, false);
+        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 30, false, "");
         assert!(text.lines().all(|line| line.len() <= 50), "{text}");
         assert_eq!(text.matches("publishes_sent{1}").count(), 3, "{text}");
     }
 
     #[test]
     fn everything_can_be_shown() {
-        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 200, true);
+        let text = of(&header(), &look(Duration::from_secs(9), 100), None, 200, true, "");
         assert_eq!(text.lines().count(), 3 + Counters::WORDS + Series::COUNT * 5);
     }
 
@@ -251,7 +253,7 @@ publishes_sent{1}  2,100     100   2,000
     fn a_core_that_is_stuck_is_told() {
         let mut look = look(Duration::from_secs(60), 1);
         look.reading.shards[1].published_at_ns = 40_000_000_000;
-        let text = of(&header(), &look, None, 200, false);
+        let text = of(&header(), &look, None, 200, false, "");
         assert!(text.contains("\ncore 1 has not said anything for more than 15 s\n"), "{text}");
         assert!(!text.contains("core 0 has not"), "{text}");
     }

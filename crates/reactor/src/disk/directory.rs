@@ -15,6 +15,9 @@ pub const FORMAT_VERSION: u32 = 1;
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const DAMAGED: &str = "damaged";
+/// Bytes of two files that are compared at a time.
+const COMPARED_SIZE: usize = 1 << 20;
+
 const FORMAT_PREFIX: &str = "midge data directory, format ";
 
 /// A data directory that this process holds.
@@ -178,6 +181,12 @@ impl DataDirectory {
         LogDirectory::open(path)
     }
 
+    /// The log with this number, to be looked at only; it may be missing.
+    #[must_use]
+    pub fn view_log(&self, number: u16) -> LogDirectory {
+        LogDirectory::view(self.path.join(log_name(number)))
+    }
+
     /// Removes a log whose content has moved elsewhere.
     ///
     /// # Errors
@@ -187,7 +196,8 @@ impl DataDirectory {
         File::open(&self.path)?.sync_all()
     }
 
-    /// Copies a segment in which something is damaged aside, for whoever wants to look at it later. Where to.
+    /// Copies a segment in which something is damaged aside, for whoever wants to look at it later. Where to. What is
+    /// there already as it is now (an earlier start has found the same) is not copied again.
     ///
     /// # Errors
     /// When it cannot be copied.
@@ -199,13 +209,37 @@ impl DataDirectory {
             let suffix = if copy == 0 { String::new() } else { format!(".{copy}") };
             let name = format!("{}-{:010}.log{suffix}", log_name(number), segment.0);
             let target = directory.join(name);
-            if !target.exists() {
+            if target.exists() {
+                if same_content(&source, &target)? {
+                    return Ok(target);
+                }
+            } else {
                 fs::copy(&source, &target)?;
                 File::open(&target)?.sync_all()?;
                 return Ok(target);
             }
         }
         Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+/// Whether two files hold the same bytes.
+fn same_content(one: &Path, other: &Path) -> io::Result<bool> {
+    let (mut one, mut other) = (File::open(one)?, File::open(other)?);
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut left, mut right) = (vec![0; COMPARED_SIZE], vec![0; COMPARED_SIZE]);
+    loop {
+        let size = one.read(&mut left)?;
+        if size == 0 {
+            return Ok(true);
+        }
+        match other.read_exact(&mut right[..size]) {
+            Ok(()) if left[..size] == right[..size] => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ => return Ok(false),
+        }
     }
 }
 

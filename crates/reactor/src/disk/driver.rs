@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use midge_netring::{FileDone, NetRing, Waker};
-use midge_store::{Buffer, Completion, DiskError, Operation, OperationId, SegmentId};
+use midge_store::{Buffer, Completion, Condition, DiskError, Operation, OperationId, SegmentId};
 
 use super::helper::{Job, Task, offer};
 use super::{DiskHelper, LogDirectory, files::disk_error};
@@ -47,6 +47,8 @@ pub struct Disk {
     flights: Vec<Option<Flight>>,
     free: Vec<usize>,
     done: VecDeque<(OperationId, Completion)>,
+    /// What the log was last said to be able to do.
+    pub(crate) told: Condition,
 }
 
 /// An operation that the ring has.
@@ -92,6 +94,7 @@ impl Disk {
             flights: Vec::new(),
             free: Vec::new(),
             done: VecDeque::new(),
+            told: Condition::Healthy,
         }
     }
 

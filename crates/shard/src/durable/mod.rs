@@ -12,6 +12,7 @@
 //! | [`restore`] | from the records of a log to a shard |
 //! | [`clean`] | what still counts of the oldest segment is copied forward |
 //! | [`backlog`] | queues of which a part is in the log alone |
+//! | [`affected`] | whom a damaged record concerned, for reports |
 //!
 //! # Nothing is said before it is kept
 //! An answer that promises something is written into the connection's output at once, and the output's *gate* is set to the
@@ -41,6 +42,7 @@ use self::clean::Cleaning;
 use self::record::Record;
 use self::wait::{Accepts, Forward, HandingOn};
 
+mod affected;
 pub(crate) mod backlog;
 pub(crate) mod clean;
 pub mod record;
@@ -255,6 +257,24 @@ pub(crate) struct Durable {
     /// What stands from this segment on, up to the other one, is not kept: the disk has failed.
     lost: Option<SegmentId>,
     lost_until: Option<SegmentId>,
+    /// What recovery found damaged.
+    pub(crate) damage: DamageCounts,
+}
+
+/// How much was damaged when the log was read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DamageCounts {
+    /// Places that are not as they were written, without what an ordinary crash has torn.
+    pub places: u64,
+    /// Records that are known to be missing for it.
+    pub records: u64,
+}
+
+impl std::ops::AddAssign for DamageCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.places += other.places;
+        self.records += other.records;
+    }
 }
 
 impl Durable {
@@ -295,6 +315,7 @@ impl Durable {
             look_at: Time::ZERO,
             lost: None,
             lost_until: None,
+            damage: DamageCounts::default(),
         }
     }
 

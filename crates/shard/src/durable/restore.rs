@@ -31,7 +31,7 @@ use super::record::{
 };
 use super::wait::HandingOn;
 use super::write::{keep, message_record, place_of, share_of};
-use super::{Durable, Kept, Place, WallTime};
+use super::{DamageCounts, Durable, Kept, Place, WallTime};
 use crate::envelope::{Envelope, ShareJoin, ShareMember, chooser};
 use crate::ids::{ConnectionId, home_shard, keeper_shard};
 use crate::sessions::{Away, Shares};
@@ -331,6 +331,17 @@ impl Image {
         }
     }
 
+    /// The client of a session, by the session's key.
+    pub(crate) fn client_id(&self, key: u64) -> Option<&str> {
+        self.sessions.get(&key).filter(|image| image.known).map(|image| &*image.client_id)
+    }
+
+    /// Sessions of which something is there but not their terms: damage took those, and what belongs to them goes with them.
+    #[must_use]
+    pub fn headless(&self) -> usize {
+        self.sessions.values().filter(|image| !image.known).count()
+    }
+
     /// All has been read: whatever belongs to a session of which nothing is known belongs to nobody.
     fn end(&mut self) {
         self.sessions.retain(|_, session| session.known);
@@ -594,6 +605,13 @@ impl Shard {
         let hasher = self.sessions.hasher().clone();
         let durable = Durable::new(log, level, wall, self.shards, &hasher);
         self.durable = Some(Box::new(durable));
+    }
+
+    /// What recovery found damaged, for the statistics; after [`Shard::keep_in`].
+    pub fn note_damage(&mut self, damage: DamageCounts) {
+        if let Some(durable) = &mut self.durable {
+            durable.damage += damage;
+        }
     }
 
     /// Takes up what a log said, before the first client. `recovered` is what the log was resumed with, after

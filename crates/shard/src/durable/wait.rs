@@ -15,7 +15,9 @@ use midge_codec::ReasonCode;
 use midge_mesh::ShardId;
 use midge_output::Output;
 use midge_session::{Publication, Time};
-use midge_store::{Completion, Condition, Event, Operation, OperationId, Refused, Room, Sequence};
+use midge_store::{
+    Completion, Condition, DiskError, Event, Operation, OperationId, Refused, Room, Sequence,
+};
 
 use super::record::{HandOn, Record};
 use super::write::NEVER;
@@ -187,6 +189,12 @@ impl Shard {
     #[must_use]
     pub fn log_condition(&self) -> Option<Condition> {
         self.durable.as_ref().map(|durable| durable.log.condition())
+    }
+
+    /// What the disk answered when the log was last kept from being healthy.
+    #[must_use]
+    pub fn log_error(&self) -> Option<DiskError> {
+        self.durable.as_ref()?.log.last_error()
     }
 
     /// Whether the log takes records, or cannot for a reason that does not pass by itself.

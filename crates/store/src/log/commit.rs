@@ -214,6 +214,7 @@ impl Log {
     /// A write or a sync has failed: nothing that was not synced counts any more.
     fn fail(&mut self, segment: SegmentId, error: DiskError) {
         self.statistics.failures += 1;
+        self.last_error = Some(error);
         let abandoned = self.gap_stated.take().map_or(self.synced, |(_, kept)| kept);
         self.gap = Some(self.gap.unwrap_or(abandoned));
         self.commit = None;

@@ -169,6 +169,7 @@ impl Log {
             return;
         }
         prepare.error = Some(error);
+        self.last_error = Some(error);
         self.statistics.refusals += 1;
         if self.condition == Condition::Healthy {
             self.set_condition(Condition::Full);

@@ -1,0 +1,52 @@
+//! What a running broker says about its data directory, in a file beside its statistics: numbers have no words.
+//!
+//! `durability.json` is written once, when the shards have started, and read by `midge stats`.
+
+use std::{fs, io, path::Path};
+
+use midge_config::{Config, DurabilityLevel};
+use midge_reactor::DamageReport;
+use serde_json::{Value, json};
+
+const FILE: &str = "durability.json";
+
+/// Writes it into a broker's directory. Without a data directory there is none.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write(instance: &Path, config: &Config, damage: &[DamageReport]) -> io::Result<()> {
+    let durability = &config.durability;
+    let Some(directory) = &durability.directory else { return Ok(()) };
+    let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
+    let damage: Vec<Value> = damage.iter().map(damage_json).collect();
+    let object = json!({
+        "directory": directory,
+        "acknowledge_after": name(durability.acknowledge_after),
+        "damage": damage,
+    });
+    fs::write(instance.join(FILE), format!("{object}\n"))
+}
+
+/// What it says; `null` when nothing is kept.
+pub(crate) fn read(instance: &Path) -> Value {
+    let text = fs::read(instance.join(FILE)).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+fn damage_json(report: &DamageReport) -> Value {
+    json!({
+        "file": report.file, "offset": report.offset, "size": report.size, "cause": report.cause,
+        "first_missing": report.missing.map(|(first, _)| first),
+        "last_missing": report.missing.map(|(_, last)| last),
+        "affected": report.affected, "copy": report.copy, "sentence": report.to_string(),
+    })
+}
+
+/// A level as the configuration calls it.
+pub(crate) fn name(level: DurabilityLevel) -> &'static str {
+    match level {
+        DurabilityLevel::Fsync => "fsync",
+        DurabilityLevel::Written => "written",
+        DurabilityLevel::Memory => "memory",
+    }
+}
