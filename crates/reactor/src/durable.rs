@@ -5,8 +5,7 @@
 //! force, and the old ones go after that.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -14,19 +13,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use midge_netring::{Event, NetRing, Wait};
 use midge_session::Time;
+use midge_shard::record::Record;
 use midge_shard::{Counts, DamageCounts, Image, Shard, WallTime, split};
 use midge_store::{
-    Cause, Condition, Item, Level, Log, LogId, RecordReader, Recovered, Recovery, RecoveryError, Room,
+    Cause, Condition, Item, Level, Log, LogId, RecordReader, Recovered, Recovery, RecoveryError,
 };
 
 use crate::damage::{DamageReport, report};
-use crate::disk::{DataDirectory, Disk, DiskHelper, LogDirectory, OpenError};
+use crate::disk::layout::{LAYOUT_STEP, Layout, Said};
+use crate::disk::{
+    DataDirectory, Disk, DiskHelper, FORMAT_VERSION, LogDirectory, LogWriter, OpenError,
+};
 
-/// Which logs are in force: the first one's number, and how many.
-const LAYOUT_FILE: &str = "layout";
-
-/// Logs of two layouts beside each other have numbers this far apart.
-const LAYOUT_STEP: u16 = 1 << 14;
+#[cfg(test)]
+mod tests;
 
 /// How often a long recovery says how far it has come.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -84,15 +84,8 @@ pub enum DurabilityError {
         directory: PathBuf,
         /// How many places.
         places: u64,
-        /// The log of the first.
-        log: PathBuf,
-        /// The first.
+        /// The first: its file and what it looks like.
         first: String,
-    },
-    /// The disk takes no segment.
-    NoRoom {
-        /// Which log.
-        log: PathBuf,
     },
 }
 
@@ -107,21 +100,17 @@ impl fmt::Display for DurabilityError {
             Self::Io { step, path, error } => {
                 write!(formatter, "cannot {step} {}: {error}", path.display())
             }
-            Self::Damaged { directory, places, log, first } => {
+            Self::Damaged { directory, places, first } => {
                 let directory = directory.display();
                 let places = match places {
-                    1 => "one place".to_owned(),
-                    places => format!("{places} places, the first of them"),
+                    1 => "one place,".to_owned(),
+                    places => format!("{places} places, first of all"),
                 };
                 write!(
                     formatter,
-                    "{directory} is damaged in {places} {}, {first}: midge store verify {directory} \
-                     tells all; durability.recovery: serve starts without what is lost",
-                    log.display()
+                    "{directory} is damaged in {places} {first}: midge store verify {directory} tells \
+                     all; durability.recovery: serve starts without what is lost"
                 )
-            }
-            Self::NoRoom { log } => {
-                write!(formatter, "there is no room on the disk of {}", log.display())
             }
         }
     }
@@ -153,18 +142,41 @@ impl Store {
         };
         let path = directory.path().to_path_buf();
         let logs = directory.logs().map_err(io("list the logs in", &path))?;
-        let (first, count) = match read_layout(&path).map_err(io("read", &path))? {
-            Some(layout) => layout,
-            None => {
-                let count = logs.last().map_or(shards, |last| last + 1);
-                write_layout(&path, 0, count).map_err(io("write to", &path))?;
-                (0, count)
-            }
-        };
-        if settings.strict {
-            check(&directory, first..first + count)?;
+        let mut reports: Vec<DamageReport> = directory
+            .damaged_format()
+            .map(|file| DamageReport::of_file(file, "damaged; it is written anew"))
+            .into_iter()
+            .collect();
+        let said = directory.layout().map_err(io("read", &path))?;
+        let (layout, known) = find_layout(&path, said, &logs, shards, &mut reports)?;
+        for number in layout.logs().filter(|number| logs.contains(number)) {
+            // Before anything is changed in any of them.
+            let mut log = directory.view_log(number);
+            midge_store::check_format(&mut log).map_err(|error| DurabilityError::Recovery {
+                log: log.path().to_path_buf(),
+                error,
+            })?;
         }
-        for stray in logs.iter().filter(|log| !(first..first + count).contains(*log)) {
+        for number in layout.logs().filter(|number| known && !logs.contains(number)) {
+            let log = directory.view_log(number).path().to_path_buf();
+            reports.push(DamageReport::of_file(log, "missing, with all that was in it"));
+        }
+        if settings.strict {
+            check(&directory, layout.logs(), &reports)?;
+        }
+        for report in &reports {
+            tracing::error!("{report}");
+        }
+        if directory.damaged_format().is_some() {
+            directory.repair_format().map_err(io("write to", &path))?;
+        }
+        for number in layout.logs() {
+            directory.log(number).map_err(io("make a log in", &path))?;
+        }
+        if said != (Said::Layout { format: FORMAT_VERSION, layout, checked: true }) {
+            layout.write(&path).map_err(io("write to", &path))?;
+        }
+        for stray in logs.iter().filter(|log| !layout.logs().contains(*log)) {
             // A move that was cut off left it: before its end it is not in force, after it no more.
             directory.remove_log(*stray).map_err(io("remove an old log in", &path))?;
         }
@@ -172,14 +184,14 @@ impl Store {
         let helper = DiskHelper::start(threads).map_err(io("start threads for", &path))?;
         let mut store = Self {
             directory,
-            first,
+            first: layout.first,
             helper,
             settings: settings.clone(),
-            reports: Mutex::default(),
-            earlier: DamageCounts::default(),
+            earlier: DamageCounts { places: reports.len() as u64, records: 0 },
+            reports: Mutex::new(reports),
         };
-        if count != shards {
-            store.change(count, shards)?;
+        if layout.count != shards {
+            store.change(layout.count, shards)?;
         }
         Ok(store)
     }
@@ -250,7 +262,7 @@ impl Store {
         let path = self.directory.path().to_path_buf();
         let io =
             |error| DurabilityError::Io { step: "change the logs in", path: path.clone(), error };
-        write_layout(&path, first, shards).map_err(io)?;
+        Layout { first, count: shards }.write(&path).map_err(io)?;
         for number in self.first..self.first + before {
             self.directory.remove_log(number).map_err(io)?;
         }
@@ -273,42 +285,28 @@ impl Store {
         let path = self.directory.path();
         let io = |error| DurabilityError::Io { step: "make a log in", path: path.into(), error };
         let directory = self.directory.log(number).map_err(io)?;
-        let no_room = || DurabilityError::NoRoom { log: directory.path().to_path_buf() };
-        let mut log = Log::create(self.settings.log.clone(), self.new_id(number), number);
-        directory.drive(&mut log);
+        let settings = self.settings.log.clone();
+        let mut writer = LogWriter::new(directory, settings, self.new_id(number), number);
         let mut payload = Vec::new();
         let fetch = |log: u16, position, bytes: &mut Vec<u8>| {
             let Some(reader) = readers.get_mut(usize::from(log)) else { return Ok(None) };
-            let record = reader.record(position).map_err(io)?;
+            let record = reader.record(position)?;
             Ok(record.map(|record| {
                 bytes.extend_from_slice(record.payload);
                 record.kind
             }))
         };
-        let lost = image.records(fetch, |record| {
+        let emit = |record: &Record<'_>| {
             payload.clear();
             let kind = record.encode(&mut payload);
-            if log.append(kind, &[&payload], Level::Memory, Room::Normal).is_ok() {
-                return Ok(());
-            }
-            // Full of what is not written, or a segment is being made: do it.
-            log.flush();
-            directory.drive(&mut log);
-            log.append(kind, &[&payload], Level::Memory, Room::Normal)
-                .map(drop)
-                .map_err(|_| no_room())
-        })?;
+            writer.append(kind, &payload)
+        };
+        let lost = image.records(fetch, emit).map_err(io)?;
         if lost > 0 {
-            let log = directory.path().display();
+            let log = path.display();
             tracing::error!(%log, messages = lost, "queued messages are lost: they are damaged");
         }
-        log.close();
-        directory.drive(&mut log);
-        if log.is_closed() && log.condition() == Condition::Healthy {
-            Ok(())
-        } else {
-            Err(no_room())
-        }
+        writer.finish().map_err(io)
     }
 
     /// Gives a shard its log and what it says, and waits until the log takes records.
@@ -367,9 +365,49 @@ struct Found {
     damage: DamageCounts,
 }
 
+/// The layout in force, and whether it has been before.
+fn find_layout(
+    directory: &Path,
+    said: Said,
+    logs: &[u16],
+    shards: u16,
+    reports: &mut Vec<DamageReport>,
+) -> Result<(Layout, bool), DurabilityError> {
+    match said {
+        Said::Layout { layout, checked, .. }
+            if checked || layout.logs().eq(logs.iter().copied()) =>
+        {
+            return Ok((layout, true));
+        }
+        // A first start that was cut off has perhaps made some logs, and nothing in them.
+        Said::Nothing if logs.is_empty() => return Ok((Layout { first: 0, count: shards }, false)),
+        _ => {}
+    }
+    let Some(layout) = Layout::of_logs(logs) else {
+        return Err(DurabilityError::Io {
+            step: "tell which logs are in force in",
+            path: directory.to_path_buf(),
+            error: io::Error::new(
+                io::ErrorKind::InvalidData,
+                "its file `layout` is damaged while it was being changed",
+            ),
+        });
+    };
+    if said != Said::Nothing {
+        let cause = "damaged; it is written anew from the logs that there are";
+        reports.push(DamageReport::of_file(directory.join("layout"), cause));
+    }
+    Ok((layout, true))
+}
+
 /// Reads all logs and changes nothing: an error when anything is damaged.
-fn check(directory: &DataDirectory, logs: Range<u16>) -> Result<(), DurabilityError> {
-    let (mut places, mut first) = (0, None);
+fn check(
+    directory: &DataDirectory,
+    logs: Range<u16>,
+    reports: &[DamageReport],
+) -> Result<(), DurabilityError> {
+    let mut places = reports.len() as u64;
+    let mut first = reports.first().map(ToString::to_string);
     for number in logs {
         let log = directory.view_log(number);
         let path = log.path().to_path_buf();
@@ -383,14 +421,14 @@ fn check(directory: &DataDirectory, logs: Range<u16>) -> Result<(), DurabilityEr
         places += recovered.damage_count - torn;
         let damage = recovered.damage.iter().find(|damage| damage.cause != Cause::Torn);
         if let (None, Some(damage)) = (&first, damage) {
-            first = Some((path.clone(), damage.to_string()));
+            first = Some(format!("{}, {damage}", path.display()));
         }
     }
     match first {
         None => Ok(()),
-        Some((log, first)) => {
+        Some(first) => {
             let directory = directory.path().to_path_buf();
-            Err(DurabilityError::Damaged { directory, places, log, first })
+            Err(DurabilityError::Damaged { directory, places, first })
         }
     }
 }
@@ -436,26 +474,4 @@ fn tell(shard: &Shard, disk: &Disk, condition: Condition) {
 fn wall_time(now: Time) -> WallTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     WallTime::new(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), now)
-}
-
-fn read_layout(directory: &Path) -> io::Result<Option<(u16, u16)>> {
-    let text = match fs::read_to_string(directory.join(LAYOUT_FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut numbers = text.split_whitespace().map(str::parse);
-    match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(first)), Some(Ok(count)), None) => Ok(Some((first, count))),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its file `layout` is damaged")),
-    }
-}
-
-fn write_layout(directory: &Path, first: u16, count: u16) -> io::Result<()> {
-    let new = directory.join("layout.new");
-    let mut file = File::create(&new)?;
-    writeln!(file, "{first} {count}")?;
-    file.sync_all()?;
-    fs::rename(&new, directory.join(LAYOUT_FILE))?;
-    File::open(directory)?.sync_all()
 }

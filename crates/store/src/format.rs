@@ -48,6 +48,12 @@ pub const fn record_size(payload_size: usize) -> usize {
     (RECORD_HEADER_SIZE + payload_size).next_multiple_of(RECORD_ALIGNMENT)
 }
 
+/// The sum that checks everything here: CRC32C (Castagnoli).
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes)
+}
+
 /// Beginning of every checksum in one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Seal(u32);

@@ -51,7 +51,7 @@ pub use buffer::{BUFFER_ALIGNMENT, Buffer};
 pub use chunk::{Chunk, ChunkError, Records, Rest};
 pub use event::{Condition, Event, Failure};
 pub use format::{
-    BATCH_HEADER_SIZE, FORMAT_VERSION, KIND_MAX, KnownDamage, RECORD_HEADER_SIZE, Record,
+    BATCH_HEADER_SIZE, FORMAT_VERSION, KIND_MAX, KnownDamage, RECORD_HEADER_SIZE, Record, checksum,
     record_size,
 };
 pub use ids::{Appended, Level, LogId, Position, Refused, Room, SegmentId, Sequence};
@@ -60,6 +60,7 @@ pub use operation::{Completion, DiskError, Operation, OperationId};
 pub use reader::RecordReader;
 pub use recovery::{
     Cause, Damage, Item, Recovered, RecoveredSegment, Recovery, RecoveryError, Segments,
+    check_format,
 };
 pub use settings::Settings;
 pub use suspect::{Suspect, suspects};

@@ -578,13 +578,14 @@ impl<S: Segments> Recovery<S> {
                     current.offset = next;
                     self.current = Some(current);
                 }
-                Walked::Batch { next, .. } => {
+                Walked::Batch { header, next } => {
                     if current.damage.is_none() {
                         current.records_end = next;
                         current.offset = next;
                         self.current = Some(current);
                     } else {
-                        self.close_damage(&mut current, None);
+                        // It says which record is its first: so what is missing before it belongs to these bytes.
+                        self.close_damage(&mut current, Some(header.first));
                         self.current = Some(current);
                     }
                 }
@@ -868,6 +869,15 @@ impl<S: Segments> Recovery<S> {
             cause: if rotten { Cause::Rotten } else { Cause::Torn },
         });
     }
+}
+
+/// Reads the headers alone: an error when a later version of this program has written one of the segments.
+///
+/// # Errors
+/// That, or when the disk cannot be read.
+pub fn check_format(segments: &mut impl Segments) -> Result<(), RecoveryError> {
+    let list = segments.list().map_err(|error| RecoveryError::Io { segment: None, error })?;
+    list.into_iter().try_for_each(|segment| read_header(segments, segment).map(drop))
 }
 
 /// A step without borrowed bytes.

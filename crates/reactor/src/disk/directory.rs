@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use midge_store::SegmentId;
 
-use super::LogDirectory;
+use super::{Layout, LogDirectory, layout};
 
 /// Version of the layout that this program reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -26,6 +26,8 @@ pub struct DataDirectory {
     path: PathBuf,
     /// Locked as long as it is open.
     _lock: File,
+    /// The file that says what this is does not.
+    format_damaged: bool,
 }
 
 /// Why a data directory cannot be used. Nothing in it has been touched.
@@ -45,6 +47,11 @@ pub enum OpenError {
         path: PathBuf,
         /// Its version.
         version: u32,
+    },
+    /// It is to be filled, and is not empty.
+    Taken {
+        /// The directory.
+        path: PathBuf,
     },
     /// It holds something, and not what this program writes.
     Foreign {
@@ -79,6 +86,9 @@ impl fmt::Display for OpenError {
                  {FORMAT_VERSION}: run the newer program, or choose another with --data-dir",
                 path.display()
             ),
+            Self::Taken { path } => {
+                write!(formatter, "{} is there already: choose a new directory", path.display())
+            }
             Self::Foreign { path } => write!(
                 formatter,
                 "{} holds files that are not a data directory's: choose an empty or a new directory \
@@ -105,7 +115,7 @@ impl DataDirectory {
             move |error| OpenError::Io { step, path, error }
         };
         let known = read_format(path)?;
-        if known.is_none() {
+        if known == Known::Nothing {
             fs::create_dir_all(path).map_err(io("make the data directory", path))?;
         }
         let lock_path = path.join(LOCK_FILE);
@@ -132,12 +142,13 @@ impl DataDirectory {
             writeln!(lock, "{}", std::process::id())
         };
         write(&mut lock).map_err(io("write to the data directory: cannot write", &lock_path))?;
-        if known.is_none() {
+        if known == Known::Nothing {
             let format_path = path.join(FORMAT_FILE);
             write_format(path, &format_path)
                 .map_err(io("write to the data directory: cannot write", &format_path))?;
         }
-        Ok(Self { path: path.to_path_buf(), _lock: lock })
+        let format_damaged = known == Known::FormatDamaged;
+        Ok(Self { path: path.to_path_buf(), _lock: lock, format_damaged })
     }
 
     /// The logs of a data directory, by number, to be looked at only: nothing is locked or changed, a broker may run on it.
@@ -147,17 +158,75 @@ impl DataDirectory {
     pub fn view(path: &Path) -> Result<Vec<(u16, LogDirectory)>, OpenError> {
         let io =
             |error| OpenError::Io { step: "read the data directory", path: path.into(), error };
-        if read_format(path)?.is_none() {
+        if read_format(path)? == Known::Nothing {
             return Err(io(io::ErrorKind::NotFound.into()));
         }
         let view = |number| (number, LogDirectory::view(path.join(log_name(number))));
         Ok(logs(path).map_err(io)?.into_iter().map(view).collect())
     }
 
+    /// A new data directory, to be filled; `path` is missing or empty.
+    ///
+    /// # Errors
+    /// When something is there, or it cannot be made.
+    pub fn create(path: &Path) -> Result<Self, OpenError> {
+        match fs::read_dir(path).map(|mut entries| entries.next().is_some()) {
+            Ok(false) => Self::open(path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::open(path),
+            Ok(true) | Err(_) => Err(OpenError::Taken { path: path.to_path_buf() }),
+        }
+    }
+
+    /// Says which logs are in force: the last step of filling a new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn set_layout(&self, layout: Layout) -> io::Result<()> {
+        layout.write(&self.path)
+    }
+
+    /// Which logs of a data directory are in force; nothing is locked or changed.
+    ///
+    /// # Errors
+    /// When there is none, or it is of a later version, or nothing tells.
+    pub fn view_layout(path: &Path) -> Result<Layout, OpenError> {
+        let io =
+            |error| OpenError::Io { step: "read the data directory", path: path.into(), error };
+        if read_format(path)? == Known::Nothing {
+            return Err(io(io::ErrorKind::NotFound.into()));
+        }
+        if let layout::Said::Layout { layout, .. } = layout::read(path).map_err(io)? {
+            return Ok(layout);
+        }
+        let unknown = || io(io::Error::other("nothing tells which of its logs are in force"));
+        Layout::of_logs(&logs(path).map_err(io)?).ok_or_else(unknown)
+    }
+
+    /// The log with this number of a data directory, to be looked at only; it may be missing.
+    #[must_use]
+    pub fn view_one(path: &Path, number: u16) -> LogDirectory {
+        LogDirectory::view(path.join(log_name(number)))
+    }
+
     /// Where it is.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file that says what this is, if it is damaged.
+    pub(crate) fn damaged_format(&self) -> Option<PathBuf> {
+        self.format_damaged.then(|| self.path.join(FORMAT_FILE))
+    }
+
+    /// Writes that file anew.
+    pub(crate) fn repair_format(&self) -> io::Result<()> {
+        write_format(&self.path, &self.path.join(FORMAT_FILE))
+    }
+
+    /// Which logs are in force.
+    pub(crate) fn layout(&self) -> io::Result<layout::Said> {
+        layout::read(&self.path)
     }
 
     /// The logs that there are, by number, in order.
@@ -264,43 +333,63 @@ pub(super) fn log_name(number: u16) -> String {
     format!("shard-{number:05}")
 }
 
-/// The version of what is there; `None` when nothing is.
-fn read_format(path: &Path) -> Result<Option<u32>, OpenError> {
+/// What the directory is, by its own files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Empty, or not there.
+    Nothing,
+    /// A data directory of a version that this program knows.
+    Sound,
+    /// The same by its other file; the one that says so first is damaged.
+    FormatDamaged,
+}
+
+/// What is there. The file `layout` says the version too, and has a checksum: where only one of them speaks, it is believed.
+fn read_format(path: &Path) -> Result<Known, OpenError> {
     let io = |step, path: PathBuf| move |error| OpenError::Io { step, path, error };
+    let newer = |version| OpenError::NewerFormat { path: path.to_path_buf(), version };
+    let layout = match layout::read(path) {
+        Ok(layout::Said::Layout { format, checked: true, .. }) => Some(format),
+        // A directory that may not be read is told below.
+        _ => None,
+    };
     let format_path = path.join(FORMAT_FILE);
-    match fs::read_to_string(&format_path) {
-        Ok(text) => {
-            let version =
-                text.trim().strip_prefix(FORMAT_PREFIX).and_then(|text| text.parse().ok());
-            match version {
-                Some(version) if version > FORMAT_VERSION => {
-                    Err(OpenError::NewerFormat { path: path.to_path_buf(), version })
-                }
-                Some(version) => Ok(Some(version)),
-                None => Err(OpenError::Foreign { path: path.to_path_buf() }),
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(OpenError::Foreign { path: path.to_path_buf() })
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let entries = match fs::read_dir(path) {
-                Ok(entries) => entries,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(error) => return Err(io("read the data directory", path.to_path_buf())(error)),
-            };
-            for entry in entries {
-                let entry = entry.map_err(io("read the data directory", path.to_path_buf()))?;
-                // A fresh file system has the one, a start that was cut off leaves the others.
-                let expected = ["lost+found", LOCK_FILE, "format.new"];
-                if !expected.iter().any(|name| entry.file_name() == *name) {
-                    return Err(OpenError::Foreign { path: path.to_path_buf() });
-                }
-            }
-            Ok(None)
-        }
-        Err(error) => Err(io("read", format_path)(error)),
+    let said = match fs::read(&format_path) {
+        Ok(bytes) => Some(version_of(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(io("read", format_path)(error)),
+    };
+    match (said.flatten(), layout) {
+        (Some(version), None) if version > FORMAT_VERSION => return Err(newer(version)),
+        (_, Some(version)) if version > FORMAT_VERSION => return Err(newer(version)),
+        (Some(version), _) if version <= FORMAT_VERSION => return Ok(Known::Sound),
+        (_, Some(_)) => return Ok(Known::FormatDamaged),
+        _ => {}
     }
+    if said.is_some() {
+        return Err(OpenError::Foreign { path: path.to_path_buf() });
+    }
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Known::Nothing),
+        Err(error) => return Err(io("read the data directory", path.to_path_buf())(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(io("read the data directory", path.to_path_buf()))?;
+        // A fresh file system has the one, a start that was cut off leaves the others.
+        let expected = ["lost+found", LOCK_FILE, "format.new"];
+        if !expected.iter().any(|name| entry.file_name() == *name) {
+            return Err(OpenError::Foreign { path: path.to_path_buf() });
+        }
+    }
+    Ok(Known::Nothing)
+}
+
+/// The version that a `format` file names.
+fn version_of(bytes: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let version = text.strip_suffix('\n')?.strip_prefix(FORMAT_PREFIX)?.parse().ok()?;
+    (version > 0).then_some(version)
 }
 
 fn write_format(directory: &Path, path: &Path) -> io::Result<()> {

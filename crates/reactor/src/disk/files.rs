@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use midge_store::{Buffer, DiskError, Recovered, SegmentId, Segments};
 use rustix::fs::{Advice, FallocateFlags, OFlags};
 
+/// Somebody has been told that there is no direct I/O.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
 /// Zeroes written at a time.
 const ZEROES_SIZE: u32 = 1 << 20;
 
@@ -168,7 +171,9 @@ impl LogDirectory {
     }
 
     fn be_buffered(&self) {
-        if !self.buffered.swap(true, Ordering::Relaxed) {
+        self.buffered.store(true, Ordering::Relaxed);
+        // All logs lie on one file system.
+        if !TOLD.swap(true, Ordering::Relaxed) {
             tracing::info!(
                 path = %self.path.display(),
                 "this file system has no direct I/O: the log is written through the page cache, with the same syncs"

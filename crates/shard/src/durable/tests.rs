@@ -16,6 +16,7 @@ use super::WallTime;
 use super::restore::Image;
 use crate::{ConnectionId, ListenerId, RetainedCounts, Settings, Shard, Shared, home_shard};
 
+mod damage;
 mod regression;
 
 const V5: ProtocolVersion = ProtocolVersion::V5;
@@ -31,11 +32,16 @@ fn store_settings() -> midge_store::Settings {
     }
 }
 
+fn new_disks(shards: u16) -> Vec<MemoryDisk> {
+    (0..shards).map(|n| MemoryDisk::new(u64::from(n) + 7)).collect()
+}
+
 /// Shards with a disk each. Time goes on over restarts.
 struct Broker {
     shards: Vec<Shard>,
     disks: Vec<MemoryDisk>,
     settings: Arc<Settings>,
+    log: midge_store::Settings,
     now: Time,
     wall_ms: u64,
     /// What has left for each connection and was not looked at.
@@ -49,11 +55,25 @@ impl Broker {
     }
 
     fn with(shards: u16, settings: Settings) -> Self {
-        let disks = (0..shards).map(|n| MemoryDisk::new(u64::from(n) + 7)).collect();
+        Self::of(new_disks(shards), settings, store_settings())
+    }
+
+    /// With logs of these sizes.
+    fn with_log(shards: u16, log: midge_store::Settings) -> Self {
+        Self::of(new_disks(shards), Settings::default(), log)
+    }
+
+    /// On disks that another one has left.
+    fn on(disks: Vec<MemoryDisk>, log: midge_store::Settings) -> Self {
+        Self::of(disks, Settings::default(), log)
+    }
+
+    fn of(disks: Vec<MemoryDisk>, settings: Settings, log: midge_store::Settings) -> Self {
         let mut broker = Self {
             shards: Vec::new(),
             disks,
             settings: Arc::new(settings),
+            log,
             now: Time::from_seconds(1000),
             wall_ms: WALL_MS,
             left: HashMap::new(),
@@ -87,7 +107,7 @@ impl Broker {
                 }
             }
             let (recovered, _) = recovery.finish().unwrap();
-            shard.keep_in(Log::resume(store_settings(), &recovered), Level::Fsync, wall);
+            shard.keep_in(Log::resume(self.log.clone(), &recovered), Level::Fsync, wall);
             shard.restore(image, &recovered);
         }
         self.settle();
