@@ -93,6 +93,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let drain_timeout = settings.config().shutdown.drain_timeout;
     let stopper = broker.stopper();
     let line = start_up_line(&settings, &described);
+    let data_directory = settings.config().durability.directory.clone();
     let topic_limits = Broker::topic_limits(&settings);
     let sys_interval = settings.config().sys.interval.duration();
     let reload = Arc::new(Reload::new(Beginning {
@@ -130,11 +131,14 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     // Before the line that says that all is ready.
     let control = instance.as_ref().map(|instance| {
         tracing::debug!(directory = %instance.directory().display(), "control and statistics");
+        let data = data_directory.as_deref();
+        let data = data.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.into()));
         let answering = control::Answering {
             asker: broker.asker(),
             listeners: directory.clone(),
             topic_limits,
             reload,
+            data,
         };
         if !sys_interval.is_zero()
             && let Err(error) =

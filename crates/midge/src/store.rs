@@ -1,6 +1,12 @@
-//! `midge store`: looks into a data directory.
+//! `midge store`: looks into a data directory, and copies it.
 //!
-//! Reads, and changes nothing; a broker may run on it. What that broker is just writing may then look torn.
+//! Reads, and changes nothing; a broker may run on it. What that broker is just writing may then look torn. `backup` and
+//! `import` make new directories.
+
+mod backup;
+mod export;
+mod import;
+mod lines;
 
 use std::{
     collections::BTreeMap,
@@ -30,6 +36,12 @@ enum StoreCommand {
     Verify(DirectoryArguments),
     /// List every record, in the order of each log.
     Inspect(DirectoryArguments),
+    /// Copy the data directory of a running broker, as it is at one moment.
+    Backup(backup::BackupArguments),
+    /// Write sessions, subscriptions, queued and retained messages as JSON lines.
+    Export(export::ExportArguments),
+    /// Make a new data directory from such lines.
+    Import(import::ImportArguments),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
@@ -49,7 +61,12 @@ struct DirectoryArguments {
 
 /// Exit code 1 when something is damaged that was not merely torn by a crash.
 pub(crate) fn run(arguments: &StoreArguments) -> Result<(), Failure> {
-    let (StoreCommand::Verify(chosen) | StoreCommand::Inspect(chosen)) = &arguments.command;
+    let chosen = match &arguments.command {
+        StoreCommand::Verify(chosen) | StoreCommand::Inspect(chosen) => chosen,
+        StoreCommand::Backup(arguments) => return backup::run(arguments),
+        StoreCommand::Export(arguments) => return export::run(arguments),
+        StoreCommand::Import(arguments) => return import::run(arguments),
+    };
     let logs = DataDirectory::view(&chosen.directory)
         .map_err(|error| Failure::Other(error.to_string()))?;
     let logs: Vec<_> = logs

@@ -44,6 +44,14 @@ impl Directory {
         (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
     }
 
+    /// The same for commands that look at no broker.
+    fn run_plain(&self, words: &[&str]) -> (i32, String, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_midge"));
+        let output = command.args(words).stdin(Stdio::null()).output().expect("the program starts");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().expect("no signal"), text(output.stdout), text(output.stderr))
+    }
+
     fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_midge"));
         command.args(words).arg("--runtime-dir").arg(self.0.join("run")).stdin(Stdio::null());
@@ -97,10 +105,17 @@ struct Broker {
 
 impl Broker {
     fn start(directory: &Directory, more: &[&str]) -> Self {
-        let data = directory.data().display().to_string();
-        let words =
-            [&["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--data-dir", &data][..], more]
-                .concat();
+        Self::start_on(directory, &directory.data(), more)
+    }
+
+    /// On another data directory than the usual one.
+    fn start_on(directory: &Directory, data: &Path, more: &[&str]) -> Self {
+        let data = data.display().to_string();
+        Self::start_with(directory, &[&["--data-dir", &data][..], more].concat())
+    }
+
+    fn start_with(directory: &Directory, more: &[&str]) -> Self {
+        let words = [&["serve", "--listen", "127.0.0.1:0", "--shards", "2"][..], more].concat();
         let mut child =
             directory.command(&words).stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
@@ -341,4 +356,310 @@ fn what_is_well_says_so() {
         assert_eq!(away.message(), format!("payload {number}"));
     }
     broker.stop();
+}
+
+/// Payloads of the messages that come to `away` when it is back, in order.
+fn messages(broker: &Broker, count: usize) -> Vec<String> {
+    let mut away = broker.client("away");
+    let got = (0..count).map(|_| away.message()).collect();
+    away.nothing();
+    got
+}
+
+#[test]
+fn a_backup_of_a_running_broker_is_a_data_directory() {
+    let directory = Directory::new("backup");
+    let broker = Broker::start(&directory, &[]);
+    broker.client("away").subscribe("flow/#");
+    let mut publisher = broker.client("publisher");
+    for number in 0..50 {
+        publisher.publish("flow/one", &format!("payload {number}"), false);
+    }
+    publisher.publish("kept", "retained payload", true);
+    let target = directory.0.join("copies/first");
+    fs::create_dir(directory.0.join("copies")).expect("our own");
+    let target_text = target.display().to_string();
+    let (code, said, errors) = directory.run(&["store", "backup", &target_text]);
+    assert!(code == 0 && said.contains(&format!("are copied to {target_text}")), "{said}{errors}");
+    // What comes later is not in it, and nothing is written where something is.
+    publisher.publish("flow/one", "later", false);
+    let (code, _, errors) = directory.run(&["store", "backup", &target_text]);
+    assert!(code == 1 && errors.contains("is there already: choose a new directory"), "{errors}");
+    drop(broker);
+
+    let broker = Broker::start_on(&directory, &target, &[]);
+    assert!(!broker.said.contains("ERROR"), "{}", broker.said);
+    let expected: Vec<String> = (0..50).map(|number| format!("payload {number}")).collect();
+    assert_eq!(messages(&broker, 50), expected);
+    let mut late = broker.client("late");
+    late.subscribe("kept");
+    assert_eq!(late.message(), "retained payload");
+    broker.stop();
+    let ephemeral = Broker::start_with(&directory, &["--ephemeral"]);
+    let (code, _, errors) = directory.run(&["store", "backup", &format!("{target_text}-2")]);
+    assert!(code == 1 && errors.contains("nothing is kept: this broker has no data"), "{errors}");
+    drop(ephemeral);
+}
+
+#[test]
+fn a_backup_under_load_loses_nothing_that_was_acknowledged_before() {
+    let directory = Directory::new("backup-load");
+    let broker = Broker::start(&directory, &[]);
+    broker.client("away").subscribe("flow/#");
+    let address = broker.address;
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let acknowledged = std::sync::atomic::AtomicUsize::new(0);
+    let relaxed = std::sync::atomic::Ordering::Relaxed;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut publisher = Client::connect(address, "publisher");
+            while !stop.load(relaxed) && acknowledged.load(relaxed) < 900 {
+                let number = acknowledged.load(relaxed);
+                publisher.publish("flow/one", &format!("payload {number}"), false);
+                acknowledged.fetch_add(1, relaxed);
+            }
+        });
+        for copy in 0..3 {
+            let before = acknowledged.load(relaxed);
+            let target = directory.0.join(format!("copy-{copy}"));
+            let (code, _, errors) =
+                directory.run(&["store", "backup", &target.display().to_string()]);
+            assert_eq!(code, 0, "{errors}");
+            let (code, lines, errors) =
+                directory.run_plain(&["store", "export", &target.display().to_string()]);
+            assert_eq!(code, 0, "{errors}");
+            let messages = lines.lines().filter(|line| line.contains("\"message\"")).count();
+            assert!(messages >= before, "{messages} of {before} are in copy {copy}");
+            for number in 0..before {
+                assert!(
+                    lines.contains(&format!("\"payload {number}\"")),
+                    "{number} in copy {copy}"
+                );
+            }
+        }
+        stop.store(true, relaxed);
+    });
+    broker.stop();
+}
+
+#[test]
+fn what_is_exported_can_be_imported() {
+    let directory = filled("export");
+    let data = directory.data().display().to_string();
+    let (code, lines, errors) = directory.run_plain(&["store", "export", &data]);
+    assert_eq!(code, 0, "{errors}");
+    let kinds: Vec<String> = lines
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).expect(line)["type"].to_string())
+        .collect();
+    let count = |kind: &str| kinds.iter().filter(|one| **one == format!("\"{kind}\"")).count();
+    // Two clients, one subscription, five messages and a retained one.
+    assert_eq!((count("session"), count("subscription"), count("message")), (2, 1, 6), "{lines}");
+    assert!(lines.contains(r#""payload":"payload 3""#), "{lines}");
+
+    let file = directory.file("lines.jsonl", &lines).display().to_string();
+    let target = directory.0.join("imported");
+    let target_text = target.display().to_string();
+    let (code, said, errors) = directory.run_plain(&["store", "import", &target_text, &file]);
+    assert!(code == 0 && said.starts_with("9 lines are imported to "), "{said}{errors}");
+    let (_, again, _) = directory.run_plain(&["store", "export", &target_text]);
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort_unstable();
+        lines
+    };
+    assert_eq!(sorted(&again), sorted(&lines));
+
+    let broker = Broker::start_on(&directory, &target, &[]);
+    let expected: Vec<String> = (0..5).map(|number| format!("payload {number}")).collect();
+    assert_eq!(messages(&broker, 5), expected);
+    broker.stop();
+}
+
+#[test]
+fn lines_that_are_none_are_named_and_leave_nothing() {
+    let directory = Directory::new("import");
+    let target = directory.0.join("new");
+    let session = r#"{"type":"session","client_id":"a","expiry_interval_seconds":60}"#;
+    for (line, problem) in [
+        ("hello", "expected value"),
+        (r#"{"type":"dance"}"#, "unknown variant `dance`"),
+        (
+            r#"{"type":"subscription","client_id":"a","filter":"a/#/b","qos":1}"#,
+            "is no Topic Filter",
+        ),
+        (r#"{"type":"subscription","client_id":"a","filter":"a","qos":3}"#, "3 is no QoS"),
+        (r#"{"type":"message","topic":"a/+","qos":1,"retained":true}"#, "is no Topic Name"),
+        (r#"{"type":"message","topic":"a","qos":1}"#, "nobody gets this message"),
+        (
+            r#"{"type":"message","topic":"a","qos":1,"retained":true,"payload_base64":"?"}"#,
+            "that is no base64",
+        ),
+        (r#"{"type":"inbound","client_id":"a","packet_id":0}"#, "no packet id is 0"),
+        (session, "has a session already"),
+    ] {
+        let file = directory.file("lines.jsonl", &format!("{session}\n{line}\n"));
+        let words = [target.display().to_string(), file.display().to_string()];
+        let (code, _, errors) = directory.run_plain(&["store", "import", &words[0], &words[1]]);
+        assert_eq!(code, 2, "{line}: {errors}");
+        let place = format!("{}:2: ", words[1]);
+        assert!(errors.starts_with(&place) && errors.contains(problem), "{line}: {errors}");
+        assert!(!target.exists() && !directory.0.join("new.partial").exists(), "{line}");
+    }
+    let line = r#"{"type":"inbound","client_id":"b","packet_id":1}"#;
+    let file = directory.file("lines.jsonl", line).display().to_string();
+    let (code, _, errors) =
+        directory.run_plain(&["store", "import", &target.display().to_string(), &file]);
+    assert!(code == 2 && errors.contains("no session line for \"b\""), "{errors}");
+}
+
+#[test]
+fn a_directory_in_use_is_left_alone() {
+    let directory = filled("in-use");
+    let broker = Broker::start(&directory, &[]);
+    let before = directory.snapshot();
+    let sentence = directory.refusal(&[]);
+    let data = directory.data();
+    let expected = format!(
+        "error: the data directory {} is in use by process {}; stop it, or choose another with \
+         --data-dir",
+        data.display(),
+        broker.child.id()
+    );
+    assert_eq!(sentence, expected);
+    assert!(directory.snapshot() == before, "nothing may be changed");
+    broker.stop();
+}
+
+#[test]
+fn a_newer_format_is_left_alone() {
+    let directory = filled("newer");
+    let format = directory.data().join("format");
+    let layout = directory.data().join("layout");
+    let (sound_format, sound_layout) = (fs::read(&format).unwrap(), fs::read(&layout).unwrap());
+    // As a newer version writes both.
+    fs::write(&format, "midge data directory, format 2\n").expect("our own");
+    let line =
+        String::from_utf8(sound_layout.clone()).expect("ASCII").replace("format 1", "format 2");
+    let (said, _) = line.split_once(" checksum ").expect("a checksum");
+    let sum = midge_store::checksum(said.as_bytes());
+    fs::write(&layout, format!("{said} checksum {sum:08x}\n")).expect("our own");
+    let before = directory.snapshot();
+    let sentence = directory.refusal(&[]);
+    assert!(
+        sentence.contains("has format 2, and this program knows formats up to 1"),
+        "{sentence}"
+    );
+    assert!(directory.snapshot() == before, "nothing may be changed");
+    fs::write(&format, sound_format).expect("our own");
+    fs::write(&layout, sound_layout).expect("our own");
+
+    // One segment of the second log, in both copies of its header.
+    let segment = directory.data().join("shard-00001/0000000001.log");
+    let mut bytes = fs::read(&segment).expect("it is there");
+    bytes[8] = 2;
+    bytes[12..16].fill(0);
+    let sum = midge_store::checksum(&bytes[..456]).to_le_bytes();
+    bytes[12..16].copy_from_slice(&sum);
+    bytes.copy_within(..456, 4096);
+    fs::write(&segment, bytes).expect("our own");
+    let before = directory.snapshot();
+    let sentence = directory.refusal(&[]);
+    assert!(sentence.contains("segment 1 has format version 2, which is newer"), "{sentence}");
+    assert!(directory.snapshot() == before, "nothing may be changed");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_says_so() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new("unwritable");
+    directory.file("data", "a file, and no directory");
+    let sentence = directory.refusal(&[]);
+    let data = directory.data().display().to_string();
+    assert!(sentence.contains(&data) && sentence.contains("Not a directory"), "{sentence}");
+    assert_eq!(
+        fs::read_to_string(directory.data()).expect("untouched"),
+        "a file, and no directory"
+    );
+
+    let directory = filled("read-only");
+    fs::set_permissions(directory.data(), fs::Permissions::from_mode(0o555)).expect("our own");
+    fs::set_permissions(&directory.0, fs::Permissions::from_mode(0o755)).expect("our own");
+    for entry in fs::read_dir(directory.data()).expect("ours").flatten() {
+        if entry.path().is_file() {
+            fs::set_permissions(entry.path(), fs::Permissions::from_mode(0o444)).expect("our own");
+        }
+    }
+    let before = directory.snapshot();
+    let data = directory.data().display().to_string();
+    let mut command = directory.command(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &data]);
+    if rustix::process::geteuid().is_root() {
+        // Root may write everywhere; nobody may not.
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    }
+    let output = command.output().expect("the program starts");
+    let errors = String::from_utf8(output.stderr).expect("UTF-8");
+    fs::set_permissions(directory.data(), fs::Permissions::from_mode(0o755)).expect("our own");
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    let last = errors.lines().last().unwrap_or_default();
+    let expected = format!("error: cannot write to the data directory: cannot open {data}/lock: ");
+    assert!(last.starts_with(&expected) && last.contains("Permission denied"), "{errors}");
+    assert!(directory.snapshot() == before, "nothing may be changed");
+
+    let directory = Directory::new("foreign");
+    fs::create_dir(directory.data()).expect("our own");
+    fs::write(directory.data().join("letter.txt"), "dear reader").expect("our own");
+    let before = directory.snapshot();
+    assert!(directory.refusal(&[]).contains("holds files that are not a data directory's"));
+    assert!(directory.snapshot() == before, "nothing may be changed");
+}
+
+/// Some bytes of all, in the real program: it starts, and delivers what is whole.
+#[test]
+fn a_sample_of_changed_bytes_does_not_stop_it() {
+    let directory = filled("sample");
+    let sound = directory.snapshot();
+    let files: Vec<&PathBuf> = sound.keys().collect();
+    let seed = std::process::id() as usize;
+    for round in 0..8 {
+        let file = files[(seed + round) % files.len()];
+        let size = sound[file].len();
+        // Where something stands, for the most part.
+        let at =
+            (seed * 7919 + round * 104_729) % size.min(if round % 2 == 0 { 20_000 } else { size });
+        let context = format!("byte {at} of {}", file.display());
+        for cut in [false, true] {
+            _ = fs::remove_dir_all(directory.data());
+            for (path, bytes) in &sound {
+                fs::create_dir_all(path.parent().expect("below the data directory"))
+                    .expect("our own");
+                let mut bytes = bytes.clone();
+                if path == file && cut {
+                    bytes.truncate(at);
+                } else if path == file {
+                    bytes[at] ^= 1 << (at % 7);
+                }
+                fs::write(path, bytes).expect("our own");
+            }
+            let broker = Broker::start(&directory, &[]);
+            let mut away = broker.client("away");
+            away.0.write_all(&[0xC0, 0]).expect("taken");
+            let mut got = Vec::new();
+            loop {
+                let (first, body) = away.next();
+                if first == 0xD0 {
+                    break;
+                }
+                let at = 4 + usize::from(u16::from_be_bytes([body[0], body[1]]));
+                got.push(String::from_utf8(body[at..].to_vec()).expect(&context));
+            }
+            for payload in &got {
+                let number = payload.strip_prefix("payload ").and_then(|n| n.parse::<u32>().ok());
+                assert!(number.is_some_and(|number| number < 5), "{context}: {payload}");
+            }
+            if !cut {
+                assert!(got.len() >= 4 || broker.said.contains("damaged"), "{context}: {got:?}");
+            }
+        }
+    }
 }

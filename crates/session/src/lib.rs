@@ -42,7 +42,7 @@ pub mod time;
 
 pub use handshake::{Limits, Refusal, Terms};
 pub use inbound::Inbound;
-pub use options::SubscriptionOptions;
+pub use options::{SUBSCRIPTION_IDENTIFIER_MAX, SubscriptionOptions};
 pub use outbound::{
     Acknowledged, Delivery, DeliveryExtra, Fetched, Keep, Kept, KeptMessage, Offer, Outbound,
     QueueLimits, Resend, Spilled,

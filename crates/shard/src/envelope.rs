@@ -38,6 +38,8 @@ pub enum Envelope {
     RetainedQuery(Box<RetainedQuery>),
     /// Some of them.
     RetainedAnswer(Box<RetainedAnswer>),
+    /// A cut through all logs, by its number: behind this comes what does not belong to it.
+    Cut(u64),
 }
 
 /// Publications of one turn for one shard, in the order in which they were routed.

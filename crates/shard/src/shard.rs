@@ -589,6 +589,7 @@ impl Shard {
             Envelope::ShareReturn(back) => self.handle_share_return(from, *back),
             Envelope::RetainedQuery(query) => self.handle_retained_query(from, &query),
             Envelope::RetainedAnswer(answer) => self.handle_retained_answer(*answer),
+            Envelope::Cut(id) => _ = self.cut(id),
         }
     }
 

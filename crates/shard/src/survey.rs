@@ -35,6 +35,8 @@ use crate::shard::Shard;
 
 pub use place::Place;
 
+pub use crate::durable::cut::{CutPlace, HOLD_MS as CUT_HOLD_MS};
+
 /// Entries that one question looks at: about 20 µs of work, 50 µs when all of it has to come from memory.
 pub const SLICE: usize = 128;
 
@@ -81,6 +83,11 @@ pub enum Question {
         /// A Topic Name.
         topic: Box<str>,
     },
+    /// This shard's part of a cut through all logs, for a copy of them. Asked of any shard first, then of all.
+    Cut {
+        /// Its number, a new one for each cut.
+        id: u64,
+    },
     /// Whose sessions these are. Answered with as many names, at most [`SLICE`].
     Identify {
         /// Sessions of this shard.
@@ -101,6 +108,8 @@ pub enum Answer {
     Kicked(Kicked),
     /// Who would get it.
     Explained(Box<Explained>),
+    /// How far the log belongs to the cut; `None` when nothing is kept.
+    Cut(Option<CutPlace>),
     /// Client ids, `None` for sessions that are gone.
     Identified(Vec<Option<Box<str>>>),
 }
@@ -297,6 +306,11 @@ impl Shard {
                 Answer::Kicked(kicked)
             }
             Question::Explain { topic } => Answer::Explained(Box::new(self.explain_topic(topic))),
+            Question::Cut { id } => {
+                let place = self.cut(*id);
+                self.settle();
+                Answer::Cut(place)
+            }
             Question::Identify { members } => {
                 let members = members.iter().take(SLICE);
                 Answer::Identified(members.map(|member| self.client_id_of(*member)).collect())

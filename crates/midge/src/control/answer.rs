@@ -5,8 +5,10 @@
 
 use std::{
     io,
+    path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant},
+    thread,
+    time::{Duration, Instant, SystemTime},
 };
 
 use midge_codec::{ProtocolVersion, QoS};
@@ -14,8 +16,8 @@ use midge_reactor::{AskError, Asker};
 use midge_shard::{
     home_shard,
     survey::{
-        Answer, ClientFilter, ClientRow, GroupRow, Holder, Part, Place, Question, RetainedRow,
-        SubscriptionFilter, SubscriptionRow,
+        Answer, CUT_HOLD_MS, ClientFilter, ClientRow, GroupRow, Holder, Part, Place, Question,
+        RetainedRow, SubscriptionFilter, SubscriptionRow,
     },
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
@@ -25,7 +27,7 @@ use crate::reload::{self, Directory, Reload};
 use super::{
     cursor::Cursor,
     protocol::{
-        Client, ClientsRequest, End, ErrorCode, ErrorLine, ExplainRequest, Explained, Group,
+        self, Client, ClientsRequest, End, ErrorCode, ErrorLine, ExplainRequest, Explained, Group,
         Interest, KickRequest, Kicked, Line, Outcome, ReloadRequest, Request, Retained,
         RetainedRequest, Subscription, SubscriptionsRequest,
     },
@@ -33,6 +35,12 @@ use super::{
 
 /// How often whoever waits is told that somebody still looks.
 const LOOKING_PERIOD: Duration = Duration::from_secs(5);
+
+/// How long the disk may take to have what belongs to a cut.
+const SYNC_MAX: Duration = Duration::from_secs(5);
+
+/// Between two looks whether it has.
+const SYNC_LOOK: Duration = Duration::from_millis(5);
 
 /// What answers are made from.
 #[derive(Clone, Debug)]
@@ -42,6 +50,8 @@ pub(crate) struct Answering {
     pub(crate) listeners: Directory,
     pub(crate) topic_limits: TopicLimits,
     pub(crate) reload: Arc<Reload>,
+    /// The data directory; `None`: nothing is kept.
+    pub(crate) data: Option<PathBuf>,
 }
 
 /// Where lines go.
@@ -103,6 +113,7 @@ impl Answering {
             Request::Kick(request) => self.kick(request, sink),
             Request::Explain(request) => self.explain(request, sink),
             Request::Reload(request) => self.reload(request, sink),
+            Request::Backup(_) => self.backup(sink),
         };
         let last = match outcome {
             Ok(end) => Line::End(end),
@@ -197,6 +208,41 @@ impl Answering {
             midge_shard::survey::Kicked::Unknown => Outcome::Unknown,
         };
         sink.line(&Line::Kicked(Kicked { client_id: client_id.into(), outcome }))?;
+        Ok(End { rows: 1, next: None })
+    }
+
+    /// A cut through all logs, once what belongs to it is on the disk.
+    fn backup(&self, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let not_kept = || {
+            let message = "nothing is kept: this broker has no data directory".into();
+            Cut::Told(ErrorLine { code: ErrorCode::NotKept, message })
+        };
+        let directory = self.data.clone().ok_or_else(not_kept)?;
+        // Numbers of cuts only need to differ from one another.
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let id = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+        let end = Instant::now() + SYNC_MAX;
+        let mut last = Vec::new();
+        for shard in 0..self.asker.shards() {
+            loop {
+                let Answer::Cut(place) = self.asker.ask(shard, Question::Cut { id })? else {
+                    return Err(mismatch());
+                };
+                let place = place.ok_or_else(not_kept)?;
+                if place.synced {
+                    last.push(place.sequence);
+                    break;
+                }
+                if Instant::now() >= end {
+                    let message =
+                        format!("the disk of shard {shard} does not keep up; try again later");
+                    return Err(Cut::Told(ErrorLine { code: ErrorCode::Busy, message }));
+                }
+                thread::sleep(SYNC_LOOK);
+            }
+        }
+        let hold_ms = CUT_HOLD_MS;
+        sink.line(&Line::Cut(protocol::Cut { directory, last, hold_ms }))?;
         Ok(End { rows: 1, next: None })
     }
 

@@ -28,6 +28,8 @@ pub(crate) enum Request {
     Explain(ExplainRequest),
     /// Read the configuration again.
     Reload(ReloadRequest),
+    /// Make a cut through the logs, for a copy of them.
+    Backup(BackupRequest),
 }
 
 /// See [`Request::Clients`].
@@ -103,6 +105,11 @@ pub(crate) struct ReloadRequest {
     pub(crate) config: Option<std::path::PathBuf>,
 }
 
+/// See [`Request::Backup`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BackupRequest {}
+
 impl Request {
     /// Reads one line.
     ///
@@ -149,12 +156,13 @@ impl Request {
                 }
                 request => Self::Reload(request),
             },
+            "backup" => Self::Backup(rest(&command, keys)?),
             _ => {
                 return Err(ErrorLine {
                     code: ErrorCode::UnknownCommand,
                     message: format!(
                         "no command `{}`; there are clients, subscriptions, retained, kick, \
-                         explain and reload",
+                         explain, reload and backup",
                         command.chars().take(40).collect::<String>()
                     ),
                 });
@@ -171,6 +179,7 @@ impl Request {
             Self::Kick(keys) => ("kick", serde_json::to_value(keys)),
             Self::Explain(keys) => ("explain", serde_json::to_value(keys)),
             Self::Reload(keys) => ("reload", serde_json::to_value(keys)),
+            Self::Backup(keys) => ("backup", serde_json::to_value(keys)),
         };
         let mut line = Map::new();
         line.insert("version".into(), VERSION.into());
@@ -200,6 +209,8 @@ pub(crate) enum Line {
     Explained(Box<Explained>),
     /// What a reload has changed, or would change.
     Reloaded(Box<crate::reload::Outcome>),
+    /// A cut through the logs.
+    Cut(Cut),
     /// The broker is still looking: sent every few seconds in which there is no row.
     Looking {
         /// Where.
@@ -248,6 +259,19 @@ pub(crate) enum ErrorCode {
     Stopping,
     /// What was to be changed cannot be: nothing has changed. One problem a line.
     Refused,
+    /// Nothing is kept: there is no data directory.
+    NotKept,
+}
+
+/// A cut through the logs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cut {
+    /// The data directory.
+    pub(crate) directory: std::path::PathBuf,
+    /// Of each shard's log, the sequence of the last record that belongs to the cut.
+    pub(crate) last: Vec<u64>,
+    /// How long nothing of it is cleaned away, in milliseconds since the request.
+    pub(crate) hold_ms: u64,
 }
 
 /// One client.
@@ -408,6 +432,7 @@ mod tests {
             Request::Explain(ExplainRequest { topic: "t".into(), from: None }),
             Request::Reload(ReloadRequest::default()),
             Request::Reload(ReloadRequest { dry_run: true, config: Some("/a".into()) }),
+            Request::Backup(BackupRequest {}),
         ] {
             let line = request.to_line();
             assert_eq!(line.matches('\n').count(), 1, "{line}");

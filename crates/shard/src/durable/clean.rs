@@ -58,7 +58,7 @@ impl Shard {
     pub(crate) fn clean(&mut self) {
         let now = self.now;
         let Some(durable) = &mut self.durable else { return };
-        if durable.lost.is_some() {
+        if durable.lost.is_some() || durable.cut.holds(now) {
             return;
         }
         if durable.cleaning.is_none() {
@@ -142,8 +142,13 @@ impl Shard {
 
     /// Everything of the segment has been looked at.
     fn end_cleaning(&mut self) {
+        let now = self.now;
         let Some(durable) = &mut self.durable else { return };
         let Some(cleaning) = durable.cleaning.take() else { return };
+        if durable.cut.holds(now) {
+            // Somebody copies it: the whole segment again, later.
+            return;
+        }
         if cleaning.damaged {
             let mut budget = usize::MAX;
             if !self.rewrite(cleaning.segment, cleaning.segment, &mut budget) {

@@ -12,6 +12,7 @@
 //! | [`restore`] | from the records of a log to a shard |
 //! | [`clean`] | what still counts of the oldest segment is copied forward |
 //! | [`backlog`] | queues of which a part is in the log alone |
+//! | [`cut`] | a cut through all shards' logs, for a copy of them |
 //! | [`affected`] | whom a damaged record concerned, for reports |
 //!
 //! # Nothing is said before it is kept
@@ -45,6 +46,7 @@ use self::wait::{Accepts, Forward, HandingOn};
 mod affected;
 pub(crate) mod backlog;
 pub(crate) mod clean;
+pub(crate) mod cut;
 pub mod record;
 pub(crate) mod restore;
 #[cfg(test)]
@@ -259,6 +261,7 @@ pub(crate) struct Durable {
     lost_until: Option<SegmentId>,
     /// What recovery found damaged.
     pub(crate) damage: DamageCounts,
+    pub(crate) cut: cut::Cut,
 }
 
 /// How much was damaged when the log was read.
@@ -316,6 +319,7 @@ impl Durable {
             lost: None,
             lost_until: None,
             damage: DamageCounts::default(),
+            cut: cut::Cut::default(),
         }
     }
 
