@@ -334,19 +334,8 @@ def connect(client, port):
     client.connect(port)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program")
-    parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--shards", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=None)
-    parser.add_argument("--keep", action="store_true", help="keep the directory")
-    parser.add_argument("--directory", help="on the disk to be tried")
-    options = parser.parse_args()
-    seed = options.seed if options.seed is not None else random.randrange(1 << 32)
-    chance = random.Random(seed)
-    directory = tempfile.mkdtemp(prefix="midge-kill-", dir=options.directory)
-    broker = Broker(options.program, directory, options.shards)
+def trial(broker, options, chance, seed):
+    """Rounds of work, kill, start and check; whether a promise was broken. The broker may end in its own way."""
     publishers = []
     for number in range(3):
         topics = [f"flow/{number}/{n}" for n in range(4)]
@@ -357,100 +346,120 @@ def main():
     there = [Subscriber(f"there-{n}", ["flow/#"]) for n in range(2)]
     senders = [*publishers, keeper]
     lost = doubled = stale = 0
-    try:
+    broker.start()
+    for subscriber in [*away, *there]:
+        connect(subscriber, broker.port)
+    pump([*away, *there], lambda _: all(s.subscribed for s in [*away, *there]), broker.port)
+    for subscriber in away:
+        subscriber.close()
+    for round_number in range(options.rounds):
+        for client in [*senders, *there]:
+            if not client.socket:
+                connect(client, broker.port)
+        for sender in senders:
+            sender.sending = True
+        end = time.monotonic() + chance.uniform(0.05, 1.0)
+        pump([*senders, *there], lambda now: now >= end, broker.port)
+        broker.kill()
+        for client in [*senders, *there]:
+            client.close()
         broker.start()
-        for subscriber in [*away, *there]:
-            connect(subscriber, broker.port)
-        pump([*away, *there], lambda _: all(s.subscribed for s in [*away, *there]), broker.port)
-        for subscriber in away:
-            subscriber.close()
-        for round_number in range(options.rounds):
-            for client in [*senders, *there]:
-                if not client.socket:
-                    connect(client, broker.port)
-            for sender in senders:
-                sender.sending = True
-            end = time.monotonic() + chance.uniform(0.05, 1.0)
-            pump([*senders, *there], lambda now: now >= end, broker.port)
-            broker.kill()
-            for client in [*senders, *there]:
-                client.close()
-            broker.start()
-            # Every other round another kill while sessions resume.
-            if chance.random() < 0.5:
-                for client in [*senders, *there, *away]:
-                    connect(client, broker.port)
-                for sender in senders:
-                    sender.sending = chance.random() < 0.5
-                end = time.monotonic() + chance.uniform(0.0, 0.3)
-                pump([*senders, *there, *away], lambda now: now >= end, broker.port)
-                broker.kill()
-                for client in [*senders, *there, *away]:
-                    client.close()
-                broker.start()
+        # Every other round another kill while sessions resume.
+        if chance.random() < 0.5:
             for client in [*senders, *there, *away]:
                 connect(client, broker.port)
             for sender in senders:
-                sender.sending = False
-            deadline = time.monotonic() + 60
+                sender.sending = chance.random() < 0.5
+            end = time.monotonic() + chance.uniform(0.0, 0.3)
+            pump([*senders, *there, *away], lambda now: now >= end, broker.port)
+            broker.kill()
+            for client in [*senders, *there, *away]:
+                client.close()
+            broker.start()
+        for client in [*senders, *there, *away]:
+            connect(client, broker.port)
+        for sender in senders:
+            sender.sending = False
+        deadline = time.monotonic() + 60
 
-            def drained(now):
-                if now > deadline:
-                    return True
-                if any(sender.in_flight for sender in senders):
-                    return False
-                return all(
-                    not publisher.acknowledged - subscriber.got.get(publisher.client_id, set())
-                    for publisher in publishers
-                    for subscriber in [*there, *away]
-                )
+        def drained(now):
+            if now > deadline:
+                return True
+            if any(sender.in_flight for sender in senders):
+                return False
+            return all(
+                not publisher.acknowledged - subscriber.got.get(publisher.client_id, set())
+                for publisher in publishers
+                for subscriber in [*there, *away]
+            )
 
-            pump([*senders, *there, *away], drained, broker.port)
-            late = Subscriber(f"late-{round_number}", ["retained/#"])
-            late.take_message = lambda qos, payload, again: Subscriber.take_message(
-                late, 0, payload, again
-            )
-            connect(late, broker.port)
-            count = min(50, len(keeper.acknowledged))
-            end = time.monotonic() + 10
-            pump(
-                [late],
-                lambda now: now > end or sum(map(len, late.got.values())) >= count,
-                broker.port,
-            )
-            late.close()
-            for topic in range(50):
-                promised = max((n for n in keeper.acknowledged if n % 50 == topic), default=0)
-                found = max((n for n in late.got.get("keeper", ()) if n % 50 == topic), default=0)
-                stale += found < promised
-            lost = doubled = 0
-            for publisher in publishers:
-                for subscriber in [*there, *away]:
-                    got = subscriber.got.get(publisher.client_id, set())
-                    missing = publisher.acknowledged - got
-                    lost += len(missing)
-                    if missing:
-                        few = sorted(missing)[:5]
-                        print(f"  {subscriber.client_id} lacks {publisher.client_id} {few}")
-            doubled = sum(len(s.doubled) for s in [*there, *away])
-            for subscriber in away:
-                subscriber.close()
-            if lost or doubled or stale:
-                break
-        disorder = sum(len(s.disorder) for s in [*there, *away])
-        acknowledged = sum(len(sender.acknowledged) for sender in senders)
-        deliveries = sum(len(g) for s in [*there, *away] for g in s.got.values())
-        print(
-            f"rounds {round_number + 1}, shards {options.shards}, seed {seed}: "
-            f"{acknowledged} acknowledged, {deliveries} delivered, {lost} lost, {doubled} doubled, "
-            f"{stale} retained too old, {disorder} out of order; "
-            f"slowest start {max(broker.start_seconds) * 1000:.0f} ms"
+        pump([*senders, *there, *away], drained, broker.port)
+        late = Subscriber(f"late-{round_number}", ["retained/#"])
+        late.take_message = lambda qos, payload, again: Subscriber.take_message(
+            late, 0, payload, again
         )
-        if doubled:
-            print("  doubled:", [s.doubled[:5] for s in [*there, *away]])
-        if disorder:
-            print("  disorder:", [s.disorder[:5] for s in [*there, *away]])
-        failed = bool(lost or doubled or stale or disorder)
+        connect(late, broker.port)
+        count = min(50, len(keeper.acknowledged))
+        end = time.monotonic() + 10
+        pump(
+            [late],
+            lambda now: now > end or sum(map(len, late.got.values())) >= count,
+            broker.port,
+        )
+        late.close()
+        for topic in range(50):
+            promised = max((n for n in keeper.acknowledged if n % 50 == topic), default=0)
+            found = max((n for n in late.got.get("keeper", ()) if n % 50 == topic), default=0)
+            stale += found < promised
+        lost = doubled = 0
+        for publisher in publishers:
+            for subscriber in [*there, *away]:
+                got = subscriber.got.get(publisher.client_id, set())
+                missing = publisher.acknowledged - got
+                lost += len(missing)
+                if missing:
+                    few = sorted(missing)[:5]
+                    print(f"  {subscriber.client_id} lacks {publisher.client_id} {few}")
+        doubled = sum(len(s.doubled) for s in [*there, *away])
+        for subscriber in away:
+            subscriber.close()
+        if lost or doubled or stale:
+            break
+    disorder = sum(len(s.disorder) for s in [*there, *away])
+    acknowledged = sum(len(sender.acknowledged) for sender in senders)
+    deliveries = sum(len(g) for s in [*there, *away] for g in s.got.values())
+    print(
+        f"rounds {round_number + 1}, shards {options.shards}, seed {seed}: "
+        f"{acknowledged} acknowledged, {deliveries} delivered, {lost} lost, {doubled} doubled, "
+        f"{stale} retained too old, {disorder} out of order; "
+        f"slowest start {max(broker.start_seconds) * 1000:.0f} ms"
+    )
+    if doubled:
+        print("  doubled:", [s.doubled[:5] for s in [*there, *away]])
+    if disorder:
+        print("  disorder:", [s.disorder[:5] for s in [*there, *away]])
+    return bool(lost or doubled or stale or disorder)
+
+
+def options_for(description):
+    """The options that all trials have."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("program")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--keep", action="store_true", help="keep the directory")
+    parser.add_argument("--directory", help="on the disk to be tried")
+    return parser
+
+
+def main():
+    options = options_for(__doc__.splitlines()[0]).parse_args()
+    seed = options.seed if options.seed is not None else random.randrange(1 << 32)
+    directory = tempfile.mkdtemp(prefix="midge-kill-", dir=options.directory)
+    broker = Broker(options.program, directory, options.shards)
+    try:
+        failed = trial(broker, options, random.Random(seed), seed)
     finally:
         if broker.process and broker.process.poll() is None:
             broker.kill()
