@@ -13,12 +13,14 @@ mod packets;
 mod reader;
 mod session;
 mod shard;
+mod store;
 mod transport;
 
 pub use differential::differential;
 pub use framing::framing;
 pub use session::session;
 pub use shard::shard;
+pub use store::{record, segments};
 pub use transport::{transport, transport_tls};
 
 use midge_codec::{
