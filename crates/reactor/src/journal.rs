@@ -10,10 +10,10 @@ use midge_shard::{Event, Note, PeerError};
 use midge_transport::CloseReason;
 
 /// Kinds of events that are limited apart from each other.
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 
 /// The kind of what a transport refuses; the others are the shard's events.
-const TRANSPORT: usize = 6;
+const TRANSPORT: usize = 7;
 
 /// One second.
 const PERIOD_NS: u64 = 1_000_000_000;
@@ -72,6 +72,10 @@ impl Journal {
             Event::Kicked => {
                 tracing::info!(shard, %peer, client_id, suppressed, "closed by an operator");
             }
+            Event::NotKept => tracing::warn!(
+                shard, %peer, client_id, suppressed,
+                "closed without an acknowledgement: the disk did not take what it would say"
+            ),
         }
     }
 
@@ -110,6 +114,7 @@ fn kind(event: Event) -> usize {
         Event::KeepAliveTimeout => 3,
         Event::TakenOver => 4,
         Event::Kicked => 5,
+        Event::NotKept => 6,
     }
 }
 
@@ -137,6 +142,7 @@ mod tests {
             Event::KeepAliveTimeout,
             Event::TakenOver,
             Event::Kicked,
+            Event::NotKept,
         ];
         for (at, one) in events.iter().enumerate() {
             for other in &events[at + 1..] {

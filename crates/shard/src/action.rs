@@ -82,6 +82,8 @@ pub enum Event {
     TakenOver,
     /// An operator asked for it.
     Kicked,
+    /// The disk did not take what it was to be told is kept; it says it again on its next connection.
+    NotKept,
 }
 
 /// What a peer did wrong.

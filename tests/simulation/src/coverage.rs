@@ -110,6 +110,8 @@ situations! {
     BacklogSpilled,
     /// A message was read back from the log for its client.
     BacklogLoaded,
+    /// A client was closed because the disk did not take what it would have been told is kept.
+    NotKept,
     /// The broker was shut down.
     Shutdown,
 }

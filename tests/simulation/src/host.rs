@@ -253,6 +253,7 @@ impl Host {
             Event::TakenOver => net.hit(Situation::TakeOver),
             // Nobody asks for it here.
             Event::Kicked => {}
+            Event::NotKept => net.hit(Situation::NotKept),
             Event::KeepAliveTimeout => {
                 net.hit(Situation::KeepAliveTimeout);
                 let silent = net.now - net.pipes[pipe].packet_at;
