@@ -436,6 +436,7 @@ impl Oracle {
         kept: &BTreeMap<String, PubId>,
         at: u64,
         refused: bool,
+        may_discard: bool,
     ) -> Result<(), String> {
         let mut topics: BTreeMap<&str, Vec<PubId>> = BTreeMap::new();
         for (id, publication) in self.pubs.iter().enumerate() {
@@ -449,7 +450,9 @@ impl Oracle {
             let none = candidates.is_empty()
                 || candidates.iter().any(|id| {
                     let one = &self.pubs[*id as usize];
-                    one.empty || one.expiry.is_some()
+                    // [MQTT-3.3.1-7 @3.1.1]: one at QoS 0 takes the place of the earlier one, and may itself be discarded.
+                    let discarded = may_discard && one.qos == QoS::AtMostOnce;
+                    one.empty || one.expiry.is_some() || discarded
                 })
                 || ids.iter().all(|id| self.pubs[*id as usize].accepted.is_none())
                 || ids.iter().any(|id| {

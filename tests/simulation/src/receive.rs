@@ -265,13 +265,15 @@ impl Client {
             if granted != asked {
                 return Err(format!("SUBACK {number} grants {granted:?} for {asked:?}"));
             }
-            if let Some(at) = replaced {
+            // A refusal reads like a granted QoS 0 to MQTT 3.1; what was there before then stays.
+            let uncertain = self.version == ProtocolVersion::V31 && net.knobs.may_refuse();
+            if let Some(at) = replaced
+                && !(uncertain && granted == QoS::AtMostOnce)
+            {
                 self.subscriptions[at].ended = Some(net.now);
             }
             let one = &mut self.subscriptions[place];
             one.active = Some(net.now);
-            // A refusal reads like a granted QoS 0 to MQTT 3.1.
-            let uncertain = self.version == ProtocolVersion::V31 && net.knobs.tight;
             one.chain = (!uncertain).then_some(match chain {
                 Some((since, qos, no_local)) => (since, qos.min(granted), no_local || one.no_local),
                 None => (net.now, granted, one.no_local),
@@ -573,7 +575,8 @@ impl Client {
         }
         self.count_copy(net, oracle, (id, publish.qos), copy, &possible)?;
         if copy == Copy::Live && self.kind != Kind::Sharer {
-            self.check_order(id, &publication, publish.qos, net.knobs.tight)?;
+            // A full queue or a full disk refuses a publication, and its publisher, who may not have heard so, sends it again.
+            self.check_order(id, &publication, publish.qos, net.knobs.may_refuse())?;
         }
         Ok(())
     }
@@ -703,7 +706,7 @@ impl Client {
         id: PubId,
         publication: &crate::oracle::Pub,
         qos: QoS,
-        tight: bool,
+        may_refuse: bool,
     ) -> Checked {
         if publication.will || self.received_count(id) > 1 {
             return Ok(());
@@ -714,7 +717,7 @@ impl Client {
             || publication.expiry.is_some()
             || self.too_large(publication)
             || qos == QoS::AtMostOnce
-            || tight;
+            || may_refuse;
         if publication.sends > 1 && may_have_gone {
             return Ok(());
         }

@@ -540,7 +540,9 @@ impl World {
         }
         let tight = self.net.knobs.tight;
         let refused = tight || counters.dropped_queue_full > 0;
-        if let Err(broken) = self.oracle.check_retained(&kept, at, refused) {
+        if let Err(broken) =
+            self.oracle.check_retained(&kept, at, refused, self.net.knobs.may_refuse())
+        {
             self.net.fail(broken);
         }
     }
