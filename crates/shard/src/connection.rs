@@ -3,6 +3,7 @@
 //! Ten million of these are counted in bytes: what an idle client does not need hangs on a pointer.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 
 use midge_codec::{PacketId, ProtocolVersion, QoS, ReasonCode};
 use midge_output::Output;
@@ -10,7 +11,7 @@ use midge_session::Time;
 use midge_session::alias::{InboundAliases, OutboundAliases};
 use midge_store::Sequence;
 
-use crate::durable::wait::Gate;
+use crate::durable::wait::{Gate, LATE};
 use crate::enhanced::Enhanced;
 use crate::identity::Identity;
 use crate::ids::{ListenerId, PeerAddress, SessionId};
@@ -188,6 +189,47 @@ impl PendingAck {
             after: Sequence(0),
         }
     }
+
+    /// One of the shards that it waits for has answered.
+    pub(crate) fn answer(&mut self, answer: Answer) {
+        debug_assert!(self.waiting_for > 0);
+        let refused = answer != Answer::Kept;
+        self.waiting_for = self.waiting_for.saturating_sub(1);
+        self.refused |= refused;
+        self.kept |= !refused;
+        self.unkept |= answer == Answer::Unkept;
+        // Refused by all that wanted it: one full queue of many is not the publisher's failure, and a publisher
+        // that is told so publishes again, which would reach those who have it twice.
+        self.reason_code = match self.reason_code {
+            _ if self.unkept => ReasonCode::QuotaExceeded,
+            ReasonCode::Success | ReasonCode::QuotaExceeded if self.refused && !self.kept => {
+                ReasonCode::QuotaExceeded
+            }
+            ReasonCode::QuotaExceeded => ReasonCode::Success,
+            other => other,
+        };
+    }
+
+    /// What it waited for in this shard's log is not kept.
+    fn give_up(&mut self) {
+        if self.qos == QoS::ExactlyOnce {
+            // What it became stays, so its publisher must not be told to send it anew: it is written again.
+            self.after = LATE;
+        } else {
+            self.after = Sequence(0);
+            self.unkept = true;
+            self.reason_code = ReasonCode::QuotaExceeded;
+        }
+    }
+
+    /// What the answers so far come to.
+    pub(crate) fn outcome(&self) -> Answer {
+        match self.reason_code.is_error() {
+            _ if self.unkept => Answer::Unkept,
+            true => Answer::Refused,
+            false => Answer::Kept,
+        }
+    }
 }
 
 impl PendingAcks {
@@ -210,23 +252,27 @@ impl PendingAcks {
 
     /// One of the shards that number `number` waits for has answered.
     pub(crate) fn answer(&mut self, number: u32, answer: Answer) {
-        let refused = answer != Answer::Kept;
         if let Some(ack) = self.line.get_mut(number.wrapping_sub(self.first) as usize) {
-            debug_assert!(ack.waiting_for > 0);
-            ack.waiting_for = ack.waiting_for.saturating_sub(1);
-            ack.refused |= refused;
-            ack.kept |= !refused;
-            ack.unkept |= answer == Answer::Unkept;
-            // Refused by all that wanted it: one full queue of many is not the publisher's failure, and a publisher
-            // that is told so publishes again, which would reach those who have it twice.
-            ack.reason_code = match ack.reason_code {
-                _ if ack.unkept => ReasonCode::QuotaExceeded,
-                ReasonCode::Success | ReasonCode::QuotaExceeded if ack.refused && !ack.kept => {
-                    ReasonCode::QuotaExceeded
-                }
-                ReasonCode::QuotaExceeded => ReasonCode::Success,
-                other => other,
-            };
+            ack.answer(answer);
+        }
+    }
+
+    /// Records that these waited for are not kept. (The front one waits for another shard, so nothing leaves now.)
+    pub(crate) fn give_up(&mut self, lost: &RangeInclusive<Sequence>) {
+        self.line.iter_mut().filter(|ack| lost.contains(&ack.after)).for_each(PendingAck::give_up);
+    }
+
+    /// All of them with their numbers, when the connection is gone.
+    pub(crate) fn take_all(&mut self) -> impl Iterator<Item = (u32, PendingAck)> + use<> {
+        let first = self.first;
+        let line = std::mem::take(self).line.into_iter();
+        line.zip(0u32..).map(move |(ack, at)| (first.wrapping_add(at), ack))
+    }
+
+    /// What waited for records that had no room waits for this from now on.
+    pub(crate) fn redeem(&mut self, sequence: Sequence) {
+        for ack in self.line.iter_mut().filter(|ack| ack.after == LATE) {
+            ack.after = sequence;
         }
     }
 

@@ -10,8 +10,10 @@ use midge_session::{
 };
 use midge_topic::SubscriberId;
 
+use crate::action::Event;
 use crate::connection::State;
 use crate::durable::{Durable, Kept, Recipient};
+use crate::ending::WillCase;
 use crate::envelope::{Envelope, ShareMember, ShareReturn, ShareState, chooser};
 use crate::ids::{SessionId, SessionRef};
 use crate::retained::{note_overtaken, was_sent_as_retained};
@@ -161,6 +163,11 @@ impl Shard {
             ) {
                 Appended::Yes => {
                     self.counters.publishes_sent[qos as usize] += 1;
+                    if let (QoS::ExactlyOnce, Some(_), Some(durable)) =
+                        (publication.qos(), &entry.kept, &mut self.durable)
+                    {
+                        durable.opening.gated.push(id);
+                    }
                     Delivered::Sent
                 }
                 Appended::TooLarge => {
@@ -249,13 +256,12 @@ impl Shard {
         }
         let before = Load::of(outbound);
         let kept = entry.kept.as_ref().map(|kept| kept.key);
+        let mut stuck = false;
         while connection.output_size() < self.settings.output_bytes_max {
-            if kept.is_some()
-                && self.durable.as_mut().is_some_and(|durable| !durable.has_control_room())
-            {
+            if kept.is_some() && self.durable.as_mut().is_some_and(|durable| !durable.may_pump()) {
                 // What gets a packet id now could not be written down.
                 if let Some(durable) = &mut self.durable {
-                    durable.unpumped.push(session);
+                    durable.unpumped.insert(session);
                 }
                 break;
             }
@@ -266,6 +272,10 @@ impl Shard {
                 Some(Resend::Release(packet_id)) => {
                     let release = PubRel::new(*packet_id, ReasonCode::Success);
                     self.wire.answer(id, connection, |version, out| release.encode(version, out));
+                    if let (Some(_), Some(durable)) = (kept, &mut self.durable) {
+                        // What an earlier connection waited for may not be committed yet.
+                        connection.close_gate(durable.said());
+                    }
                     continue;
                 }
                 Some(Resend::Publish(packet_id, delivery, duplicate)) => {
@@ -304,10 +314,15 @@ impl Shard {
             ) {
                 Appended::Yes => {
                     self.counters.publishes_sent[qos as usize] += 1;
-                    if let (Some(key), Some(packet_id), false) = (kept, packet_id, duplicate)
+                    if let (Some(key), Some(packet_id)) = (kept, packet_id)
                         && let Some(durable) = &mut self.durable
                     {
-                        durable.note_assigned(key, outbound, packet_id, qos, connection);
+                        if !duplicate {
+                            durable.note_assigned(key, outbound, packet_id, qos, connection);
+                        } else if qos == QoS::ExactlyOnce {
+                            // That it has this packet id may not be committed yet.
+                            connection.close_gate(durable.said());
+                        }
                     }
                     // At most once: were it forgotten that this one has left, it would come again.
                     if let (Some(key), Some(keep), Some(durable)) =
@@ -320,6 +335,13 @@ impl Shard {
                     self.counters.dropped_too_large += 1;
                     let Some(packet_id) = packet_id else { continue };
                     if qos == QoS::ExactlyOnce && duplicate {
+                        if let (Some(_), Some(durable)) = (kept, &mut self.durable)
+                            && !durable.has_room()
+                        {
+                            // Not now: all that is in flight is sent again on the next connection.
+                            stuck = true;
+                            break;
+                        }
                         // The client, whose limit was larger before, may have it and hold the id: release it first.
                         outbound.pubrec(packet_id, false);
                         if let (Some(key), Some(durable)) = (kept, &mut self.durable) {
@@ -344,6 +366,11 @@ impl Shard {
         }
         if gone {
             self.note_gone(session);
+        }
+        if stuck {
+            self.note(id, Event::NotKept);
+            self.leave(id, WillCase::Published);
+            return;
         }
         if self.durable.is_some() {
             self.read_backlog(session);

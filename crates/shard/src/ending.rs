@@ -125,6 +125,7 @@ impl Shard {
     fn detach(&mut self, id: ConnectionId, case: WillCase) {
         let session = self.connections.get_mut(id.0).and_then(|c| c.session.take());
         if let Some(session) = session {
+            self.keep_unanswered(id, session);
             self.session_left(session, case);
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use midge_mesh::ShardId;
 use midge_session::{Publication, SubscriptionOptions, Time};
 
+use crate::connection::Answer;
 use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionRef};
 use crate::tally::Origin;
@@ -18,7 +19,7 @@ use crate::tally::Origin;
 pub enum Envelope {
     /// Publications that the receiving shard may have subscribers (or a place to retain) for.
     Publications(Box<Batch>),
-    /// The receiver of batches has taken everything up to and including this ticket.
+    /// The receiver of publications has taken what came under some tickets.
     Accepted(Box<Accepted>),
     /// A connection moves to its client's home.
     HandOver(Box<Arrival>),
@@ -81,14 +82,15 @@ pub(crate) struct RunPlace {
     pub(crate) v5: bool,
 }
 
-/// Tickets up to `ticket` are done.
+/// Tickets are done: without logs all up to one, with logs single ones, since each waits for something else.
 #[derive(Debug)]
 pub struct Accepted {
+    /// All up to this one; zero none.
     pub(crate) ticket: u64,
     /// Those among them that could not be kept (a quota was reached).
     pub(crate) refused: Vec<u64>,
-    /// Those that somebody must keep and the disk did not take: they are not acknowledged, whoever else has them.
-    pub(crate) unkept: Vec<u64>,
+    /// Single ones, in any order.
+    pub(crate) done: Vec<(u64, Answer)>,
 }
 
 /// A connection that arrives at its client's home.

@@ -315,9 +315,7 @@ impl Shard {
             // Taken from here in the same turn; what does not fit comes back at once, and is kept anew.
             let publication = waiting.publication;
             let deliver = ShareDeliver { member: share, origin, ticket: 0, publication };
-            if self.handle_share_deliver(deliver) {
-                self.backlog_taken(&group, &keep);
-            }
+            self.handle_share_deliver(deliver, Some(keep));
             return;
         }
         let ticket = self.outboxes.next_ticket(member.shard);
@@ -478,33 +476,36 @@ impl Shard {
         }
     }
 
-    /// The chooser has chosen a session of this shard.
-    /// `false`: later, when the log has room.
-    pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver) -> bool {
+    /// The chooser has chosen a session of this shard; `backlog` is where its backlog, on this shard too, keeps the message.
+    /// Later, when the log has no room.
+    pub(crate) fn handle_share_deliver(&mut self, deliver: ShareDeliver, backlog: Option<Keep>) {
         let size = deliver.member.group.len();
         if self.durable.is_some()
             && !self.open_delivery(deliver.member.session.id, &deliver.publication, size)
         {
             if let Some(durable) = &mut self.durable {
-                durable.late.push_back(Late::Share(deliver));
+                durable.late.push_back(Late::Share(deliver, backlog));
             }
-            return false;
+            return;
         }
         let ShareDeliver { member, origin, ticket, publication } = deliver;
+        let qos = publication.qos();
         let delivered = self.deliver_shared(&member, origin, &publication);
         let after = match &self.durable {
             Some(_) => self.close_message(&publication),
             None => Sequence(0),
         };
         let chooser = chooser(&member.group, self.shards);
+        if let Some(keep) = backlog {
+            self.backlog_taken(&member.group, &keep);
+        }
         if matches!(delivered, Some(Delivered::Full | Delivered::Unkept) | None) {
             self.return_shared(member, publication);
         }
         if ticket != 0 {
-            self.note_accepted(chooser, ticket, after, 0, Answer::Kept);
+            self.note_accepted(chooser, (ticket, qos), after, 0, Answer::Kept);
             self.tell_accepted(chooser);
         }
-        true
     }
 
     /// Delivers to a session that was chosen; `None`: it is no member.

@@ -58,6 +58,7 @@ impl Shard {
         assert!(self.outboxes.is_empty(), "envelopes");
         assert!(self.outboxes.nobody_waits(), "parked publishers");
         assert!(self.waiting_acks.iter().all(std::collections::VecDeque::is_empty), "tickets");
+        assert!(self.unanswered.is_empty(), "unanswered publications");
         assert!(self.runnable.is_empty(), "connections that may go on");
         assert!(self.pumping.is_empty(), "retained pumps");
         assert!(self.actions.is_empty(), "actions");

@@ -34,6 +34,8 @@
 //! | an outbox per shard | routing | the mesh | `outbox` | publishers are parked |
 //! | a group's backlog | the chooser | members with room | `share_backlog_messages_max` | dropped and counted |
 //! | unfinished CONNECTs | receives | turns, at a pace | `unproven` (8 MiB) | closed; not read from meanwhile |
+//! | unanswered QoS 2 publications | ends of connections | answers of other shards | what publishers may have unacknowledged | — |
+//! | publications handed on to a full disk | the mesh | room | what publishers may have unacknowledged | — |
 //! | sessions that leave | ends of sessions | each turn | what clients subscribe to in a few turns | — |
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
@@ -73,6 +75,7 @@ mod slab;
 mod subscribe;
 pub mod survey;
 mod tally;
+mod unanswered;
 mod unproven;
 mod wheel;
 mod wire;

@@ -267,7 +267,7 @@ mod tests {
         Envelope::Accepted(Box::new(crate::envelope::Accepted {
             ticket,
             refused: Vec::new(),
-            unkept: Vec::new(),
+            done: Vec::new(),
         }))
     }
 

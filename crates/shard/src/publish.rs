@@ -13,7 +13,7 @@ use midge_session::inbound::Received;
 use midge_store::Sequence;
 use midge_topic::TopicName;
 
-use crate::action::{PeerError, Violation};
+use crate::action::{Event, PeerError, Violation};
 use crate::connection::{Answer, Flags, PendingAck};
 use crate::ending::WillCase;
 use crate::envelope::{Accepted, RunPlace};
@@ -138,9 +138,12 @@ impl Shard {
                 // [MQTT-4.3.3-10]: acknowledge again, deliver once.
                 self.counters.duplicates_received += 1;
                 let mut ack = PendingAck::at_once(packet_id, publish.qos, ReasonCode::Success);
-                if let Some(durable) = &self.durable {
+                if let Some(durable) = &mut self.durable {
                     // What was received first may still wait for its commit.
-                    ack.after = durable.log.appended();
+                    ack.after = durable.said();
+                }
+                if self.wait_for_unanswered(id, session, ack) {
+                    return Ok(Taken::Now);
                 }
                 self.acknowledge(id, ack, &[], None);
                 return Ok(Taken::Now);
@@ -284,7 +287,7 @@ impl Shard {
     }
 
     /// A QoS 2 publication that is refused in its PUBREC needs no PUBREL: its id is free [MQTT-4.3.3-9].
-    fn forget_refused(&mut self, session: SessionId, packet_id: PacketId, qos: QoS) {
+    pub(crate) fn forget_refused(&mut self, session: SessionId, packet_id: PacketId, qos: QoS) {
         if qos == QoS::ExactlyOnce
             && let Some(entry) = self.sessions.get_mut(session)
             && let Some(inbound) = entry.session.inbound.as_mut()
@@ -361,14 +364,12 @@ impl Shard {
         }
     }
 
-    /// Another shard has taken what we sent it, up to a ticket.
+    /// Another shard has taken what we sent it.
     pub(crate) fn handle_accepted_tickets(&mut self, from: ShardId, accepted: &Accepted) {
         let mut line = std::mem::take(&mut self.waiting_acks[from.index()]);
         while line.front().is_some_and(|waiting| waiting.ticket <= accepted.ticket) {
             let Some(waiting) = line.pop_front() else { break };
-            let answer = if accepted.unkept.contains(&waiting.ticket) {
-                Answer::Unkept
-            } else if accepted.refused.contains(&waiting.ticket) {
+            let answer = if accepted.refused.contains(&waiting.ticket) {
                 Answer::Refused
             } else {
                 Answer::Kept
@@ -378,16 +379,26 @@ impl Shard {
         // What the answers caused may wait for the same shard, behind what waited before.
         line.append(&mut self.waiting_acks[from.index()]);
         self.waiting_acks[from.index()] = line;
+        for (ticket, answer) in &accepted.done {
+            let line = &mut self.waiting_acks[from.index()];
+            // Nearly always one of the first.
+            let Some(at) = line.iter().position(|waiting| waiting.ticket == *ticket) else {
+                continue;
+            };
+            if let Some(waiting) = line.remove(at) {
+                self.answer_waiter(waiting.waiter, *answer);
+            }
+        }
     }
 
     /// One of those that somebody waits for has answered.
     pub(crate) fn answer_waiter(&mut self, waiter: Waiter, answer: Answer) {
         match waiter {
             Waiter::Ack { connection: id, serial, number } => {
-                let Some(connection) = self.connections.get_mut(id.0) else { return };
-                if connection.serial != serial {
-                    return;
-                }
+                let connection = self.connections.get_mut(id.0).filter(|c| c.serial == serial);
+                let Some(connection) = connection.filter(|c| c.session.is_some()) else {
+                    return self.answer_unanswered((id, serial, number), answer);
+                };
                 connection.extra().acks.answer(number, answer);
                 self.write_ready_acknowledgements(id);
             }
@@ -409,6 +420,10 @@ impl Shard {
             connection.close_gate(ready.after);
             if ready.unkept && !connection.version.is_v5() {
                 // It cannot be told, and must not believe that it is kept: it sends again when it is back.
+                if let Some(session) = connection.session {
+                    self.forget_refused(session, ready.packet_id, ready.qos);
+                }
+                self.note(id, Event::NotKept);
                 self.leave(id, WillCase::Published);
                 return;
             }
@@ -435,7 +450,11 @@ impl Shard {
             .and_then(|entry| entry.session.inbound.as_mut())
             .is_some_and(|inbound| inbound.release(packet_id));
         // A release that a crash forgets would make the next message under this id a duplicate.
-        let after = self.note_released(session, packet_id);
+        let mut after = self.note_released(session, packet_id);
+        if let (false, Some(durable)) = (known, &mut self.durable) {
+            // It may have been freed a moment ago, on an earlier connection.
+            after = durable.ended();
+        }
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         connection.close_gate(after);
         let reason_code =

@@ -143,7 +143,7 @@ impl Shard {
             if self.durable.is_some()
                 && state == State::Connected
                 && !matches!(rest[0] & 0xf6, 0x30)
-                && !self.has_log_room()
+                && !self.has_log_room(id, rest[0] >> 4)
             {
                 self.park_for_log(id);
                 break;

@@ -21,6 +21,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use midge_codec::QoS;
 use midge_mesh::ShardId;
 use midge_session::{Keep, Publication, SubscriptionOptions, Time};
 use midge_store::Sequence;
@@ -241,17 +242,14 @@ impl Shard {
             return Retained::Kept(Sequence(0));
         }
         if publication.payload().is_empty() {
-            if let Some(old) = slice.index.remove(publication.topic()) {
-                slice.bytes -= old.publication.memory_size();
-                self.retained_counts.set(self.id, slice.index.len());
-                if let Some(keep) = old.keep.get() {
-                    return Retained::Kept(self.forget_retained(publication.topic(), &keep));
-                }
-            }
-            return Retained::Kept(Sequence(0));
+            return Retained::Kept(self.forget_earlier(publication.topic()));
         }
         if self.durable.as_ref().is_some_and(|durable| !durable.opening.ready) {
             self.counters.retained_refused += 1;
+            if publication.qos() == QoS::AtMostOnce {
+                // [MQTT-3.3.1-7 @3.1.1]: one at QoS 0 may be discarded, but never leaves the earlier one in its place.
+                self.forget_earlier(publication.topic());
+            }
             return Retained::Unkept;
         }
         let replaced =
@@ -273,12 +271,29 @@ impl Shard {
         slice.bytes = bytes;
         self.retained_counts.set(self.id, slice.index.len());
         if let Some(durable) = &mut self.durable {
+            durable.supersede(publication.topic());
             durable.opening.retained = true;
             if let Some(keep) = earlier.and_then(|earlier| earlier.keep.get()) {
                 durable.release_keep(&keep);
             }
         }
         Retained::Kept(Sequence(0))
+    }
+
+    /// A topic has no retained message from now on. Returns what whoever is told so waits for.
+    fn forget_earlier(&mut self, topic: &str) -> Sequence {
+        if let Some(durable) = &mut self.durable {
+            durable.supersede(topic);
+        }
+        if let Some(old) = self.retained.index.remove(topic) {
+            self.retained.bytes -= old.publication.memory_size();
+            self.tell_retained_count();
+            if let Some(keep) = old.keep.get() {
+                return self.forget_retained(topic, &keep);
+            }
+        }
+        // The one that was there may be gone since a moment ago.
+        self.durable.as_mut().map_or(Sequence(0), |durable| durable.ended())
     }
 
     /// Tells the other shards how many this one keeps.

@@ -16,6 +16,7 @@ use midge_topic::{SubscriberId, TopicName};
 
 use crate::connection::{Answer, State};
 use crate::deliver::{Delivered, Occasion};
+use crate::durable::write::Opened;
 use crate::envelope::{Batch, Envelope, Item, RunPlace};
 use crate::groups;
 use crate::ids::{ConnectionId, SessionId, keeper_shard};
@@ -47,6 +48,8 @@ pub(crate) struct Routed {
     pub(crate) unkept: bool,
     /// Nothing has happened: the log has no room just now.
     pub(crate) busy: bool,
+    /// Nothing has happened, and nothing must: the disk is full.
+    pub(crate) nowhere: bool,
     /// What the log must have reached before anybody is told that it is kept.
     pub(crate) after: Sequence,
     /// The number under which it will be handed on to other shards once it is kept here.
@@ -81,8 +84,8 @@ impl Shard {
             && self.is_kept(publisher)
             && targets.iter().any(|target| target != self.id);
         if let Some(durable) = &mut self.durable {
-            // [MQTT-3.3.1-5]: it must not get to the keeper before one that waits for its commit.
-            if publication.retain() && !hands_on && durable.will_hand_on(publication.topic()) {
+            // It must not get to other shards before one that waits for its commit.
+            if !hands_on && !durable.forwards.is_empty() && durable.must_follow(publication) {
                 self.targets = targets;
                 return Routed { busy: true, ..Routed::default() };
             }
@@ -93,9 +96,13 @@ impl Shard {
             }
         }
         let mut routed = self.route_here(publication, publisher, patient);
-        if hands_on && !routed.busy {
+        if routed.busy || routed.nowhere {
+            self.targets = targets;
+            return routed;
+        }
+        if hands_on {
             self.hand_on_later(publication, &targets, &mut routed);
-        } else if !routed.busy {
+        } else {
             let now = self.now;
             for target in targets.iter().filter(|target| *target != self.id) {
                 let outboxes = &mut self.outboxes;
@@ -147,10 +154,21 @@ impl Shard {
         if self.table.matches(topic, &mut matched) > 1 {
             matched.sort_unstable_by_key(|one| one.0);
         }
-        if self.durable.is_some() && !self.open_message(publication, &matched, patient) {
+        let opened = match &self.durable {
+            Some(_) => self.open_message(publication, &matched, patient),
+            None => Opened::Yes,
+        };
+        if opened != Opened::Yes {
+            if let Some(durable) = &mut self.durable {
+                durable.opening.forget();
+            }
             matched.clear();
             self.matched = matched;
-            routed.busy = true;
+            routed.busy = opened == Opened::Later;
+            (routed.wanted, routed.unkept, routed.nowhere) = match opened {
+                Opened::No => (true, true, true),
+                Opened::Yes | Opened::Later => (false, false, false),
+            };
             return routed;
         }
         self.headers.clear();
@@ -186,7 +204,11 @@ impl Shard {
         }
         matched.clear();
         self.matched = matched;
-        if publication.retain() && keeper_shard(publication.topic(), self.shards) == self.id {
+        let superseded = self.durable.as_ref().is_some_and(|d| d.opening.late == Some(true));
+        if publication.retain()
+            && keeper_shard(publication.topic(), self.shards) == self.id
+            && !superseded
+        {
             routed.wanted = true;
             match self.retain(publication) {
                 Retained::Kept(after) => {
@@ -380,8 +402,16 @@ impl Shard {
                 }
                 Item::Publication { publication, ticket, number } => {
                     let (ticket, number) = (*ticket, *number);
+                    if self.must_wait(from, publication) {
+                        self.wait_for_room(from, publication, ticket, number, batch.received);
+                        continue;
+                    }
                     let routed = self.route_handed_on(from, publication, number);
                     if routed.busy {
+                        if self.durable.as_mut().is_some_and(|durable| durable.take_short()) {
+                            self.wait_for_room(from, publication, ticket, number, batch.received);
+                            continue;
+                        }
                         stalled = Some(at);
                         break;
                     }
@@ -394,13 +424,7 @@ impl Shard {
                     }
                     let nobody = routed.refused && !routed.kept;
                     if self.durable.is_some() {
-                        let answer = match routed {
-                            Routed { unkept: true, .. } => Answer::Unkept,
-                            _ if nobody => Answer::Refused,
-                            _ => Answer::Kept,
-                        };
-                        let given = self.wait_for_members(from, ticket);
-                        self.note_accepted(from, ticket, routed.after, given, answer);
+                        self.note_routed(from, publication, ticket, routed);
                         continue;
                     }
                     last_ticket = ticket;
@@ -414,15 +438,32 @@ impl Shard {
         if self.durable.is_some() {
             self.tell_accepted(from);
         } else if last_ticket != 0 {
-            let unkept = Vec::new();
-            let accepted = crate::envelope::Accepted { ticket: last_ticket, refused, unkept };
+            let done = Vec::new();
+            let accepted = crate::envelope::Accepted { ticket: last_ticket, refused, done };
             self.send(from, Envelope::Accepted(Box::new(accepted)));
         }
         stalled
     }
 
+    /// Notes what a publication from another shard came to, for the answer to its ticket.
+    pub(crate) fn note_routed(
+        &mut self,
+        from: ShardId,
+        publication: &Publication,
+        ticket: u64,
+        routed: Routed,
+    ) {
+        let answer = match routed {
+            Routed { unkept: true, .. } => Answer::Unkept,
+            Routed { refused: true, kept: false, .. } => Answer::Refused,
+            Routed { .. } => Answer::Kept,
+        };
+        let given = self.wait_for_members(from, ticket);
+        self.note_accepted(from, (ticket, publication.qos()), routed.after, given, answer);
+    }
+
     /// Routes one publication from another shard; not again what that shard hands on a second time after a crash.
-    fn route_handed_on(
+    pub(crate) fn route_handed_on(
         &mut self,
         from: ShardId,
         publication: &Arc<Publication>,
@@ -435,13 +476,14 @@ impl Shard {
             if number != 0 {
                 if number <= durable.marks[from.index()] {
                     // What it became may not be committed yet.
-                    let after = durable.log.appended();
+                    let after = durable.said();
                     return Routed { wanted: true, kept: true, after, ..Routed::default() };
                 }
                 durable.opening.came_from = Some((from.get(), number));
             }
         }
-        let routed = self.route_here(publication, None, false);
+        // What has a number stands in the other shard's log, and is not to be refused any more.
+        let routed = self.route_here(publication, None, number != 0);
         if let Some(durable) = &mut self.durable
             && number != 0
             && !routed.busy

@@ -27,6 +27,7 @@ use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
 use crate::tally::{Origin, count_arrived, count_gone};
+use crate::unanswered::AllUnanswered;
 use crate::unproven::Unproven;
 use crate::wheel::{Entry, Subject, TICK_MS, Wheel};
 use crate::wire::{HeaderCache, Wire};
@@ -90,6 +91,7 @@ pub struct Shard {
     own: VecDeque<Envelope>,
     /// Acknowledgements that wait, by the shard that they wait for.
     pub(crate) waiting_acks: Vec<VecDeque<WaitingAck>>,
+    pub(crate) unanswered: AllUnanswered,
     pub(crate) wheel: Wheel,
     pub(crate) actions: VecDeque<Action>,
     pub(crate) wire: Wire,
@@ -158,6 +160,7 @@ impl Shard {
             outboxes: Outboxes::new(shards, settings.outbox),
             own: VecDeque::new(),
             waiting_acks: (0..shards).map(|_| VecDeque::new()).collect(),
+            unanswered: AllUnanswered::new(),
             wheel: Wheel::new(now),
             actions: VecDeque::new(),
             wire: Wire::default(),
@@ -583,9 +586,7 @@ impl Shard {
             Envelope::ShareJoined(joined) => self.handle_share_joined(&joined),
             Envelope::ShareLeave(member) => self.handle_share_leave(from, &member),
             Envelope::ShareState(state) => self.handle_share_state(from, &state),
-            Envelope::ShareDeliver(deliver) => {
-                self.handle_share_deliver(*deliver);
-            }
+            Envelope::ShareDeliver(deliver) => self.handle_share_deliver(*deliver, None),
             Envelope::ShareReturn(back) => self.handle_share_return(from, *back),
             Envelope::RetainedQuery(query) => self.handle_retained_query(from, &query),
             Envelope::RetainedAnswer(answer) => self.handle_retained_answer(*answer),

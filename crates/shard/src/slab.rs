@@ -102,6 +102,15 @@ impl<T> Slab<T> {
             .zip(0u32..)
             .filter_map(|(slot, index)| slot.as_ref().map(|record| (index, record)))
     }
+
+    /// The same, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut T)> {
+        self.pages
+            .iter_mut()
+            .flatten()
+            .zip(0u32..)
+            .filter_map(|(slot, index)| slot.as_mut().map(|record| (index, record)))
+    }
 }
 
 #[inline]

@@ -75,10 +75,10 @@ impl Shard {
             return Err(Violation::TopicFilterInvalid.into());
         }
         let Some(connection) = self.connections.get_mut(id.0) else { return Ok(()) };
-        if let Some(durable) = &self.durable
+        if let Some(durable) = &mut self.durable
             && self.sessions.get(session).is_some_and(|entry| entry.kept.is_some())
         {
-            connection.close_gate(durable.log.appended());
+            connection.close_gate(durable.said());
         }
         if waiting_for == 0 {
             // [MQTT-3.8.4-1] [MQTT-3.8.4-6]
@@ -268,10 +268,10 @@ impl Shard {
             };
             extra.pumps.retain(|pump| !gone(pump));
         }
-        if let Some(durable) = &self.durable
+        if let Some(durable) = &mut self.durable
             && self.sessions.get(session).is_some_and(|entry| entry.kept.is_some())
         {
-            connection.close_gate(durable.log.appended());
+            connection.close_gate(durable.said());
         }
         let unsuback = UnsubAck::new(unsubscribe.packet_id, &reason_codes[..]);
         self.wire.answer(id, connection, |version, out| unsuback.encode(version, out));

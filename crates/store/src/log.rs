@@ -384,6 +384,18 @@ impl Log {
         }
     }
 
+    /// Somebody waits for what was appended last, whatever level it was appended with.
+    pub fn hasten(&mut self, level: Level) {
+        if self.reached(level) >= self.appended {
+            return;
+        }
+        if self.gather.records > 0 {
+            self.gather.level = self.gather.level.max(level);
+        } else if level == Level::Fsync {
+            self.flush();
+        }
+    }
+
     /// Ends the log in good order: everything is written and synced, then a mark is set behind it. Takes no records from
     /// now on. Done when [`Log::is_closed`].
     pub fn close(&mut self) {

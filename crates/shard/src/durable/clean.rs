@@ -20,6 +20,7 @@ use super::backlog::FAILURES_MAX;
 use super::record::{DeliveryRecord, HandOn, MessageRecord, Record};
 use super::write::{keep, message_record, place_of, session_record, share_of};
 use super::{Durable, Place};
+use crate::action::Event;
 use crate::ending::WillCase;
 use crate::ids::{ConnectionId, SessionId};
 use crate::sessions::SessionEntry;
@@ -329,12 +330,18 @@ impl Shard {
         durable.end_again();
         self.move_back(failure);
         let Some(durable) = &mut self.durable else { return };
-        let appended = durable.log.appended();
+        // Whoever waits for what is written again.
+        durable.late();
         for accepts in &mut durable.accepts {
             accepts.give_up(&lost);
         }
         for forward in &mut durable.forwards {
-            forward.wait_until(appended);
+            forward.give_up();
+        }
+        for (_, connection) in self.connections.iter_mut() {
+            if let Some(extra) = &mut connection.extra {
+                extra.acks.give_up(&lost);
+            }
         }
         let waiting = self.connections.iter().filter(|(_, connection)| {
             connection.gate.as_ref().is_some_and(|gate| gate.waits_for(&lost))
@@ -348,6 +355,7 @@ impl Shard {
                     self.wire.recycle(output);
                 }
             }
+            self.note(id, Event::NotKept);
             self.leave(id, WillCase::Published);
         }
         for from in 0..self.shards {

@@ -25,14 +25,14 @@
 //! delivery its [`Keep`](midge_session::Keep); a retained message the same. Cleaning asks by content: a record counts when what it
 //! names says that it stands exactly there.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_codec::{PacketId, QoS};
 use midge_mesh::ShardId;
 use midge_session::{Publication, Time};
-use midge_store::{Appended, Level, Log, Position, Refused, Room, SegmentId, Sequence};
+use midge_store::{Appended, Condition, Level, Log, Position, Refused, Room, SegmentId, Sequence};
 use midge_topic::FilterId;
 
 use crate::envelope::Batch;
@@ -52,7 +52,7 @@ pub(crate) mod restore;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wait;
-mod write;
+pub(crate) mod write;
 
 /// How often what nobody waits for is written, in milliseconds.
 const FLUSH_MS: u64 = 100;
@@ -171,6 +171,33 @@ pub(crate) struct Opening {
     pub(crate) came_from: Option<(u16, u64)>,
     /// Groups that keep it.
     pub(crate) groups: Vec<Arc<str>>,
+    /// Connections of sessions that are kept to which it goes at QoS 0 although it was published at QoS 2: it leaves once it is
+    /// committed that it has come, or it would come twice.
+    pub(crate) gated: Vec<ConnectionId>,
+    /// It has waited for room; whether a later one is its topic's retained message by now.
+    pub(crate) late: Option<bool>,
+}
+
+impl Opening {
+    /// Nothing comes of it: what comes next must not take over what was known of it.
+    pub(crate) fn forget(&mut self) {
+        self.targets.clear();
+        self.origin = None;
+        self.came_from = None;
+    }
+}
+
+/// A publication that was handed on by another shard and waits for room, or comes behind one that does.
+#[derive(Debug)]
+struct HandedOn {
+    from: ShardId,
+    publication: Arc<Publication>,
+    ticket: u64,
+    number: u64,
+    /// When its publisher's shard received it.
+    received: Time,
+    /// A later one is its topic's retained message.
+    superseded: bool,
 }
 
 /// Records that are appended and not synced yet, one behind the other. Bounded by what the log gathers for one sync.
@@ -186,6 +213,10 @@ impl Ends {
         self.forget(synced);
         self.line.push_back((sequence, kind, payload.len()));
         self.payloads.extend(payload);
+    }
+
+    fn last(&self) -> Option<Sequence> {
+        self.line.back().map(|end| end.0)
     }
 
     fn forget(&mut self, synced: Sequence) {
@@ -205,8 +236,8 @@ impl Ends {
 pub(crate) enum Late {
     /// From this session, or nobody: a will.
     Publication(Arc<Publication>, Option<SessionId>),
-    /// From a chooser.
-    Share(crate::envelope::ShareDeliver),
+    /// From a chooser; its backlog, on this shard too, keeps it there.
+    Share(crate::envelope::ShareDeliver, Option<midge_session::Keep>),
 }
 
 /// The durable side of a shard.
@@ -228,6 +259,8 @@ pub(crate) struct Durable {
     /// Endings for which the log had no room: filled by the ends of things, written before anything else when there is room
     /// again. Bounded by what is kept: each thing ends once.
     late_records: VecDeque<(u8, Box<[u8]>)>,
+    /// Somebody waits for [`wait::LATE`].
+    late_waiters: bool,
     /// Endings that a failure of the disk would take: nothing in memory could say them again.
     unsynced: Ends,
     /// Publications without a connection to hold back, bounded by wills and shared messages on their way.
@@ -246,10 +279,18 @@ pub(crate) struct Durable {
     pub(crate) marks: Vec<u64>,
     /// Connections that are not read from until the log has room.
     pub(crate) parked: Vec<(ConnectionId, u32)>,
-    /// Sessions whose messages wait until packet ids can be written down; each is looked at once when there is room.
-    pub(crate) unpumped: Vec<SessionId>,
+    /// What was refused last was not for want of a moment: the disk is full, or has failed.
+    is_short: bool,
+    /// Connections that are not read from for that reason; they are asked again at that time.
+    starved: Vec<(ConnectionId, u32)>,
+    starved_until: Option<Time>,
+    /// Sessions whose messages wait until packet ids can be written down; looked at when there is room.
+    pub(crate) unpumped: BTreeSet<SessionId>,
     /// Batches that could not be opened to their end, and where to go on. Bounded by what publishers may have unacknowledged.
     pub(crate) stalled: VecDeque<(ShardId, Box<Batch>, usize)>,
+    /// QoS 2 publications from other shards for which the disk has no room, and those that come behind them. Bounded by what
+    /// publishers may have unacknowledged.
+    handed_on: VecDeque<HandedOn>,
     flush_at: Option<Time>,
     pub(crate) retry_at: Option<Time>,
     pub(crate) cleaning: Option<Cleaning>,
@@ -300,6 +341,7 @@ impl Durable {
             encoded: Vec::new(),
             ended: false,
             late_records: VecDeque::new(),
+            late_waiters: false,
             unsynced: Ends::default(),
             late: VecDeque::new(),
             dirty: VecDeque::new(),
@@ -309,8 +351,12 @@ impl Durable {
             handing_on: HashMap::with_hasher(hasher.clone()),
             marks: vec![0; usize::from(shards)],
             parked: Vec::new(),
-            unpumped: Vec::new(),
+            is_short: false,
+            starved: Vec::new(),
+            starved_until: None,
+            unpumped: BTreeSet::new(),
             stalled: VecDeque::new(),
+            handed_on: VecDeque::new(),
             flush_at: None,
             retry_at: None,
             cleaning: None,
@@ -321,6 +367,38 @@ impl Durable {
             damage: DamageCounts::default(),
             cut: cut::Cut::default(),
         }
+    }
+
+    /// What an answer waits for that says what was written last, the endings that had no room among it.
+    pub(crate) fn said(&mut self) -> Sequence {
+        let late = !self.late_records.is_empty() || self.lost.is_some();
+        if late {
+            return self.late();
+        }
+        self.log.hasten(self.level);
+        self.log.appended()
+    }
+
+    /// What an answer waits for that says that something has ended, when nothing is left of it to be asked.
+    pub(crate) fn ended(&mut self) -> Sequence {
+        if !self.late_records.is_empty() || self.lost.is_some() {
+            return self.late();
+        }
+        let Some(last) = self.unsynced.last().filter(|last| *last > self.reached()) else {
+            return Sequence(0);
+        };
+        self.log.hasten(self.level);
+        last
+    }
+
+    /// Whether the last refusal was not for want of a moment.
+    pub(crate) fn take_short(&mut self) -> bool {
+        std::mem::take(&mut self.is_short)
+    }
+
+    pub(crate) fn late(&mut self) -> Sequence {
+        self.late_waiters = true;
+        wait::LATE
     }
 
     /// What is kept as acknowledgements need it.
@@ -380,9 +458,9 @@ impl Durable {
 
     /// Writes what had no room; whether all of it has been.
     pub(crate) fn write_late_records(&mut self) -> bool {
+        let level = if self.late_waiters { self.level } else { Level::Memory };
         while let Some((kind, payload)) = self.late_records.front() {
-            let Ok(appended) = self.log.append(*kind, &[payload], Level::Memory, Room::Reserve)
-            else {
+            let Ok(appended) = self.log.append(*kind, &[payload], level, Room::Reserve) else {
                 return false;
             };
             self.log.release(appended.position, payload.len());
@@ -395,8 +473,44 @@ impl Durable {
     /// Whether the small records that a packet may cause have room.
     #[inline]
     pub(crate) fn has_control_room(&mut self) -> bool {
-        self.late_records.is_empty()
-            && !matches!(self.log.check(CONTROL_ROOM, Room::Reserve), Err(Refused::Busy))
+        if self.is_late() {
+            // On a disk that is full or has failed they wait; whoever needs none of it goes on.
+            return self.refusal() != Refused::Busy;
+        }
+        !matches!(self.log.check(CONTROL_ROOM, Room::Reserve), Err(Refused::Busy))
+    }
+
+    /// Whether endings wait for room: what begins must not stand in the log before them.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.late_records.is_empty()
+    }
+
+    /// Why nothing can be written before the endings that wait.
+    fn refusal(&self) -> Refused {
+        match self.log.condition() {
+            Condition::Healthy => Refused::Busy,
+            Condition::Full => Refused::Full,
+            Condition::Failed => Refused::Failed,
+        }
+    }
+
+    /// As [`Durable::put`], for what may begin again what an ending that waits has ended.
+    pub(crate) fn put_again(&mut self, record: &Record<'_>) -> Result<(Appended, Place), Refused> {
+        if self.is_late() {
+            return Err(self.refusal());
+        }
+        self.put(record, self.level, Room::Reserve)
+    }
+
+    /// Whether they can all be written, now.
+    pub(crate) fn has_room(&mut self) -> bool {
+        self.late_records.is_empty() && self.log.check(CONTROL_ROOM, Room::Reserve).is_ok()
+    }
+
+    /// Whether a session that is kept may be sent what it has: packet ids and releases can be written down, and nothing that
+    /// the disk has taken is missing in the log.
+    pub(crate) fn may_pump(&mut self) -> bool {
+        self.lost.is_none() && self.has_control_room()
     }
 
     pub(crate) fn release(&mut self, place: Place) {
@@ -416,6 +530,6 @@ impl Durable {
     /// When the log has something to do although nothing happens.
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let read_at = self.backlogs.next_deadline();
-        [self.flush_at, self.retry_at, read_at].into_iter().flatten().min()
+        [self.flush_at, self.retry_at, self.starved_until, read_at].into_iter().flatten().min()
     }
 }

@@ -7,11 +7,11 @@
 //! | a QoS 2 publication for other shards | its own record | it is handed on |
 //! | a publisher | room in the log | it is read from again |
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use midge_codec::ReasonCode;
+use midge_codec::{PacketType, QoS, ReasonCode};
 use midge_mesh::ShardId;
 use midge_output::Output;
 use midge_session::{Publication, Time};
@@ -20,12 +20,20 @@ use midge_store::{
 };
 
 use super::record::{HandOn, Record};
-use super::write::NEVER;
-use super::{Durable, FLUSH_MS, Late, Place, RETRY_MS};
+use super::{Durable, FLUSH_MS, HandedOn, Late, Place, RETRY_MS};
 use crate::connection::{Answer, Connection, Flags, State};
 use crate::envelope::{Accepted, Envelope};
 use crate::ids::ConnectionId;
 use crate::shard::{Shard, Waiter, WaitingAck};
+use crate::tally::Origin;
+
+/// Whoever waits for this waits for a session's terms, for which the log had no room, and gets their sequence once they are
+/// written ([`Connection::reopen_gate`]).
+pub(crate) const NEVER: Sequence = Sequence(u64::MAX);
+
+/// Whoever waits for this waits for endings for which the log had no room, or for what a failure has taken and is written again,
+/// and gets the sequence of the last of them once they are written ([`Shard::redeem_late`]).
+pub(crate) const LATE: Sequence = Sequence(u64::MAX - 1);
 
 /// An output that must not leave yet.
 #[derive(Debug, Default)]
@@ -46,6 +54,20 @@ impl Gate {
             || self.held.as_ref().is_some_and(|(until, _)| lost.contains(until))
     }
 
+    /// What waited for records that had no room waits for this from now on. Whether an output is held for it.
+    fn redeem(&mut self, sequence: Sequence) -> bool {
+        if self.until == LATE {
+            self.until = sequence;
+        }
+        match &mut self.held {
+            Some((until, _)) if *until == LATE => {
+                *until = sequence;
+                true
+            }
+            _ => false,
+        }
+    }
+
     pub(crate) fn take_held(&mut self) -> Option<Box<Output>> {
         self.held.take().map(|(_, output)| output)
     }
@@ -63,7 +85,7 @@ impl Connection {
 }
 
 impl Connection {
-    /// What was to be written before anything else leaves is written now, under this sequence. Whether an output waits for it.
+    /// The terms that its session did not have yet are written now, under this sequence. Whether an output waits for it.
     pub(crate) fn reopen_gate(&mut self, sequence: Sequence) -> bool {
         let gate = self.gate.get_or_insert_default();
         gate.until = if gate.until == NEVER { sequence } else { gate.until.max(sequence) };
@@ -77,19 +99,61 @@ impl Connection {
     }
 }
 
-/// What one other shard waits for, in the order of its tickets.
+/// What one other shard waits for.
+///
+/// Each ticket is answered when it is done. Were they answered in their order, one that waits for a member of a group on the
+/// other shard would hold back those behind it; and two shards that choose for each other could wait for one another for ever.
 #[derive(Debug, Default)]
 pub(crate) struct Accepts {
+    /// Those that wait for the log alone, in the order of their coming. Bounded by what publishers may have unacknowledged.
     line: VecDeque<Accept>,
+    /// Those that wait for members on other shards, or for room in the log.
+    apart: BTreeMap<u64, Accept>,
 }
 
 impl Accepts {
     /// Records that these waited for are not kept.
     pub(crate) fn give_up(&mut self, lost: &RangeInclusive<Sequence>) {
-        for accept in self.line.iter_mut().filter(|accept| lost.contains(&accept.after)) {
-            accept.after = Sequence(0);
-            accept.answer = Answer::Unkept;
+        let (once, line): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.line)
+            .into_iter()
+            .partition(|accept| accept.once && lost.contains(&accept.after));
+        self.line = line;
+        self.apart.extend(once.into_iter().map(|accept| (accept.ticket, accept)));
+        let all = self.line.iter_mut().chain(self.apart.values_mut());
+        for accept in all.filter(|accept| lost.contains(&accept.after)) {
+            if accept.once {
+                // Until it is written again.
+                accept.after = LATE;
+            } else {
+                accept.after = Sequence(0);
+                accept.answer = Answer::Unkept;
+            }
         }
+    }
+
+    fn redeem(&mut self, sequence: Sequence) {
+        for accept in self.apart.values_mut().filter(|accept| accept.after == LATE) {
+            accept.after = sequence;
+        }
+    }
+
+    fn is_done(accept: &Accept, reached: Sequence) -> bool {
+        accept.after <= reached && accept.waiting_for == 0
+    }
+
+    fn take_done(&mut self, reached: Sequence) -> Vec<(u64, Answer)> {
+        let mut done = Vec::new();
+        while let Some(accept) = self.line.pop_front_if(|one| Self::is_done(one, reached)) {
+            done.push((accept.ticket, accept.answer));
+        }
+        self.apart.retain(|ticket, accept| {
+            let stays = !Self::is_done(accept, reached);
+            if !stays {
+                done.push((*ticket, accept.answer));
+            }
+            stays
+        });
+        done
     }
 }
 
@@ -100,6 +164,8 @@ struct Accept {
     /// Members' shards that have not taken it yet.
     waiting_for: u16,
     answer: Answer,
+    /// It was published at QoS 2: what it became here stays, so its publisher must not be told to send it anew.
+    once: bool,
 }
 
 /// A publication to be handed on once it is committed.
@@ -112,8 +178,9 @@ pub(crate) struct Forward {
 }
 
 impl Forward {
-    pub(crate) fn wait_until(&mut self, sequence: Sequence) {
-        self.after = self.after.max(sequence);
+    /// Records that it may have waited for are not kept: it waits until they are written again.
+    pub(crate) fn give_up(&mut self) {
+        self.after = LATE;
     }
 }
 
@@ -149,10 +216,26 @@ impl Durable {
         self.handing_on.insert(hand_on.number, handing_on);
     }
 
-    /// Whether a retained message of this topic waits to be handed on.
-    pub(crate) fn will_hand_on(&self, topic: &str) -> bool {
-        let mut waiting = self.forwards.iter().map(|forward| &forward.publication);
-        waiting.any(|publication| publication.retain() && publication.topic() == topic)
+    /// Whether a publication must not go to other shards yet, because an earlier one to its topic waits to be handed on: retained
+    /// messages, and those at QoS 2, keep their order [MQTT-3.3.1-5] [MQTT-4.6.0-6].
+    pub(crate) fn must_follow(&mut self, publication: &Publication) -> bool {
+        let once = publication.qos() == QoS::ExactlyOnce;
+        let earlier = self.forwards.iter().find(|forward| {
+            let earlier = &forward.publication;
+            earlier.topic() == publication.topic()
+                && (once || (publication.retain() && earlier.retain()))
+        });
+        self.is_short = earlier.is_some_and(|earlier| earlier.after == LATE);
+        earlier.is_some()
+    }
+
+    /// A retained message was published after those that wait for room: theirs is not to replace it [MQTT-3.3.1-5].
+    pub(crate) fn supersede(&mut self, topic: &str) {
+        if self.opening.late.is_none() {
+            for waiting in self.handed_on.iter_mut().filter(|w| w.publication.topic() == topic) {
+                waiting.superseded = true;
+            }
+        }
     }
 
     pub(crate) fn forward(
@@ -223,6 +306,17 @@ impl Shard {
         while let Some(event) = durable.log.poll_event() {
             events.push(event);
         }
+        self.release_committed();
+        for event in events {
+            self.handle_log_event(event);
+        }
+        self.spill_backlogs();
+        self.use_room();
+    }
+
+    /// Whoever waited for what the log has reached goes on.
+    fn release_committed(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
         let reached = durable.reached();
         while durable.gates.front().is_some_and(|gate| gate.0 <= reached) {
             let Some((_, id, serial)) = durable.gates.pop_front() else { break };
@@ -237,11 +331,30 @@ impl Shard {
             self.tell_accepted(ShardId::new(from));
         }
         self.hand_on_committed();
-        for event in events {
-            self.handle_log_event(event);
+    }
+
+    /// Endings that had no room are written: whoever waits for [`LATE`] waits for them.
+    fn redeem_late(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        if durable.lost.is_some() || !std::mem::take(&mut durable.late_waiters) {
+            return;
         }
-        self.spill_backlogs();
-        self.use_room();
+        let sequence = durable.log.appended();
+        for accepts in &mut durable.accepts {
+            accepts.redeem(sequence);
+        }
+        for forward in durable.forwards.iter_mut().filter(|forward| forward.after == LATE) {
+            forward.after = sequence;
+        }
+        for (id, connection) in self.connections.iter_mut() {
+            if let Some(extra) = &mut connection.extra {
+                extra.acks.redeem(sequence);
+            }
+            if connection.gate.as_mut().is_some_and(|gate| gate.redeem(sequence)) {
+                durable.gates.push_back((sequence, ConnectionId(id), connection.serial));
+            }
+        }
+        self.release_committed();
     }
 
     fn handle_log_event(&mut self, event: Event) {
@@ -263,17 +376,21 @@ impl Shard {
         if !durable.write_late_records() {
             return;
         }
+        self.redeem_late();
         self.write_terms();
         self.go_on_with_late();
         self.go_on_with_stalled();
+        self.go_on_with_handed_on();
         let Some(durable) = &mut self.durable else { return };
         if (durable.parked.is_empty() && durable.unpumped.is_empty()) || !durable.has_control_room()
         {
             return;
         }
-        let unpumped = std::mem::take(&mut durable.unpumped);
-        for id in unpumped {
-            self.pump(id);
+        if durable.lost.is_none() {
+            let unpumped = std::mem::take(&mut durable.unpumped);
+            for id in unpumped {
+                self.pump(id);
+            }
         }
         let Some(durable) = &mut self.durable else { return };
         let parked = std::mem::take(&mut durable.parked);
@@ -304,7 +421,19 @@ impl Shard {
         self.clean();
         self.turn_backlogs();
         self.hand_on_committed();
+        self.feed_starved();
         self.use_room();
+    }
+
+    /// Whoever waits for a disk that was full, or had failed, is asked again now and then.
+    fn feed_starved(&mut self) {
+        let now = self.now;
+        let Some(durable) = &mut self.durable else { return };
+        if durable.starved_until.take_if(|until| *until <= now).is_some() {
+            durable.log.retry();
+            let Durable { starved, parked, .. } = &mut **durable;
+            parked.append(starved);
+        }
     }
 
     // Outputs.
@@ -325,7 +454,7 @@ impl Shard {
         let output = connection.output.take()?;
         let until = gate.until;
         gate.held = Some((until, output));
-        if until != NEVER {
+        if until < LATE {
             durable.gates.push_back((until, id, connection.serial));
         }
         None
@@ -337,27 +466,33 @@ impl Shard {
     pub(crate) fn note_accepted(
         &mut self,
         from: ShardId,
-        ticket: u64,
+        (ticket, qos): (u64, QoS),
         after: Sequence,
         waiting_for: u16,
         answer: Answer,
     ) {
         let Some(durable) = &mut self.durable else { return };
-        let accept = Accept { ticket, after, waiting_for, answer };
-        durable.accepts[from.index()].line.push_back(accept);
+        let once = qos == QoS::ExactlyOnce;
+        let accept = Accept { ticket, after, waiting_for, answer, once };
+        let accepts = &mut durable.accepts[from.index()];
+        if waiting_for > 0 || after == LATE {
+            accepts.apart.insert(ticket, accept);
+        } else {
+            accepts.line.push_back(accept);
+        }
     }
 
     /// Another shard has taken a part of what came under a ticket.
     pub(crate) fn answer_accept(&mut self, from: ShardId, ticket: u64, answer: Answer) {
         let Some(durable) = &mut self.durable else { return };
-        let line = &mut durable.accepts[from.index()].line;
-        let Ok(at) = line.binary_search_by_key(&ticket, |accept| accept.ticket) else { return };
-        line[at].waiting_for = line[at].waiting_for.saturating_sub(1);
+        let said = durable.said();
+        let Some(accept) = durable.accepts[from.index()].apart.get_mut(&ticket) else { return };
+        accept.waiting_for = accept.waiting_for.saturating_sub(1);
         if answer == Answer::Unkept {
-            line[at].answer = answer;
+            accept.answer = answer;
         }
         // What it caused here since (a message that came back, and waits) has a record by now.
-        line[at].after = durable.log.appended();
+        accept.after = accept.after.max(said);
         self.tell_accepted(from);
     }
 
@@ -365,19 +500,9 @@ impl Shard {
     pub(crate) fn tell_accepted(&mut self, from: ShardId) {
         let Some(durable) = &mut self.durable else { return };
         let reached = durable.reached();
-        let line = &mut durable.accepts[from.index()].line;
-        let (mut last, mut refused, mut unkept) = (0, Vec::new(), Vec::new());
-        while line.front().is_some_and(|one| one.after <= reached && one.waiting_for == 0) {
-            let Some(accept) = line.pop_front() else { break };
-            last = accept.ticket;
-            match accept.answer {
-                Answer::Kept => {}
-                Answer::Refused => refused.push(accept.ticket),
-                Answer::Unkept => unkept.push(accept.ticket),
-            }
-        }
-        if last != 0 {
-            let accepted = Accepted { ticket: last, refused, unkept };
+        let done = durable.accepts[from.index()].take_done(reached);
+        if !done.is_empty() {
+            let accepted = Accepted { ticket: 0, refused: Vec::new(), done };
             self.send(from, Envelope::Accepted(Box::new(accepted)));
         }
     }
@@ -439,7 +564,12 @@ impl Shard {
             return;
         }
         connection.flags.set(Flags::PARKED, true);
-        durable.parked.push((id, connection.serial));
+        if std::mem::take(&mut durable.is_short) {
+            durable.starved.push((id, connection.serial));
+            durable.starved_until.get_or_insert(self.now.plus_millis(RETRY_MS));
+        } else {
+            durable.parked.push((id, connection.serial));
+        }
         self.counters.publishers_parked += 1;
         self.actions.push_back(crate::action::Action::Pause(id));
     }
@@ -451,11 +581,14 @@ impl Shard {
             let waiting = durable.late.len();
             match late {
                 Late::Publication(publication, publisher) => {
-                    self.route(&publication, publisher, false, false);
+                    // At QoS 2 it is for all or for nobody.
+                    let patient = publication.qos() == QoS::ExactlyOnce;
+                    let routed = self.route(&publication, publisher, false, patient);
+                    if let (true, Some(durable)) = (routed.busy, &mut self.durable) {
+                        durable.late.push_back(Late::Publication(publication, publisher));
+                    }
                 }
-                Late::Share(deliver) => {
-                    self.handle_share_deliver(deliver);
-                }
+                Late::Share(deliver, backlog) => self.handle_share_deliver(deliver, backlog),
             }
             // It is at the end of the line again: no room for it.
             let Some(durable) = &mut self.durable else { return };
@@ -464,6 +597,57 @@ impl Shard {
             {
                 durable.late.push_front(late);
                 return;
+            }
+        }
+    }
+
+    /// Whether a publication from another shard comes behind one that waits for room [MQTT-4.6.0-6].
+    pub(crate) fn must_wait(&self, from: ShardId, publication: &Publication) -> bool {
+        let Some(durable) = &self.durable else { return false };
+        publication.qos() == QoS::ExactlyOnce
+            && durable.handed_on.iter().any(|earlier| earlier.from == from)
+    }
+
+    /// Puts a publication from another shard aside until the disk has room.
+    pub(crate) fn wait_for_room(
+        &mut self,
+        from: ShardId,
+        publication: &Arc<Publication>,
+        ticket: u64,
+        number: u64,
+        received: Time,
+    ) {
+        let Some(durable) = &mut self.durable else { return };
+        let publication = Arc::clone(publication);
+        let superseded = false;
+        let waiting = HandedOn { from, publication, ticket, number, received, superseded };
+        durable.handed_on.push_back(waiting);
+        durable.starved_until.get_or_insert(self.now.plus_millis(RETRY_MS));
+    }
+
+    fn go_on_with_handed_on(&mut self) {
+        while let Some(durable) = &mut self.durable
+            && let Some(next) = durable.handed_on.pop_front()
+        {
+            let HandedOn { from, ref publication, ticket, number, received, superseded } = next;
+            durable.opening.late = Some(superseded);
+            self.origin = Some(Origin { received, remote: true });
+            let routed = self.route_handed_on(from, publication, number);
+            self.origin = None;
+            let Some(durable) = &mut self.durable else { return };
+            durable.opening.late = None;
+            if routed.busy {
+                durable.starved_until.get_or_insert(self.now.plus_millis(RETRY_MS));
+                durable.handed_on.push_front(next);
+                return;
+            }
+            self.counters.hops_received += 1;
+            if !routed.wanted {
+                self.counters.hops_unwanted += 1;
+            }
+            if ticket != 0 {
+                self.note_routed(from, publication, ticket, routed);
+                self.tell_accepted(from);
             }
         }
     }
@@ -480,15 +664,32 @@ impl Shard {
         }
     }
 
-    /// Whether a packet may be looked at: the log has room for the records that it may cause.
+    /// Whether a packet of this type may be looked at: the log has room for the records that it may cause. What a packet ends is
+    /// noted in any case; a PUBREC of a session that is kept cannot be answered before it is written down.
     #[inline]
-    pub(crate) fn has_log_room(&mut self) -> bool {
-        self.durable.as_mut().is_none_or(|durable| durable.has_control_room())
+    pub(crate) fn has_log_room(&mut self, id: ConnectionId, packet_type: u8) -> bool {
+        let Some(durable) = &mut self.durable else { return true };
+        durable.is_short = false;
+        if packet_type != PacketType::PubRec as u8 || durable.log.condition() == Condition::Healthy
+        {
+            return durable.has_control_room();
+        }
+        let session = self.connections.get(id.0).and_then(|connection| connection.session);
+        let durable = &mut self.durable;
+        let kept = session.and_then(|id| self.sessions.get(id)).is_some_and(|s| s.kept.is_some());
+        durable.as_mut().is_none_or(|durable| {
+            let room = durable.has_control_room();
+            durable.is_short = room && kept && !durable.has_room();
+            room && !durable.is_short
+        })
     }
 
     /// Why a new session or subscription cannot be kept, if it cannot.
     pub(crate) fn log_refusal(&mut self) -> Option<ReasonCode> {
         let durable = self.durable.as_mut()?;
+        if durable.is_late() && durable.log.condition() != Condition::Healthy {
+            return Some(ReasonCode::QuotaExceeded);
+        }
         match durable.log.check(super::CONTROL_ROOM, Room::Reserve) {
             Err(Refused::Full | Refused::Failed) => Some(ReasonCode::QuotaExceeded),
             Err(Refused::Busy | Refused::TooLarge) | Ok(()) => None,

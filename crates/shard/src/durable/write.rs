@@ -12,6 +12,7 @@ use midge_store::{
 use midge_topic::{FilterId, SubscriberId};
 
 use super::record::{DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord};
+use super::wait::{LATE, NEVER};
 use super::{Durable, Kept, Place, Recipient, WallTime};
 use crate::connection::Connection;
 use crate::groups;
@@ -94,6 +95,17 @@ pub(crate) fn message_record<'a>(
     }
 }
 
+/// Whether a publication may be routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Opened {
+    /// Now; whoever must keep it takes it if the log does.
+    Yes,
+    /// When the log has room.
+    Later,
+    /// Not at all: the disk is full, and nobody may get it.
+    No,
+}
+
 impl Durable {
     /// Writes the record of one publication; `message` has everything but the deliveries.
     fn put_message<'d>(
@@ -137,7 +149,7 @@ impl Shard {
         if (lasting && new) || ended {
             let kept = self.sessions.get(id).and_then(|entry| entry.kept.as_ref());
             let written = kept.is_none_or(|kept| kept.head.is_some());
-            let after = if written { durable.log.appended() } else { NEVER };
+            let after = if written { durable.said() } else { NEVER };
             if let Some(connection) = self.connections.get_mut(connection.0) {
                 connection.close_gate(after);
             }
@@ -197,8 +209,11 @@ impl Shard {
                 None => {
                     let Some(id) = *connection else { continue };
                     let Some(connection) = connections.get_mut(id.0) else { continue };
-                    if connection.reopen_gate(appended.sequence) {
-                        durable.gates.push_back((appended.sequence, id, connection.serial));
+                    // The end of an earlier session may still have no room.
+                    let after = durable.said();
+                    debug_assert!(after >= appended.sequence);
+                    if connection.reopen_gate(after) && after < LATE {
+                        durable.gates.push_back((after, id, connection.serial));
                     }
                 }
             }
@@ -247,7 +262,7 @@ impl Shard {
         let text = table.filter(filter);
         let record =
             Record::Subscribe { session: kept.key, options: options.to_bits(), filter: text };
-        let Ok((_, place)) = durable.put(&record, durable.level, Room::Reserve) else {
+        let Ok((_, place)) = durable.put_again(&record) else {
             return false;
         };
         if let Some(earlier) = kept.set_filter(filter, place.position) {
@@ -268,7 +283,7 @@ impl Shard {
         let Some(kept) = entry.kept.as_deref_mut() else { return true };
         let record =
             Record::Subscribe { session: kept.key, options: options.to_bits(), filter: group };
-        let Ok((_, place)) = durable.put(&record, durable.level, Room::Reserve) else {
+        let Ok((_, place)) = durable.put_again(&record) else {
             return false;
         };
         if let Some(earlier) = kept.groups.insert(Arc::clone(group), place.position) {
@@ -302,22 +317,24 @@ impl Shard {
 
     // Publications.
 
-    /// Before a publication is routed here: whether the log can take it, if anybody here must keep it. With `patient` an
-    /// answer of `false` also means that the disk is full.
+    /// Before a publication is routed here: whether the log can take it, if anybody here must keep it. `patient` rather waits
+    /// for a disk that is full.
     pub(crate) fn open_message(
         &mut self,
         publication: &Publication,
         matched: &[(SubscriberId, SubscriptionOptions)],
         patient: bool,
-    ) -> bool {
-        let Self { durable: Some(durable), sessions, .. } = self else { return true };
+    ) -> Opened {
+        let Self { durable: Some(durable), sessions, .. } = self else { return Opened::Yes };
         let opening = &mut durable.opening;
         opening.ready = false;
         let topic = publication.topic();
         let retain = publication.retain()
             && keeper_shard(topic, self.shards) == self.id
-            && !own::is_own(topic);
+            && !own::is_own(topic)
+            && opening.late != Some(true);
         let once = publication.qos() == QoS::AtMostOnce;
+        opening.gated.clear();
         let wanted = retain
             || !opening.targets.is_empty()
             || ((!once || self.settings.queue_qos0)
@@ -328,7 +345,7 @@ impl Shard {
                             .is_some_and(|entry| entry.kept.is_some())
                 }));
         if !wanted {
-            return true;
+            return Opened::Yes;
         }
         let size = publication.memory_size()
             + MESSAGE_SIZE_MAX
@@ -337,10 +354,18 @@ impl Shard {
         let room = durable.check_room(size);
         durable.opening.ready = room.is_ok();
         match room {
-            Ok(()) => true,
-            Err(Refused::Busy) => once,
-            Err(Refused::Full | Refused::Failed) => once || !patient,
-            Err(Refused::TooLarge) => true,
+            Ok(()) | Err(Refused::TooLarge) => Opened::Yes,
+            Err(_) if once => Opened::Yes,
+            Err(Refused::Busy) => Opened::Later,
+            Err(Refused::Full | Refused::Failed) if patient => {
+                durable.is_short = true;
+                Opened::Later
+            }
+            // [MQTT-4.3.3-2]: whoever got it now would get it twice, should its publisher not hear that it is refused.
+            Err(Refused::Full | Refused::Failed) if publication.qos() == QoS::ExactlyOnce => {
+                Opened::No
+            }
+            Err(Refused::Full | Refused::Failed) => Opened::Yes,
         }
     }
 
@@ -371,19 +396,35 @@ impl Shard {
         };
         let mut opening = std::mem::take(&mut durable.opening);
         let sequence = 'written: {
+            let origin = opening.origin.take().and_then(|(session, packet_id)| {
+                let key = sessions.get(session)?.kept.as_ref()?.key;
+                Some((session, key, packet_id))
+            });
             if !opening.ready
                 || (opening.recipients.is_empty()
                     && opening.groups.is_empty()
                     && opening.targets.is_empty()
                     && !opening.retained)
             {
-                break 'written Sequence(0);
+                if !opening.ready || opening.gated.is_empty() {
+                    break 'written Sequence(0);
+                }
+                let mut sequence = Sequence(0);
+                if let Some((session, key, packet_id)) = origin {
+                    let record = Record::Inbound { session: key, packet_id: packet_id.get() };
+                    if let Ok((appended, place)) = durable.put_again(&record)
+                        && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
+                    {
+                        kept.inbound.push((packet_id, place));
+                        sequence = appended.sequence;
+                    }
+                }
+                if let Some((shard, number)) = opening.came_from {
+                    sequence = sequence.max(durable.end_soon(&Record::Mark { shard, number }));
+                }
+                break 'written sequence;
             }
             let message = durable.next_message_id();
-            let origin = opening.origin.take().and_then(|(session, packet_id)| {
-                let key = sessions.get(session)?.kept.as_ref()?.key;
-                Some((session, key, packet_id))
-            });
             let hand_on = (!opening.targets.is_empty()).then(|| {
                 let number = durable.next_number;
                 durable.next_number += 1;
@@ -441,6 +482,11 @@ impl Shard {
             }
             if once { Sequence(0) } else { sequence }
         };
+        for id in opening.gated.drain(..) {
+            if let Some(connection) = connections.get_mut(id.0) {
+                connection.close_gate(sequence);
+            }
+        }
         opening.recipients.clear();
         opening.groups.clear();
         opening.targets.clear();
@@ -509,9 +555,6 @@ impl Shard {
     }
 }
 
-/// What waits for this waits until its connection is gone.
-pub(crate) const NEVER: Sequence = Sequence(u64::MAX);
-
 impl Durable {
     /// A message got a packet id towards a session that is kept; at QoS 2 it leaves once that is committed.
     pub(crate) fn note_assigned(
@@ -526,7 +569,7 @@ impl Durable {
         let message = keep.message.get();
         let record = Record::Assigned { session, message, packet_id: packet_id.get() };
         if qos == QoS::ExactlyOnce {
-            connection.close_gate(self.put_end(&record).unwrap_or(NEVER));
+            connection.close_gate(self.end_soon(&record));
         } else {
             self.note_end(&record);
         }
@@ -535,7 +578,7 @@ impl Durable {
     /// A QoS 0 message that waited for its client leaves once it is committed that it waits no more.
     pub(crate) fn note_left(&mut self, session: u64, keep: Keep, connection: &mut Connection) {
         let done = Record::Done { session, message: keep.message.get() };
-        connection.close_gate(self.put_end(&done).unwrap_or(NEVER));
+        connection.close_gate(self.end_soon(&done));
     }
 
     /// A client has a QoS 2 message: its PUBREL leaves once that is committed.
@@ -549,15 +592,14 @@ impl Durable {
         let Some(earlier) = outbound.keep_of(packet_id) else { return };
         let message = earlier.message.get();
         let record = Record::Received { session, message, packet_id: packet_id.get() };
-        match self.put(&record, self.level, Room::Reserve) {
-            Ok((appended, place)) => {
-                outbound.replace_keep(packet_id, keep(earlier.message, place));
-                self.release(place_of(&earlier));
-                connection.close_gate(appended.sequence);
-            }
-            // The client must not be told: it says PUBREC again after its next connect.
-            Err(_) => connection.close_gate(NEVER),
-        }
+        let Ok((appended, place)) = self.put(&record, self.level, Room::Reserve) else {
+            // Whoever handles a PUBREC has asked for room. The client must not be told: its connection ends silent.
+            debug_assert!(false, "room was asked for");
+            return connection.close_gate(NEVER);
+        };
+        outbound.replace_keep(packet_id, keep(earlier.message, place));
+        self.release(place_of(&earlier));
+        connection.close_gate(appended.sequence);
     }
 
     /// Releases the places of many messages, of which usually many stand in one segment behind each other.
@@ -581,18 +623,17 @@ impl Durable {
     }
 
     fn check_room(&mut self, size: usize) -> Result<(), Refused> {
-        if !self.late_records.is_empty() {
-            return Err(Refused::Busy);
+        if self.is_late() {
+            return Err(self.refusal());
         }
         self.log.check(size, Room::Normal)
     }
 
-    /// As [`Durable::put_end`] when there is room, and as [`Durable::note_end`] otherwise; who waits then waits for what is
-    /// appended after it, which is never less.
+    /// As [`Durable::put_end`] when there is room, and as [`Durable::note_end`] otherwise, for whoever waits.
     fn end_soon(&mut self, record: &Record<'_>) -> Sequence {
         self.put_end(record).unwrap_or_else(|_| {
             self.note_end(record);
-            NEVER
+            self.said()
         })
     }
 }

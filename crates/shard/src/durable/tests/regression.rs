@@ -158,3 +158,277 @@ fn a_queued_qos_0_message_comes_once() {
     broker.power_cut(1);
     assert_eq!(broker.connected(&reader), ["connack 1"]);
 }
+
+fn fail_syncs(broker: &mut Broker, shard: usize) {
+    let faults = midge_store::memory::Faults { sync_per_million: 1_000_000, ..Default::default() };
+    broker.disks[shard].set_faults(faults);
+    // Whoever waits for the first failure is closed.
+    let durable = broker.shards[shard].durable.as_mut().unwrap();
+    let mark = super::super::record::Record::Mark { shard: 0, number: 1 };
+    durable.note_end(&mark);
+    broker.later(1);
+}
+
+fn heal(broker: &mut Broker, shard: usize) {
+    broker.disks[shard].set_faults(midge_store::memory::Faults::default());
+    broker.later(2);
+}
+
+fn pubrel(number: u16) -> impl Fn(&mut Vec<u8>) {
+    move |out| PubRel::new(id(number), ReasonCode::Success).encode(V5, out)
+}
+
+/// What a log has no room for is written later, and whoever waits for it goes on then: a PUBCOMP, an UNSUBACK.
+#[test]
+fn an_answer_for_which_the_log_had_no_room_leaves_later() {
+    let mut broker = Broker::new(1);
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    let reader = Client::new(&broker, 0, "reader", 2);
+    broker.connected(&publisher);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+    broker.heard(&reader);
+    fail_syncs(&mut broker, 0);
+    broker.send(&publisher, pubrel(1));
+    broker.send(&reader, |out| Unsubscribe::new(id(2), &["a"]).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), Vec::<String>::new());
+    assert_eq!(broker.heard(&reader), Vec::<String>::new());
+    heal(&mut broker, 0);
+    assert_eq!(broker.heard(&publisher), ["pubcomp 1"]);
+    assert_eq!(broker.heard(&reader), ["unsuback 2"]);
+}
+
+/// A PUBREC is not looked at before it can be written down: its PUBREL would promise that the message does not come again.
+#[test]
+fn a_pubrec_waits_for_a_disk_that_failed() {
+    let mut broker = Broker::new(1);
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    let reader = Client::new(&broker, 0, "reader", 2);
+    broker.connected(&publisher);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&reader), ["suback 1", "publish 2 a=x"]);
+    fail_syncs(&mut broker, 0);
+    broker.send(&reader, |out| PubRec::new(id(1), ReasonCode::Success).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.heard(&reader), Vec::<String>::new());
+    heal(&mut broker, 0);
+    assert_eq!(broker.heard(&reader), ["pubrel 1"]);
+}
+
+/// A PUBREL comes again on a new connection before the first one's record is committed: so does its PUBCOMP wait.
+#[test]
+fn a_pubrel_that_comes_again_waits_for_the_first() {
+    let mut broker = Broker::new(1);
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    let reader = Client::new(&broker, 0, "reader", 2);
+    broker.connected(&publisher);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+    broker.settle();
+    broker.heard(&publisher);
+    broker.send(&publisher, pubrel(1));
+    drop_connection(&mut broker, &publisher);
+    broker.connect(&publisher, |_| {});
+    broker.send(&publisher, pubrel(1));
+    assert!(!broker.heard(&publisher).contains(&"pubcomp 1".to_owned()));
+    broker.settle();
+    assert!(broker.heard(&publisher).contains(&"pubcomp 1".to_owned()));
+}
+
+/// As [`Broker::lose`], with nothing committed meanwhile.
+fn drop_connection(broker: &mut Broker, client: &Client) {
+    let shard = &mut broker.shards[client.shard];
+    shard.handle_lost(ConnectionId(client.id), broker.now);
+    shard.handle_closed(ConnectionId(client.id), broker.now);
+}
+
+/// A shared filter whose chooser is a shard, and its topic.
+fn group_of(shard: usize) -> (String, String) {
+    let mut texts = (0..).map(|n| (format!("$share/g/{n}"), n.to_string()));
+    texts.find(|(text, _)| crate::envelope::chooser(text, 2).index() == shard).unwrap()
+}
+
+fn join(broker: &mut Broker, client: &Client, group: &str) {
+    broker.connected(client);
+    broker.send(client, |out| {
+        let qos = QoS::ExactlyOnce;
+        let filters = [SubscribeFilter { filter: group, qos, ..SubscribeFilter::default() }];
+        Subscribe::new(id(1), &filters).encode(V5, out);
+    });
+    broker.settle();
+    assert_eq!(broker.heard(client), ["suback 1"]);
+}
+
+/// Two shards choose for each other's members at the same time: neither waits for the other for ever.
+#[test]
+fn two_shards_that_choose_for_each_other_come_to_an_end() {
+    let mut broker = Broker::new(2);
+    let groups = [group_of(0), group_of(1)];
+    let members = [1, 0].map(|at| Client::new(&broker, at, "member", 10 + at as u32));
+    for (member, (group, _)) in members.iter().zip(&groups) {
+        join(&mut broker, member, group);
+    }
+    let publishers = [0, 1].map(|at| Client::new(&broker, at, "publisher", 20 + at as u32));
+    for publisher in &publishers {
+        broker.connected(publisher);
+    }
+    for (publisher, (_, topic)) in publishers.iter().zip(groups.iter().rev()) {
+        broker.send(publisher, |out| message(topic, "x", QoS::AtLeastOnce, 1).encode(V5, out));
+    }
+    broker.settle();
+    for publisher in &publishers {
+        assert_eq!(broker.heard(publisher), ["puback 1"]);
+    }
+}
+
+/// A QoS 2 publication comes again while a member's shard has not taken the first: the PUBREC waits for it.
+#[test]
+fn a_publication_that_comes_again_waits_for_what_the_first_waits_for() {
+    let mut broker = Broker::new(2);
+    let (group, topic) = group_of(0);
+    let member = Client::new(&broker, 1, "member", 1);
+    join(&mut broker, &member, &group);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    let say = |out: &mut Vec<u8>| message(&topic, "x", QoS::ExactlyOnce, 1).encode(V5, out);
+    broker.send(&publisher, say);
+    drop_connection(&mut broker, &publisher);
+    broker.connect(&publisher, |_| {});
+    broker.send(&publisher, say);
+    // This shard's log alone.
+    let (shard, disk) = (&mut broker.shards[0], &mut broker.disks[0]);
+    loop {
+        while let Some((id, operation)) = shard.poll_log_operation() {
+            disk.submit(id, operation);
+        }
+        let Some((id, completion)) = disk.poll_completion() else { break };
+        shard.handle_log_completion(id, completion, broker.now);
+    }
+    assert!(!broker.heard(&publisher).contains(&"pubrec 1".to_owned()));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+    assert_eq!(broker.heard(&member), [format!("publish 2 {topic}=x")]);
+}
+
+/// What was handed on is taken by the other shard when its disk has room again, and once; QoS 0 goes on meanwhile.
+#[test]
+fn what_was_handed_on_waits_for_the_other_shards_disk() {
+    let mut broker = Broker::new(2);
+    let reader = Client::new(&broker, 1, "reader", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.connected(&publisher);
+    broker.heard(&reader);
+    fail_syncs(&mut broker, 1);
+    broker.send(&publisher, publish("a", "first", QoS::ExactlyOnce, 1));
+    broker.send(&publisher, publish("a", "second", QoS::ExactlyOnce, 2));
+    broker.send(&publisher, publish("a", "zero", QoS::AtMostOnce, 0));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), Vec::<String>::new());
+    assert_eq!(broker.heard(&reader), ["publish 0 a=zero"]);
+    heal(&mut broker, 1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 1", "pubrec 2"]);
+    assert_eq!(broker.heard(&reader), ["publish 2 a=first", "publish 2 a=second"]);
+}
+
+/// A QoS 2 publication that cannot be kept reaches nobody, so that it comes once when it is published again; and nothing of it
+/// is taken for a part of what comes next.
+#[test]
+fn what_is_refused_at_qos_2_reaches_nobody() {
+    let mut broker = Broker::new(2);
+    let once = Client::new(&broker, 0, "once", 1);
+    let zero = Client::new(&broker, 0, "zero", 2);
+    let there = Client::new(&broker, 1, "there", 3);
+    let publisher = Client::new(&broker, 0, "publisher", 4);
+    for (client, qos) in
+        [(&once, QoS::ExactlyOnce), (&zero, QoS::AtMostOnce), (&there, QoS::AtLeastOnce)]
+    {
+        broker.connected(client);
+        broker.send(client, subscribe("a", qos, 1));
+        broker.settle();
+        broker.heard(client);
+    }
+    broker.connected(&publisher);
+    fail_syncs(&mut broker, 0);
+    broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+    let opening = &broker.shards[0].durable.as_ref().unwrap().opening;
+    assert!(opening.targets.is_empty() && opening.origin.is_none());
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"], "with 0x97");
+    for client in [&once, &zero, &there] {
+        assert_eq!(broker.heard(client), Vec::<String>::new());
+    }
+    heal(&mut broker, 0);
+    broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&once), ["publish 2 a=x"]);
+    assert_eq!(broker.heard(&zero), ["publish 0 a=x"]);
+    assert_eq!(broker.heard(&there), ["publish 1 a=x"]);
+}
+
+/// A QoS 2 publication goes to a subscription of QoS 0 once it is committed that it has come, here and on another shard: its
+/// publisher, who has heard nothing, sends it again after a crash.
+#[test]
+fn a_qos_2_publication_comes_once_to_a_subscription_of_qos_0() {
+    for away in [0, 1] {
+        let mut broker = Broker::new(2);
+        let reader = Client::new(&broker, away, "reader", 1);
+        let publisher = Client::new(&broker, 0, "publisher", 2);
+        broker.connected(&reader);
+        broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
+        broker.connected(&publisher);
+        broker.heard(&reader);
+        let mut copies = 0;
+        broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
+        loop {
+            let heard = broker.heard(&reader);
+            copies += heard.iter().filter(|word| word.starts_with("publish")).count();
+            if copies > 0 || !broker.step() {
+                break;
+            }
+        }
+        assert_eq!(copies, 1);
+        broker.power_cut(1);
+        let heard = broker.connected(&reader);
+        assert_eq!(heard, ["connack 1"]);
+        broker.connected(&publisher);
+        broker.send(&publisher, |out| {
+            let again = message("a", "x", QoS::ExactlyOnce, 1);
+            Publish { dup: true, ..again }.encode(V5, out);
+        });
+        broker.settle();
+        assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+        assert_eq!(broker.heard(&reader), Vec::<String>::new(), "reader on shard {away}");
+    }
+}
+
+/// A retained message at QoS 0 that the disk does not take is not kept, and neither is the one before it
+/// [MQTT-3.3.1-7 @3.1.1].
+#[test]
+fn a_retained_message_that_is_not_kept_leaves_no_earlier_one() {
+    let mut broker = Broker::new(1);
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    broker.connected(&publisher);
+    broker.send(&publisher, |out| retained("r", "old", QoS::AtLeastOnce, 1).encode(V5, out));
+    broker.settle();
+    fail_syncs(&mut broker, 0);
+    broker.send(&publisher, |out| retained("r", "new", QoS::AtMostOnce, 0).encode(V5, out));
+    heal(&mut broker, 0);
+    for _ in 0..2 {
+        let reader = Client::new(&broker, 0, "reader", 2);
+        broker.connected(&reader);
+        broker.send(&reader, subscribe("r", QoS::AtLeastOnce, 1));
+        broker.settle();
+        assert_eq!(broker.heard(&reader), ["suback 1"]);
+        broker.power_cut(1);
+    }
+}
