@@ -254,8 +254,10 @@ impl MemoryDisk {
                 Completion::Synced
             }
             Operation::Read { segment, offset, size } => {
-                let range = offset as usize..offset as usize + size as usize;
-                let bytes = self.files.get(&segment).and_then(|file| file.shown.get(range));
+                let file = self.files.get(&segment);
+                let bytes = file.and_then(|file| file.shown.get(offset as usize..));
+                let bytes = bytes.filter(|bytes| !bytes.is_empty());
+                let bytes = bytes.map(|bytes| &bytes[..bytes.len().min(size as usize)]);
                 match bytes {
                     Some(bytes) if !self.random.hits(self.faults.read_per_million) => {
                         let mut buffer = Buffer::with_capacity(bytes.len());

@@ -65,7 +65,7 @@ pub enum Completion {
     Written(Buffer),
     /// A `Sync` is done.
     Synced,
-    /// What a `Read` read, whole.
+    /// What a `Read` read: all of it, or as much as there is before the end of the file, and at least one byte.
     Read(Buffer),
     /// A `Remove` is done.
     Removed,

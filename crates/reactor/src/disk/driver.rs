@@ -187,8 +187,9 @@ impl Disk {
             Kind::Sync { .. } if result == 0 => Completion::Synced,
             Kind::Sync { .. } => Completion::Failed(error),
             Kind::Read { start, size } => match result {
-                0.. if result as usize == size => {
-                    Completion::Read(Buffer::from_parts(bytes, start, size))
+                // Fewer when the file has been cut short.
+                1.. if result as usize <= size => {
+                    Completion::Read(Buffer::from_parts(bytes, start, result as usize))
                 }
                 0.. => Completion::Failed(DiskError::IO),
                 _ => Completion::Failed(error),

@@ -29,6 +29,7 @@ struct InFlight {
     base: u32,
     start: u32,
     end: u32,
+    size: u32,
 }
 
 impl Reads {
@@ -87,6 +88,7 @@ impl Log {
             base,
             start: position.offset,
             end: written_end,
+            size,
         });
     }
 
@@ -116,11 +118,14 @@ impl Log {
     pub(super) fn read_completed(&mut self, id: OperationId, completion: Completion) {
         let index = self.reads.in_flight.iter().position(|read| read.operation == id);
         let Some(index) = index else { return };
-        let InFlight { read, segment, seal, block_size, base, start, end, .. } =
+        let InFlight { read, segment, seal, block_size, base, start, end, size: asked, .. } =
             self.reads.in_flight.swap_remove(index);
         let result = match completion {
             Completion::Read(buffer) => {
                 self.statistics.bytes_read += buffer.len() as u64;
+                // A file may have been cut short: what it has is good, and it has no more.
+                let file_end = base.saturating_add(u32::try_from(buffer.len()).unwrap_or(u32::MAX));
+                let end = if buffer.len() < asked as usize { end.min(file_end) } else { end };
                 Ok(Chunk { seal, block_size, segment, base, end, start, buffer })
             }
             Completion::Failed(error) => Err(error),
