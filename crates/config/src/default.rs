@@ -9,6 +9,7 @@ use crate::{
         Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel,
         Performance, RecoveryMode, Runtime, Shutdown, Sys,
     },
+    protection::ListenerLimits,
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -50,6 +51,7 @@ impl Listener {
             tcp_keep_alive: tcp_keep_alive(),
             tcp_send_buffer_bytes: ByteSize::new(0),
             tcp_receive_buffer_bytes: ByteSize::new(0),
+            limits: ListenerLimits::default(),
         }
     }
 }
@@ -93,6 +95,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 0,
+            connections_per_address_max: 0,
+            connects_per_address_per_second_max: 0,
+            handshakes_max: 0,
             // With the second that `tcp_defer_accept` may add, nobody who does not say CONNECT stays for ten.
             connect_timeout: Period::from_seconds(8),
             maximum_packet_size_bytes: ByteSize::from_mebibytes(1),
@@ -100,6 +105,9 @@ impl Default for Limits {
             // 1.5 hours find a dead client, and a ping an hour from each of ten million clients
             // is under 3,000 a second.
             keep_alive_seconds_max: 3600,
+            publishes_per_second_max: 0,
+            publish_bytes_per_second_max: ByteSize::new(0),
+            memory_max: ByteSize::new(0),
             maximum_qos: 2,
             retain_available: true,
             wildcard_subscription_available: true,

@@ -25,6 +25,7 @@ mod error;
 mod load;
 mod model;
 mod positions;
+mod protection;
 mod security;
 mod transport;
 mod units;
@@ -43,6 +44,7 @@ pub use model::{
     RecoveryMode, Runtime, Shutdown, Sys,
 };
 pub use positions::Origin;
+pub use protection::{BanRule, ListenerLimits};
 pub use security::{Authenticator, CertificateName, DenyAction, Security};
 pub use transport::{
     Address, ClientCertificates, FileMode, NamedCertificate, Protocol, ProxyProtocol, Tls,

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     admin::Admin,
+    protection::ListenerLimits,
     security::{Authenticator, Security},
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -129,6 +130,10 @@ pub struct Listener {
     /// kernel's own tuning, else 4 KiB to 64 MiB.
     #[serde(default)]
     pub tcp_receive_buffer_bytes: ByteSize,
+
+    /// Limits of its own, over those of all listeners. Default: none.
+    #[serde(default)]
+    pub limits: ListenerLimits,
 }
 
 impl Listener {
@@ -148,6 +153,19 @@ pub struct Limits {
     /// and counts them.
     pub connections_max: u32,
 
+    /// Connections of one address (of IPv6: of one network of 64 bits), up to 1,000,000,000. More are closed at once.
+    /// Default 0: any number. Unix-domain sockets have no address; behind a trusted proxy the client's own counts.
+    pub connections_per_address_max: u32,
+
+    /// Connects of one address in a second, up to 1,000,000, after a burst of as many. More are closed at once. Default 0: any
+    /// number.
+    pub connects_per_address_per_second_max: u32,
+
+    /// Connections of the whole process that have not sent their CONNECT, up to 1,000,000,000, divided among shards like
+    /// `connections_max`. For one more the oldest of them is closed, if it had a second; else the new one. Default 0: any
+    /// number.
+    pub handshakes_max: u32,
+
     /// How long a new connection may take from accept to its complete CONNECT packet: 100 ms to
     /// 10 m, default 8 s. Later: closed and counted.
     pub connect_timeout: Period,
@@ -164,6 +182,19 @@ pub struct Limits {
     /// client that asks for more, or for none at all, is told this one (Server Keep Alive). An
     /// older client cannot be told, so its own value holds.
     pub keep_alive_seconds_max: u16,
+
+    /// Publications of one client in a second, up to 1,000,000, after a burst of as many. Beyond it the client is not read
+    /// from until it may publish again: nothing is dropped. Default 0: any number.
+    pub publishes_per_second_max: u32,
+
+    /// The same in bytes of whole PUBLISH packets. A packet that is larger goes through and is waited for afterwards. Default
+    /// 0: any number.
+    pub publish_bytes_per_second_max: ByteSize,
+
+    /// The broker's memory beyond which new work is refused: new sessions (0x89), and what would be queued, retained or
+    /// subscribed to (0x97). What is there goes on. At least 16 MiB. Default 0: when less than a sixteenth of the
+    /// machine's (or the control group's) memory is left.
+    pub memory_max: ByteSize,
 
     /// The highest QoS granted: 0, 1 or 2; default 2. Announced to 5.0 clients. A subscription is
     /// granted at most this; a PUBLISH above it closes the connection with 0x9B.

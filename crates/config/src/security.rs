@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use crate::model::Listener;
+use crate::protection::{BanRule, check_patterns};
 use crate::units::{Choice, Period};
 use crate::validate::Problems;
 
@@ -36,6 +37,20 @@ pub struct Security {
 
     /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at each reload.
     pub acl_file: Option<PathBuf>,
+
+    /// Client identifiers that are let in: any of these patterns, in which `*` is anything, `?` one character and `%u` the
+    /// client's user name. Others are refused (0x85). At most 64 of 256 bytes. Default: none, which lets all in. A client
+    /// that leaves its identifier to the broker says an empty one.
+    pub client_ids: Vec<String>,
+
+    /// User names that are let in, the same way. Others are refused like a wrong password. Default: none, which lets all in.
+    pub user_names: Vec<String>,
+
+    /// A client that connects more often is banned (0x8A). Only connects that were let in count. Default: nobody is.
+    pub flapping: BanRule,
+
+    /// An address of which more logins fail, or which sends what is no CONNECT more often, is banned. Default: nobody is.
+    pub failed_logins: BanRule,
 
     /// What happens to a client that publishes where it must not. Default `ignore`.
     pub deny_action: DenyAction,
@@ -113,6 +128,10 @@ impl Default for Security {
             password_file: None,
             scram_file: None,
             acl_file: None,
+            client_ids: Vec::new(),
+            user_names: Vec::new(),
+            flapping: BanRule::default(),
+            failed_logins: BanRule::default(),
             deny_action: DenyAction::Ignore,
             password_threads: 1,
             password_cache: Period::from_seconds(60),
@@ -131,6 +150,10 @@ impl Security {
                 self.check_chain(&key, chain, problems);
             }
         }
+        check_patterns("security.client_ids", &self.client_ids, problems);
+        check_patterns("security.user_names", &self.user_names, problems);
+        self.flapping.check("security.flapping", problems);
+        self.failed_logins.check("security.failed_logins", problems);
         problems.range("security.password_threads", self.password_threads, 1, 64);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));
         problems.range("security.password_cache", self.password_cache, zero, hour);

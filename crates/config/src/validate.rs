@@ -8,6 +8,7 @@ use std::{collections::HashMap, fmt};
 
 use crate::{
     model::{Config, Limits, Listener, Performance},
+    protection::RATE_MAX,
     transport::Address,
     units::{Auto, ByteSize, Expiry, Period},
     validate_transport,
@@ -50,7 +51,7 @@ impl Config {
     /// All problems, in the order of the tree.
     pub fn validate(&self) -> Result<(), Vec<Problem>> {
         let mut problems = Problems(Vec::new());
-        listeners(&self.listeners, &mut problems);
+        listeners(&self.listeners, &self.limits, &mut problems);
         if let Auto::Value(shards) = self.shards {
             problems.range("shards", shards, 1, SHARDS_MAX);
         }
@@ -90,7 +91,7 @@ impl Config {
     }
 }
 
-fn listeners(listeners: &[Listener], problems: &mut Problems) {
+fn listeners(listeners: &[Listener], limits: &Limits, problems: &mut Problems) {
     if listeners.is_empty() {
         problems.add("listeners", "empty, so nobody could connect; list an address");
     }
@@ -131,6 +132,12 @@ fn listeners(listeners: &[Listener], problems: &mut Problems) {
         }
         validate_transport::listener(listener, &key, problems);
         problems.range(&key("backlog"), listener.backlog, 1, 65_535);
+        listener.limits.check(
+            &key("limits"),
+            limits.maximum_packet_size_bytes,
+            limits.subscriptions_per_client_max,
+            problems,
+        );
         let keep_alive = listener.tcp_keep_alive;
         if keep_alive != Period::default() {
             let (min, max) = (Period::from_seconds(10), Period::from_seconds(7200));
@@ -167,6 +174,12 @@ fn limits(config: &Config, problems: &mut Problems) {
     // Taken apart by name, so that a new field without a check does not compile.
     let Limits {
         connections_max: _,
+        connections_per_address_max,
+        connects_per_address_per_second_max,
+        handshakes_max,
+        publishes_per_second_max,
+        publish_bytes_per_second_max: _,
+        memory_max,
         connect_timeout,
         maximum_packet_size_bytes,
         client_id_size_max,
@@ -213,6 +226,16 @@ fn limits(config: &Config, problems: &mut Problems) {
                 problems.add(key, format!("{period} is longer than MQTT can say; write never"));
             }
         }
+    }
+    let connections = connections_per_address_max;
+    problems.range("limits.connections_per_address_max", connections, 0, 1_000_000_000);
+    let connects = connects_per_address_per_second_max;
+    problems.range("limits.connects_per_address_per_second_max", connects, 0, RATE_MAX);
+    problems.range("limits.handshakes_max", handshakes_max, 0, 1_000_000_000);
+    problems.range("limits.publishes_per_second_max", publishes_per_second_max, 0, RATE_MAX);
+    if memory_max != ByteSize::default() {
+        let (min, max) = (ByteSize::from_mebibytes(16), ByteSize::new(1 << 50));
+        problems.range("limits.memory_max", memory_max, min, max);
     }
     problems.range("limits.sessions_max", sessions_max, 1, 1_000_000_000);
     problems.range("limits.inflight_messages_max", inflight_messages_max, 1, u16::MAX);

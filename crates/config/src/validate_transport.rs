@@ -25,6 +25,7 @@ pub(crate) fn listener(
     // Taken apart by name, so that a new field without a check does not compile.
     let Listener {
         name: _,
+        limits: _,
         address,
         protocol,
         tls,

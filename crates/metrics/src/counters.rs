@@ -319,6 +319,10 @@ counters! {
     doorbells: counter Count;
     /// Times a publisher was parked because another shard's ring was full.
     publishers_parked: counter Count;
+    /// Times a publisher was not read from because it had published more than it may in a second.
+    publishers_paced: counter Count;
+    /// Clients and addresses banned for connecting, or failing to log in, too often.
+    bans: counter Count;
 
     /// Turns of the shard's loop.
     loop_turns: counter Count;

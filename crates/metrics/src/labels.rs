@@ -130,6 +130,18 @@ labels! {
         HandOver = "hand_over",
         /// Too much was kept of unfinished CONNECT packets.
         Unproven = "unproven",
+        /// Its address is banned.
+        Banned = "banned",
+        /// Its address has as many connections as it may.
+        AddressLimit = "address_limit",
+        /// Its address connects too often.
+        AddressRate = "address_rate",
+        /// Its listener has as many connections as it may.
+        ListenerLimit = "listener_limit",
+        /// Its listener's clients connect too often.
+        ListenerRate = "listener_rate",
+        /// As many connections as may had sent no CONNECT yet.
+        Handshakes = "handshakes",
     }
 
     /// Why a CONNECT was refused.

@@ -7,8 +7,12 @@ use midge_config::Auto;
 
 use crate::{
     commands::{
-        clients::ClientsArguments, explain::ExplainArguments, kick::KickArguments,
-        reload::ReloadArguments, retained::RetainedArguments,
+        bans::{BanArguments, BansArguments, UnbanArguments},
+        clients::ClientsArguments,
+        explain::ExplainArguments,
+        kick::KickArguments,
+        reload::ReloadArguments,
+        retained::RetainedArguments,
         subscriptions::SubscriptionsArguments,
     },
     doctor::DoctorArguments,
@@ -62,6 +66,12 @@ pub(crate) enum Command {
     Retained(RetainedArguments),
     /// Close the connection of a client.
     Kick(KickArguments),
+    /// List who is banned.
+    Bans(BansArguments),
+    /// Keep a client or an address from connecting, and close its connections.
+    Ban(BanArguments),
+    /// Lift a ban.
+    Unban(UnbanArguments),
     /// Have a running broker read its configuration, certificates, users and rules again.
     Reload(ReloadArguments),
     /// Tell who would get a message to a topic, by which filter, over which hops.

@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
-use midge_codec::QoS;
+use crossbeam_channel::Sender;
 use midge_config::{Auto, DurabilityLevel, RecoveryMode};
 use midge_netring::RingConfig;
 use midge_reactor::Durability;
-use midge_session::{Limits, QueueLimits};
-use midge_shard::{OutboxLimits, Security};
+use midge_shard::Ban;
 use midge_store::Level;
 use midge_topic::TopicLimits;
 
-use crate::{listen::Listening, security::Guard, settings::Settings, transports::Layers};
+use crate::{
+    listen::Listening, minds::Minds, security::Guard, settings::Settings, transports::Layers,
+};
 
 /// Running shards.
 #[derive(Debug)]
@@ -40,13 +41,15 @@ impl Broker {
         settings: &Settings,
         listening: Vec<Listening>,
         guard: &Guard,
-        client_id_seed: u64,
+        minds: &Minds,
+        bans: Sender<Ban>,
         statistics: Option<&Path>,
         layers: Layers,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
-        let mut reactor = reactor_settings(settings, guard, client_id_seed);
+        let mut reactor = reactor_settings(settings, guard, minds);
+        reactor.bans = Some(bans);
         reactor.statistics = statistics.map(Path::to_owned);
         reactor.layers = layers;
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
@@ -101,23 +104,15 @@ fn by_shard(listening: Vec<Listening>, shards: u16) -> Vec<Vec<TcpListener>> {
     seats
 }
 
-/// Unpredictable from outside, which is all that assigned client ids need.
-pub(crate) fn client_id_seed() -> u64 {
-    RandomState::new().hash_one("client ids")
-}
-
-fn reactor_settings(
-    settings: &Settings,
-    guard: &Guard,
-    client_id_seed: u64,
-) -> midge_reactor::Settings {
+fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_reactor::Settings {
     let performance = &settings.config().performance;
     // Unpredictable from outside, which is all that hash tables need.
     let seeds = RandomState::new();
+    let listeners: Vec<_> = settings.config().listeners.iter().map(Some).collect();
     midge_reactor::Settings {
         shards: settings.shards,
         cores: settings.cores.clone(),
-        shard: Arc::new(shard_settings(settings, &guard.security, client_id_seed)),
+        shard: Arc::new(minds.settings(settings, &guard.security, &listeners)),
         ring: RingConfig {
             entries: performance.ring_entries,
             completion_entries: performance.completion_entries,
@@ -142,6 +137,7 @@ fn reactor_settings(
             lines => lines,
         },
         statistics: None,
+        bans: None,
         doorman: Some(guard.doorman(settings.config())),
         durability: settings.config().durability.directory.clone().map(|directory| Durability {
             directory,
@@ -158,80 +154,9 @@ fn reactor_settings(
     }
 }
 
-/// What each shard is told, at the start and at a reload.
-pub(crate) fn shard_settings(
-    settings: &Settings,
-    security: &Security,
-    client_id_seed: u64,
-) -> midge_shard::Settings {
-    let limits = &settings.config().limits;
-    let performance = &settings.config().performance;
-    // Clients are spread by hash, so a shard may have a quarter more than its equal part (and a few, where that is little).
-    let part = |total: u32| {
-        let equal = wide(total.div_ceil(u32::from(settings.shards)));
-        (equal + equal / 4 + 16).min(wide(total))
-    };
-    midge_shard::Settings {
-        limits: Limits {
-            maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
-            maximum_qos: QoS::from_u8(limits.maximum_qos).unwrap_or(QoS::ExactlyOnce),
-            retain_available: limits.retain_available,
-            wildcard_subscription_available: limits.wildcard_subscription_available,
-            subscription_identifiers_available: limits.subscription_identifiers_available,
-            shared_subscription_available: limits.shared_subscription_available,
-            receive_maximum: limits.receive_maximum,
-            topic_alias_maximum: limits.topic_alias_maximum,
-            topic_alias_maximum_outbound: limits.topic_alias_maximum_outbound,
-            keep_alive_seconds_max: limits.keep_alive_seconds_max,
-            session_expiry_interval_seconds_max: limits
-                .session_expiry_interval_max
-                .session_expiry_interval_seconds(),
-            session_expiry_interval_seconds_v3: limits
-                .session_expiry_v3
-                .session_expiry_interval_seconds(),
-            in_flight_max: limits.inflight_messages_max,
-            client_id_size_max: limits.client_id_size_max.into(),
-        },
-        topic_limits: Broker::topic_limits(settings),
-        queue: QueueLimits {
-            messages_max: wide(limits.queued_messages_max),
-            bytes_max: size(limits.queued_bytes_max.bytes()),
-        },
-        queued_bytes_max: size(settings.queued_bytes_per_shard_max.bytes()),
-        queued_in_memory_max: size(settings.queued_in_memory_per_shard_max.bytes()),
-        queued_memory_max: size(settings.config().durability.queued_memory_max.bytes()),
-        queue_qos0: limits.queue_qos0_messages,
-        output_bytes_max: size(limits.output_bytes_max.bytes()),
-        subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),
-        connect_timeout_ms: u64::try_from(limits.connect_timeout.duration().as_millis())
-            .unwrap_or(u64::MAX),
-        connections_max: match limits.connections_max {
-            0 => usize::MAX,
-            total => part(total),
-        },
-        sessions_max: match limits.sessions_max {
-            0 => usize::MAX,
-            total => part(total),
-        },
-        retained_messages_max: wide(settings.retained_messages_per_shard_max()),
-        retained_bytes_max: size(settings.retained_bytes_per_shard_max().bytes()),
-        share_backlog_messages_max: wide(limits.shared_backlog_messages_max),
-        outbox: OutboxLimits {
-            bytes_max: size(performance.outbox_bytes_max.bytes()),
-            envelopes_max: wide(performance.outbox_envelopes_max),
-        },
-        security: security.clone(),
-        client_id_seed,
-    }
-}
-
 /// The configuration's validation has checked the range.
 fn narrow(value: u64) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
-}
-
-fn size(value: u64) -> usize {
-    usize::try_from(value).unwrap_or(usize::MAX)
 }
 
 fn wide(value: u32) -> usize {

@@ -1,5 +1,6 @@
 //! Commands that ask a running broker, each in a file of its own.
 
+pub(crate) mod bans;
 pub(crate) mod clients;
 pub(crate) mod explain;
 pub(crate) mod kick;

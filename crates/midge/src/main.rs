@@ -14,6 +14,7 @@
 
 mod admin;
 mod arguments;
+mod bans;
 mod broker;
 mod capacity;
 mod check;
@@ -27,6 +28,8 @@ mod instance;
 mod kept;
 mod listen;
 mod logging;
+mod memory;
+mod minds;
 mod notify;
 mod passwd;
 mod plan;
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
         Command::Subscriptions(arguments) => commands::subscriptions::run(&arguments),
         Command::Retained(arguments) => commands::retained::run(&arguments),
         Command::Kick(arguments) => commands::kick::run(&arguments),
+        Command::Bans(arguments) => commands::bans::list(&arguments),
+        Command::Ban(arguments) => commands::bans::ban(&arguments),
+        Command::Unban(arguments) => commands::bans::unban(&arguments),
         Command::Reload(arguments) => commands::reload::run(&arguments),
         Command::Explain(arguments) => commands::explain::run(&arguments),
         Command::Store(arguments) => store::run(&arguments),

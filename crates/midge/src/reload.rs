@@ -26,13 +26,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    arguments::ServeArguments,
-    broker::{self, Reloader},
-    failure::Failure,
-    host::Host,
-    security::Guard,
-    settings::Settings,
-    transports::Transports,
+    arguments::ServeArguments, broker::Reloader, failure::Failure, host::Host, memory::MemoryWatch,
+    minds::Minds, security::Guard, settings::Settings, transports::Transports,
 };
 
 pub(crate) use difference::Change;
@@ -65,7 +60,8 @@ struct State {
     transports: Transports,
     guard: Guard,
     reloader: Reloader,
-    client_id_seed: u64,
+    minds: Minds,
+    memory: MemoryWatch,
 }
 
 /// What a [`Reload`] begins with: everything that the start has made.
@@ -78,7 +74,8 @@ pub(crate) struct Beginning<'a> {
     pub(crate) transports: Transports,
     pub(crate) guard: Guard,
     pub(crate) reloader: Reloader,
-    pub(crate) client_id_seed: u64,
+    pub(crate) minds: Minds,
+    pub(crate) memory: MemoryWatch,
 }
 
 impl Reload {
@@ -92,7 +89,8 @@ impl Reload {
             transports: beginning.transports,
             guard: beginning.guard,
             reloader: beginning.reloader,
-            client_id_seed: beginning.client_id_seed,
+            minds: beginning.minds,
+            memory: beginning.memory,
         }))
     }
 
@@ -148,7 +146,10 @@ impl State {
         let mut security = self.guard.apply(rules);
         security.chains = plan.by_number(&security.chains, &earlier);
         self.guard.set_chains(&security.chains);
-        let minds = broker::shard_settings(&settings, &security, self.client_id_seed);
+        let listeners: Vec<_> =
+            plan.numbered().iter().map(|one| one.map(|(_, listener)| listener)).collect();
+        let minds = self.minds.settings(&settings, &security, &listeners);
+        self.memory.set_maximum(settings.config().limits.memory_max.bytes());
         self.reloader.set_security(&security);
         self.reloader.set_limits(&Arc::new(minds));
         let layers = self.transports.apply(spoken);

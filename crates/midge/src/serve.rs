@@ -15,13 +15,16 @@ use midge_services::{Stage, Standing};
 use crate::{
     admin,
     arguments::ServeArguments,
-    broker::{self, Broker, StartError},
+    bans::{self, BanList},
+    broker::{Broker, StartError},
     control,
     failure::Failure,
     host::Host,
     instance::{self, OwnInstance},
     kept, listen,
     logging::Logging,
+    memory::MemoryWatch,
+    minds::Minds,
     notify::Notifier,
     reload::{self, Beginning, Reload, Seats},
     security::Guard,
@@ -68,9 +71,18 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
-    let seed = broker::client_id_seed();
-    let broker = Broker::start(&settings, listening, &guard, seed, statistics, transports.layers())
-        .map_err(|StartError(sentence)| Failure::Other(sentence))?;
+    let minds = Minds::new();
+    let (ban_line, ban_listener) = bans::line();
+    let broker = Broker::start(
+        &settings,
+        listening,
+        &guard,
+        &minds,
+        ban_line,
+        statistics,
+        transports.layers(),
+    )
+    .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     if let Some(directory) = statistics
         && let Err(error) = kept::write(directory, settings.config(), broker.damage())
@@ -96,6 +108,11 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let data_directory = settings.config().durability.directory.clone();
     let topic_limits = Broker::topic_limits(&settings);
     let sys_interval = settings.config().sys.interval.duration();
+    let thread = |error| Failure::Other(format!("cannot start a thread: {error}"));
+    let bans = BanList::start(broker.reloader(), ban_listener).map_err(thread)?;
+    let memory_max = settings.config().limits.memory_max.bytes();
+    let memory = MemoryWatch::start(memory_max, host.memory_bytes, broker.reloader());
+    let memory = memory.map_err(thread)?;
     let reload = Arc::new(Reload::new(Beginning {
         arguments,
         host,
@@ -104,7 +121,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         transports,
         guard,
         reloader: broker.reloader(),
-        client_id_seed: seed,
+        minds,
+        memory,
     }));
     let on_hangup = Arc::clone(&reload);
     signals
@@ -139,6 +157,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
             topic_limits,
             reload,
             data,
+            bans,
         };
         if !sys_interval.is_zero()
             && let Err(error) =

@@ -244,3 +244,43 @@ fn a_client_that_stops_reading_is_dropped() {
     let rows = ask(&broker.connect(), r#"{"version":1,"command":"retained"}"#);
     assert_eq!(rows.len(), 8_001);
 }
+
+/// The code of the CONNACK.
+fn connack(address: SocketAddr, client_id: &str) -> u8 {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("is above zero");
+    let size = client_id.len() as u8;
+    let head = [&[0x10, 12 + size, 0, 4][..], b"MQTT\x04\x02\0\0\0", &[size]].concat();
+    stream.write_all(&[&head, client_id.as_bytes()].concat()).expect("is taken");
+    let mut connack = [0; 4];
+    stream.read_exact(&mut connack).expect("a CONNACK");
+    connack[3]
+}
+
+#[test]
+fn a_ban_closes_keeps_out_and_is_lifted() {
+    let broker = Broker::start("ban", 2);
+    let mut bad = broker.client("bad");
+    let _good = broker.client("good");
+    let stream = broker.connect();
+    let lines = ask(&stream, r#"{"version":1,"command":"ban","client_id":"bad","seconds":600}"#);
+    assert_eq!(lines[0]["banned"]["client_id"], "bad", "{lines:?}");
+    assert_eq!(lines[1]["kicked"]["outcome"], "closed", "{lines:?}");
+    assert_eq!(bad.read(&mut [0; 1]).expect("an end"), 0);
+    // Shards get the list with their next turn.
+    let since = Instant::now();
+    while connack(broker.address, "bad") != 5 {
+        assert!(since.elapsed() < PATIENCE);
+    }
+    assert_eq!(connack(broker.address, "better"), 0);
+    let listed = ask(&stream, r#"{"version":1,"command":"bans"}"#);
+    assert!(listed[0]["banned"]["seconds"].as_u64() > Some(500), "{listed:?}");
+    let lifted = ask(&stream, r#"{"version":1,"command":"unban","client_id":"bad"}"#);
+    assert_eq!(lifted[0]["unbanned"]["client_id"], "bad", "{lifted:?}");
+    let since = Instant::now();
+    while connack(broker.address, "bad") != 0 {
+        assert!(since.elapsed() < PATIENCE);
+    }
+    let again = ask(&stream, r#"{"version":1,"command":"unban","client_id":"bad"}"#);
+    assert_eq!(again[0]["end"]["rows"], 0, "{again:?}");
+}

@@ -22,12 +22,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use midge_auth::Verdict;
 use midge_mesh::{Node, ShardId};
 use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
 use midge_session::Time;
-use midge_shard::{Action, ConnectionId, Envelope, ListenerId, Luggage, Shard};
+use midge_shard::{Action, Ban, ConnectionId, Envelope, ListenerId, Luggage, Shard};
 
 use crate::accepting::Accepting;
 use crate::clock::Clock;
@@ -81,6 +81,7 @@ pub(crate) struct Hands {
     pub(crate) accepting: Accepting,
     pub(crate) layers: Layers,
     pub(crate) accepts_in_flight: u16,
+    pub(crate) bans: Option<Sender<Ban>>,
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
@@ -347,6 +348,11 @@ impl Hands {
                         self.shard.handle_authenticated(connection, serial, verdict, now);
                     }
                 }
+                Action::Ban(ban) => {
+                    if let Some(bans) = &self.bans {
+                        let _ = bans.try_send(ban);
+                    }
+                }
                 Action::Note(note) => self.journal.write(&note, self.clock.now()),
                 Action::Lost { client_id, messages } => tracing::error!(
                     shard = self.shard.id().get(),
@@ -434,6 +440,8 @@ impl Hands {
                     return true;
                 }
                 Command::Limits(settings) => self.shard.handle_settings(settings),
+                Command::Bans(bans) => self.shard.handle_bans(bans),
+                Command::Pressure(is_pressed) => self.shard.handle_pressure(is_pressed),
                 Command::Listeners { layers, changes } => {
                     self.layers.replace_listeners(layers);
                     // A drain has closed them all.

@@ -13,7 +13,7 @@ use midge_metrics::Identity;
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
 use midge_session::{Publication, Time};
 use midge_shard::survey::{Answer, Question};
-use midge_shard::{Envelope, RetainedCounts, Security, Shard, Shared};
+use midge_shard::{Ban, Bans, Envelope, RetainedCounts, Security, Shard, Shared};
 
 use crate::accepting::Accepting;
 use crate::asker::Asker;
@@ -66,6 +66,8 @@ pub struct Settings {
     pub statistics: Option<PathBuf>,
     /// Who is asked about clients; needed where a chain has a link that is asked.
     pub doorman: Option<Doorman>,
+    /// Who hears whom shards want to ban; `None`: nobody. When it is full, a ban is left out: whoever deserves it asks again.
+    pub bans: Option<Sender<Ban>>,
     /// How what must outlive the process is kept; `None`: nothing does.
     pub durability: Option<Durability>,
     /// Makes the shards' hash tables unpredictable; different in every process.
@@ -104,6 +106,10 @@ pub enum Command {
     },
     /// New limits, for what happens from now on.
     Limits(Arc<midge_shard::Settings>),
+    /// All bans; `None`: nobody is banned.
+    Bans(Option<Arc<Bans>>),
+    /// Memory is short (or not any more).
+    Pressure(bool),
     /// New users and rules.
     Security(Box<Security>),
 }
@@ -211,6 +217,7 @@ pub struct Broker {
     stopper: Stopper,
     asker: Asker,
     damage: Vec<DamageReport>,
+    clock: Clock,
 }
 
 /// Asks the shards to drain; from any thread, any number of times.
@@ -235,6 +242,7 @@ impl Stopper {
 #[derive(Debug, Clone)]
 pub struct Reloader {
     shards: Arc<[(Sender<Command>, Waker)]>,
+    clock: Clock,
 }
 
 impl Reloader {
@@ -245,6 +253,28 @@ impl Reloader {
             let _ = commands.send(Command::Security(Box::new(security.clone())));
             waker.wake();
         }
+    }
+
+    /// All bans; `None`: nobody is banned.
+    pub fn set_bans(&self, bans: Option<&Arc<Bans>>) {
+        for (commands, waker) in self.shards.iter() {
+            let _ = commands.send(Command::Bans(bans.cloned()));
+            waker.wake();
+        }
+    }
+
+    /// Whether memory is short.
+    pub fn set_pressure(&self, is_pressed: bool) {
+        for (commands, waker) in self.shards.iter() {
+            let _ = commands.send(Command::Pressure(is_pressed));
+            waker.wake();
+        }
+    }
+
+    /// The moment by which the shards' bans end.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.clock.now()
     }
 
     /// New limits.
@@ -275,7 +305,7 @@ impl Broker {
     /// See [`Reloader`].
     #[must_use]
     pub fn reloader(&self) -> Reloader {
-        Reloader { shards: Arc::clone(&self.stopper.shards) }
+        Reloader { shards: Arc::clone(&self.stopper.shards), clock: self.clock }
     }
 
     /// See [`Stopper`].
@@ -424,7 +454,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     let shards: Arc<[_]> = command_senders.into_iter().zip(wakers).collect();
     let asker = Asker::new(shards.iter().cloned());
     let damage = store.map_or_else(Vec::new, |store| store.take_reports());
-    Ok(Broker { threads, stopper: Stopper { shards }, asker, damage })
+    Ok(Broker { threads, stopper: Stopper { shards }, asker, clock, damage })
 }
 
 /// A shard's thread, from its ring to its end.
@@ -491,6 +521,7 @@ async fn take_seat(seat: Seat) {
         journal: Journal::new(shard, settings.log_lines_per_second_max),
         accepting: Accepting::default(),
         layers: Layers::new(settings.layers),
+        bans: settings.bans,
         accepts_in_flight: settings.accepts_in_flight,
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         spin: settings.spin,

@@ -24,6 +24,7 @@ fn settings() -> Settings {
         log_lines_per_second_max: 20,
         statistics: None,
         doorman: None,
+        bans: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     }

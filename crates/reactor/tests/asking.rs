@@ -27,6 +27,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         log_lines_per_second_max: 20,
         statistics: None,
         doorman: None,
+        bans: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     };

@@ -7,6 +7,7 @@ use midge_session::Refusal;
 
 use crate::envelope::{Carried, Luggage};
 use crate::ids::{ConnectionId, PeerAddress};
+use crate::protection::Ban;
 
 /// One thing to do, in the order given. Sends are not among them: connections with output are taken from
 /// [`crate::Shard::next_flush`] at the end of a loop turn.
@@ -45,6 +46,8 @@ pub enum Action {
         /// Who is asked, and what the client shows.
         login: Box<Login>,
     },
+    /// Somebody is to be banned, by all shards ([`crate::Shard::handle_bans`]).
+    Ban(Ban),
     /// Something worth a (rate-limited) line in the log.
     Note(Note),
     /// Queued messages are lost: what the log has of them is damaged or cannot be read. To be told loudly.

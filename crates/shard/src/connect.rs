@@ -38,6 +38,9 @@ impl Shard {
             Ok(terms) => terms,
             Err(refusal) => return self.refuse(id, connect.version, refusal),
         };
+        if let Some(refusal) = self.look_at_names(connect) {
+            return self.refuse(id, connect.version, refusal);
+        }
         // A client without an id gets one of which this shard is the home.
         let home = match connect.client_id {
             "" => self.id,
@@ -106,6 +109,16 @@ impl Shard {
             let reason_code = ReasonCode::ImplementationSpecificError;
             let reason = "the client's maximum packet size leaves no room for the CONNACK";
             return self.refuse(id, connect.version, Refusal { reason_code, reason });
+        }
+        if !self.has_memory() && self.sessions.find(client_id).is_none() {
+            let reason = "memory is short; try again later";
+            let refusal = Refusal { reason_code: ReasonCode::ServerBusy, reason };
+            return self.refuse(id, connect.version, refusal);
+        }
+        if self.is_flapping(client_id) {
+            let reason = "this client connected too often, and may not for a while";
+            let refusal = Refusal { reason_code: ReasonCode::Banned, reason };
+            return self.refuse(id, connect.version, refusal);
         }
         let resumed = self.settle_earlier_session(client_id, connect.clean_start);
         let session_present = resumed.is_some();
@@ -180,7 +193,13 @@ impl Shard {
         self.counters.connects_accepted += 1;
         self.actions.push_back(Action::Receive(id));
         self.keep_terms(id, session);
-        let connack = self.connack(connect, terms, client_id, session_present, assigned, grant);
+        let mut connack = self.connack(connect, terms, client_id, session_present, assigned, grant);
+        if let Some(connection) = self.connections.get(id.0)
+            && connect.version.is_v5()
+        {
+            connack.properties.maximum_packet_size =
+                NonZeroU32::new(self.packet_size_max(connection.listener));
+        }
         if let Some(connection) = self.connections.get_mut(id.0) {
             self.wire.answer(id, connection, |version, out| connack.encode(version, out));
         }
@@ -268,6 +287,9 @@ impl Shard {
         self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
         self.counters.closed_refused += 1;
         self.note(id, Event::Refused(refusal));
+        if refusal.reason_code == ReasonCode::BadUserNameOrPassword {
+            self.note_failed_login(id);
+        }
         self.write_refusal(id, version, refusal.reason_code, refusal.reason);
         self.close(id);
     }
@@ -303,6 +325,7 @@ impl Shard {
     ) {
         self.note(id, Event::PeerError(PeerError::Decode(error)));
         self.counters.malformed_packets += 1;
+        self.note_failed_login(id);
         let claimed = Connect::claimed_version(raw);
         if error.kind() == ErrorKind::UnsupportedProtocolVersion {
             // [MQTT-3.1.2-2 @3.1.1] [MQTT-3.1.2-2]: in the form that every older client knows.

@@ -39,33 +39,39 @@ pub(crate) enum State {
 
 /// Small facts, one bit each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Flags(u8);
+pub(crate) struct Flags(u16);
 
 impl Flags {
     /// In the list of connections to flush.
-    pub(crate) const DIRTY: u8 = 1;
+    pub(crate) const DIRTY: u16 = 1;
     /// A send is in flight.
-    pub(crate) const SENDING: u8 = 1 << 1;
+    pub(crate) const SENDING: u16 = 1 << 1;
     /// Not read from: another shard's outbox is full.
-    pub(crate) const PARKED: u8 = 1 << 2;
+    pub(crate) const PARKED: u16 = 1 << 2;
     /// Not read from: its own output is full, it does not read our answers.
-    pub(crate) const CHOKED: u8 = 1 << 3;
+    pub(crate) const CHOKED: u16 = 1 << 3;
     /// The client wants reason strings and user properties.
-    pub(crate) const PROBLEM_INFORMATION: u8 = 1 << 4;
+    pub(crate) const PROBLEM_INFORMATION: u16 = 1 << 4;
     /// CONNECT had a Session Expiry Interval of zero (or none): DISCONNECT must not raise it.
-    pub(crate) const NO_EXPIRY_AT_CONNECT: u8 = 1 << 5;
+    pub(crate) const NO_EXPIRY_AT_CONNECT: u16 = 1 << 5;
     /// In the list of connections whose kept input goes on in the next turn; before CONNECT, of those that wait for a receive.
-    pub(crate) const RUNNABLE: u8 = 1 << 6;
+    pub(crate) const RUNNABLE: u16 = 1 << 6;
     /// The client has said goodbye and is given a moment to close first.
-    pub(crate) const LINGERING: u8 = 1 << 7;
+    pub(crate) const LINGERING: u16 = 1 << 7;
+    /// Not read from: its client has published more than it may in a second.
+    pub(crate) const PACED: u16 = 1 << 8;
+    /// Counted among the connections of its address.
+    pub(crate) const COUNTED_BY_ADDRESS: u16 = 1 << 9;
+    /// Counted among the connections of its listener.
+    pub(crate) const COUNTED_BY_LISTENER: u16 = 1 << 10;
 
     #[inline]
-    pub(crate) fn has(self, bits: u8) -> bool {
+    pub(crate) fn has(self, bits: u16) -> bool {
         self.0 & bits != 0
     }
 
     #[inline]
-    pub(crate) fn set(&mut self, bits: u8, on: bool) {
+    pub(crate) fn set(&mut self, bits: u16, on: bool) {
         if on {
             self.0 |= bits;
         } else {
@@ -337,7 +343,7 @@ impl Connection {
     /// Whether received bytes must wait.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
-        self.flags.has(Flags::PARKED | Flags::CHOKED)
+        self.flags.has(Flags::PARKED | Flags::CHOKED | Flags::PACED)
     }
 
     /// Whether its client has proved nothing yet.

@@ -267,7 +267,7 @@ impl Shard {
                 let Some(deadline) = connection.keep_alive_deadline(now) else { return };
                 if deadline > now {
                     self.wheel.insert(deadline, entry);
-                } else if connection.flags.has(Flags::PARKED) {
+                } else if connection.flags.has(Flags::PARKED | Flags::PACED) {
                     // We do not read from it, so its silence is ours. (Not so when it is choked: then it does not read
                     // from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);

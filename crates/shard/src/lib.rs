@@ -37,6 +37,7 @@
 //! | unanswered QoS 2 publications | ends of connections | answers of other shards | what publishers may have unacknowledged | — |
 //! | publications handed on to a full disk | the mesh | room | what publishers may have unacknowledged | — |
 //! | sessions that leave | ends of sessions | each turn | what clients subscribe to in a few turns | — |
+//! | publishers beyond their rate | `protection` | time | one entry for each | not read from |
 //! | a connection's input | the socket | this shard | what one receive brought, at most one packet | — |
 #![forbid(unsafe_code)]
 
@@ -61,6 +62,7 @@ mod leaving;
 mod login;
 mod outbox;
 mod own;
+mod protection;
 mod publish;
 mod receive;
 #[cfg(test)]
@@ -87,6 +89,10 @@ pub use envelope::{Arrival, Carried, Envelope, Luggage};
 pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
 pub use outbox::OutboxLimits;
+pub use protection::{
+    Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerProtection, NamePatterns, Penalty,
+    Protection, Quota, Rates,
+};
 pub use retained::RetainedCounts;
 pub use security::Security;
 pub use settings::Settings;

@@ -80,15 +80,18 @@ impl Shard {
     /// [MQTT-3.14.4-3]. An outbox may exceed its bound by what was kept, which is at most what one receive brought.
     pub(crate) fn finish_input(&mut self, id: ConnectionId) {
         let mut left = usize::MAX;
+        // It goes: there is nothing to wait for, and what it has said is not dropped for its pace.
+        let paces = std::mem::take(&mut self.watch.paces);
         while let Some(connection) = self.connections.get_mut(id.0)
             && connection.state == State::Connected
             && let Some(size) = connection.input.as_ref().map(|input| input.len())
             && size < left
         {
             left = size;
-            connection.flags.set(Flags::PARKED | Flags::CHOKED, false);
+            connection.flags.set(Flags::PARKED | Flags::CHOKED | Flags::PACED, false);
             self.resume_input(id);
         }
+        self.watch.paces = paces;
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         if connection.state == State::Connected
             && let Some(input) = connection.input.take()
@@ -127,7 +130,6 @@ impl Shard {
     fn consume(&mut self, id: ConnectionId, bytes: &[u8]) -> usize {
         let mut at = 0;
         let mut heard = false;
-        let maximum_packet_size = self.settings.limits.maximum_packet_size;
         while at < bytes.len() {
             let Some(connection) = self.connections.get(id.0) else { return bytes.len() };
             let (state, version) = (connection.state, connection.version);
@@ -138,7 +140,8 @@ impl Shard {
             if connection.is_held() || state == State::Authenticating {
                 break;
             }
-            let rest = &bytes[at..];
+            let mut rest = &bytes[at..];
+            let maximum_packet_size = self.packet_size_max(connection.listener);
             // QoS 0 needs no room in the log.
             if self.durable.is_some()
                 && state == State::Connected
@@ -177,6 +180,16 @@ impl Shard {
                     return bytes.len();
                 }
             };
+            let is_paced = self.watch.paces
+                && state == State::Connected
+                && raw.first_byte >> 4 == PacketType::Publish as u8;
+            if is_paced {
+                if !self.may_publish_now(id) {
+                    break;
+                }
+                // One by one.
+                rest = &rest[..raw.size];
+            }
             let kind = usize::from(raw.first_byte >> 4);
             self.counters.packets_received[kind] += 1;
             self.counters.packet_bytes_received[kind] += raw.size as u64;
@@ -187,6 +200,9 @@ impl Shard {
                         match self.handle_publish(id, version, raw, rest) {
                             Ok(used) => {
                                 at += used;
+                                if is_paced && used > 0 {
+                                    self.charge_publish(id, used);
+                                }
                                 // QoS 0 has no answer.
                                 if raw.first_byte & 0b0110 != 0 {
                                     self.choke_if_deaf(id);
@@ -306,7 +322,7 @@ impl Shard {
     }
 
     /// Lists a connection whose reason to be held is gone.
-    pub(crate) fn release(&mut self, id: ConnectionId, flag: u8) {
+    pub(crate) fn release(&mut self, id: ConnectionId, flag: u16) {
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         connection.flags.set(flag, false);
         if !connection.is_held() && !connection.flags.has(Flags::RUNNABLE) {

@@ -4,6 +4,7 @@ use midge_session::{Limits, QueueLimits};
 use midge_topic::TopicLimits;
 
 use crate::outbox::OutboxLimits;
+use crate::protection::Protection;
 use crate::security::Security;
 
 /// Settings of a shard; the same for all shards of a process.
@@ -45,6 +46,8 @@ pub struct Settings {
     pub outbox: OutboxLimits,
     /// Who is let in, and what they may do, at the start.
     pub security: Security,
+    /// What keeps one client, address or listener from taking what belongs to all.
+    pub protection: Protection,
     /// Makes assigned client ids of this process differ from those of others; chosen by the caller.
     pub client_id_seed: u64,
 }
@@ -69,6 +72,7 @@ impl Default for Settings {
             share_backlog_messages_max: 1000,
             outbox: OutboxLimits::default(),
             security: Security::default(),
+            protection: Protection::default(),
             client_id_seed: 0,
         }
     }

@@ -21,12 +21,13 @@ use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId, SessionRef};
 use crate::leaving::Leaving;
 use crate::outbox::Outboxes;
+use crate::protection::Watch;
 use crate::retained::{RetainedCounts, RetainedMessage, RetainedSlice};
 use crate::security::{Guards, Security};
 use crate::sessions::Sessions;
 use crate::settings::Settings;
 use crate::slab::Slab;
-use crate::tally::{Origin, count_arrived, count_gone};
+use crate::tally::{Origin, count_arrived};
 use crate::unanswered::AllUnanswered;
 use crate::unproven::Unproven;
 use crate::wheel::{Entry, Subject, TICK_MS, Wheel};
@@ -72,7 +73,11 @@ pub struct Shared {
 pub struct Shard {
     pub(crate) id: ShardId,
     pub(crate) shards: u16,
+    /// In force: the full ones, or less while memory is short.
     pub(crate) settings: Arc<Settings>,
+    pub(crate) full_settings: Arc<Settings>,
+    pub(crate) is_pressed: bool,
+    pub(crate) watch: Watch,
     pub(crate) now: Time,
     pub(crate) connections: Slab<Connection>,
     pub(crate) sessions: Sessions,
@@ -155,7 +160,10 @@ impl Shard {
             own_retained: RetainedIndex::with_seed(b ^ c),
             retained_counts: shared.retained_counts,
             groups: Groups::new(hasher.clone()),
-            guards: Guards::new(settings.security.access.clone(), hasher),
+            guards: Guards::new(settings.security.access.clone(), hasher.clone()),
+            watch: Watch::new(&settings.protection, hasher),
+            full_settings: Arc::clone(&settings),
+            is_pressed: false,
             security: settings.security.clone(),
             outboxes: Outboxes::new(shards, settings.outbox),
             own: VecDeque::new(),
@@ -209,11 +217,15 @@ impl Shard {
     ) {
         self.now = now;
         self.counters.connections_accepted += 1;
-        if !self.admit(id, peer.into(), listener) {
-            self.counters.connections_refused[ConnectionRefusal::Limit as usize] += 1;
-            self.actions.push_back(Action::Close(id));
-            return;
+        if self.connections.len() >= self.settings.connections_max {
+            return self.refuse_newcomer(id, ConnectionRefusal::Limit);
         }
+        let counted = match self.look_at_newcomer(peer, listener) {
+            Ok(counted) => counted,
+            Err(refusal) => return self.refuse_newcomer(id, refusal),
+        };
+        self.admit(id, peer.into(), listener);
+        self.count_newcomer(id, counted);
         // With one shard every connection is at home, and need not be stopped before a hand-over.
         self.actions.push_back(if self.shards == 1 {
             Action::Receive(id)
@@ -222,10 +234,7 @@ impl Shard {
         });
     }
 
-    fn admit(&mut self, id: ConnectionId, peer: PeerAddress, listener: ListenerId) -> bool {
-        if self.connections.len() >= self.settings.connections_max {
-            return false;
-        }
+    fn admit(&mut self, id: ConnectionId, peer: PeerAddress, listener: ListenerId) {
         let serial = self.next_serial();
         let connection = Connection::new(peer, listener, serial, self.now);
         count_arrived(&connection, &mut self.counters);
@@ -237,14 +246,6 @@ impl Shard {
         let allowance_ms = (2 * TICK_MS).min(timeout_ms / 4);
         let deadline = self.now.plus_millis(timeout_ms - allowance_ms);
         self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
-        true
-    }
-
-    /// New limits: what is there stays, also beyond them, and what comes is held to them. What clients were told when they
-    /// connected (what is offered, the largest packet, the receive maximum) must not shrink; the outboxes keep their bounds.
-    /// Who may do what is for [`Shard::handle_security`].
-    pub fn handle_settings(&mut self, settings: Arc<Settings>) {
-        self.settings = settings;
     }
 
     /// The transport knows who the peer is: its own address, behind whatever proxies, and what it has proved. Before the
@@ -262,6 +263,7 @@ impl Shard {
         if identity.is_some() {
             connection.extra().identity = identity;
         }
+        self.look_at_client_address(id);
     }
 
     /// What the transport has proved about a connection's peer. `None`: nothing.
@@ -331,7 +333,7 @@ impl Shard {
         self.now = now;
         self.count_lost(id);
         self.leave(id, WillCase::Published);
-        count_gone(self.connections.clear(id.0), &mut self.counters);
+        self.forget_connection(id);
         // The close that `leave` asked for is answered already.
         self.actions.retain(|action| !matches!(action, Action::Close(closed) if *closed == id));
         self.settle();
@@ -349,7 +351,7 @@ impl Shard {
         self.now = now;
         match arrived {
             Some(connection) => {
-                count_gone(self.connections.clear(id.0), &mut self.counters);
+                self.forget_connection(id);
                 let arrival = Arrival { connection, luggage };
                 self.send(target, Envelope::HandOver(Box::new(arrival)));
             }
@@ -382,6 +384,7 @@ impl Shard {
         }
         self.due = due;
         self.sweep_timers();
+        self.run_held();
         self.run_released(RELEASED_PER_TURN);
         self.run_pumps(RELEASED_PER_TURN);
         self.end_holding();
@@ -490,7 +493,9 @@ impl Shard {
     pub fn next_timeout(&self) -> Option<Time> {
         let log = self.durable.as_ref().and_then(|durable| durable.next_deadline());
         let member = self.full_members.front().map(|(at, _)| *at);
-        let others = [self.next_retained_deadline(), self.unproven.next_timeout(), log, member];
+        let held = self.watch.next_timeout();
+        let others =
+            [self.next_retained_deadline(), self.unproven.next_timeout(), log, member, held];
         others.into_iter().chain([self.wheel.next_deadline()]).flatten().min()
     }
 
@@ -599,11 +604,11 @@ impl Shard {
         self.counters.connections_adopted += 1;
         let carried = luggage.carried.take();
         self.actions.push_back(Action::Adopt { connection: id, carried });
-        if !self.admit(id, luggage.peer, luggage.listener) {
-            self.counters.connections_refused[ConnectionRefusal::Limit as usize] += 1;
-            self.actions.push_back(Action::Close(id));
-            return;
+        if self.connections.len() >= self.settings.connections_max {
+            return self.refuse_newcomer(id, ConnectionRefusal::Limit);
         }
+        self.admit(id, luggage.peer, luggage.listener);
+        self.count_arrival(id);
         if luggage.identity.is_some()
             && let Some(connection) = self.connections.get_mut(id.0)
         {

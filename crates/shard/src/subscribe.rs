@@ -126,7 +126,8 @@ impl Shard {
         let Some(entry) = self.sessions.get_mut(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);
         };
-        let full = entry.subscriptions.len() >= self.settings.subscriptions_per_client_max;
+        let (count, connection) = (entry.subscriptions.len(), entry.connection);
+        let full = count >= self.subscriptions_max(connection);
         if full && !self.is_subscribed(session, filter.as_str()) {
             return Granted::Now(ReasonCode::QuotaExceeded);
         }
@@ -198,7 +199,7 @@ impl Shard {
         let Some(reference) = self.sessions.reference(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);
         };
-        let maximum = self.settings.subscriptions_per_client_max;
+        let maximum = self.subscriptions_max(Some(id));
         let hasher = self.sessions.hasher().clone();
         let Some(entry) = self.sessions.get_mut(session) else {
             return Granted::Now(ReasonCode::UnspecifiedError);

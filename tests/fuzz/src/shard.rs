@@ -394,6 +394,7 @@ impl World {
                 }
                 Action::Note(_) => {}
                 Action::Lost { .. } => unreachable!("nothing is kept"),
+                Action::Ban(_) => unreachable!("nothing is limited"),
                 Action::Authenticate { .. } => unreachable!("nobody is asked for a password"),
             }
         }

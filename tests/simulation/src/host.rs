@@ -231,6 +231,8 @@ impl Host {
                 Action::Lost { client_id, messages } => {
                     net.fail(format!("{messages} messages for {client_id} are lost on the disk"));
                 }
+                // And none has limits that ban.
+                Action::Ban(ban) => panic!("{ban:?}"),
                 Action::Note(note) => {
                     let peer = SocketAddr::from(note.peer);
                     let std::net::IpAddr::V4(address) = peer.ip() else { continue };

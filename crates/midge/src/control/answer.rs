@@ -14,7 +14,7 @@ use std::{
 use midge_codec::{ProtocolVersion, QoS};
 use midge_reactor::{AskError, Asker};
 use midge_shard::{
-    home_shard,
+    BanSubject, home_shard,
     survey::{
         Answer, CUT_HOLD_MS, ClientFilter, ClientRow, GroupRow, Holder, Part, Place, Question,
         RetainedRow, SubscriptionFilter, SubscriptionRow,
@@ -22,14 +22,16 @@ use midge_shard::{
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
 
+use crate::bans::BanList;
 use crate::reload::{self, Directory, Reload};
 
 use super::{
     cursor::Cursor,
     protocol::{
-        self, Client, ClientsRequest, End, ErrorCode, ErrorLine, ExplainRequest, Explained, Group,
-        Interest, KickRequest, Kicked, Line, Outcome, ReloadRequest, Request, Retained,
-        RetainedRequest, Subscription, SubscriptionsRequest,
+        self, BanRequest, Banned, Client, ClientsRequest, End, ErrorCode, ErrorLine,
+        ExplainRequest, Explained, Group, Interest, KickRequest, Kicked, Line, Outcome,
+        ReloadRequest, Request, Retained, RetainedRequest, Subscription, SubscriptionsRequest,
+        UnbanRequest,
     },
 };
 
@@ -52,6 +54,7 @@ pub(crate) struct Answering {
     pub(crate) reload: Arc<Reload>,
     /// The data directory; `None`: nothing is kept.
     pub(crate) data: Option<PathBuf>,
+    pub(crate) bans: BanList,
 }
 
 /// Where lines go.
@@ -114,6 +117,9 @@ impl Answering {
             Request::Explain(request) => self.explain(request, sink),
             Request::Reload(request) => self.reload(request, sink),
             Request::Backup(_) => self.backup(sink),
+            Request::Bans(_) => self.bans(sink),
+            Request::Ban(request) => self.ban(request, sink),
+            Request::Unban(request) => self.unban(request, sink),
         };
         let last = match outcome {
             Ok(end) => Line::End(end),
@@ -317,6 +323,47 @@ impl Answering {
         }
     }
 
+    fn bans(&self, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let mut rows = 0;
+        for entry in self.bans.entries() {
+            let seconds = entry.seconds_left;
+            sink.line(&Line::Banned(banned(entry.subject, seconds, entry.cause)))?;
+            rows += 1;
+        }
+        Ok(End { rows, next: None })
+    }
+
+    /// The connections that a ban is about are closed, with a row for each.
+    fn ban(&self, request: &BanRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let BanRequest { client_id, address, seconds } = request;
+        let cause = "an operator has asked for it";
+        let subject = subject(client_id.as_deref(), *address)?;
+        self.bans.ban(subject.clone(), seconds.map(Duration::from_secs), cause);
+        sink.line(&Line::Banned(banned(subject, *seconds, cause.into())))?;
+        sink.flush()?;
+        let request = ClientsRequest {
+            client_id: client_id.clone(),
+            address: *address,
+            connected: Some(true),
+            ..ClientsRequest::default()
+        };
+        let mut found = Found::default();
+        self.clients(&request, &mut found)?;
+        for client_id in &found.0 {
+            self.kick(&KickRequest { client_id: client_id.clone() }, sink)?;
+        }
+        Ok(End { rows: 1 + found.0.len() as u64, next: None })
+    }
+
+    fn unban(&self, request: &UnbanRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
+        let subject = subject(request.client_id.as_deref(), request.address)?;
+        if !self.bans.unban(subject.clone()) {
+            return Ok(End::default());
+        }
+        sink.line(&Line::Unbanned(banned(subject, None, String::new())))?;
+        Ok(End { rows: 1, next: None })
+    }
+
     fn group(&self, shard: u16, row: GroupRow) -> Result<Group, Cut> {
         let mut next_client_id = None;
         if let Some(member) = row.next {
@@ -435,6 +482,39 @@ impl Answering {
             shard,
         }
     }
+}
+
+/// Clients of a list that is not for whoever asked.
+#[derive(Default)]
+struct Found(Vec<String>);
+
+impl Sink for Found {
+    fn line(&mut self, line: &Line) -> io::Result<()> {
+        if let Line::Client(client) = line {
+            self.0.push(client.client_id.clone());
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn subject(client_id: Option<&str>, address: Option<std::net::IpAddr>) -> Result<BanSubject, Cut> {
+    match (client_id, address) {
+        (Some(client_id), None) => Ok(BanSubject::Client(client_id.into())),
+        (None, Some(address)) => Ok(BanSubject::Address(address)),
+        _ => Err(usage("name a client_id or an address")),
+    }
+}
+
+fn banned(subject: BanSubject, seconds: Option<u64>, cause: String) -> Banned {
+    let (client_id, address) = match subject {
+        BanSubject::Client(client_id) => (Some(client_id.into()), None),
+        BanSubject::Address(address) => (None, Some(address)),
+    };
+    Banned { client_id, address, seconds, cause }
 }
 
 /// What is left of a list: from a place up to a shard, so many rows.

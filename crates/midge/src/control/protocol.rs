@@ -30,6 +30,12 @@ pub(crate) enum Request {
     Reload(ReloadRequest),
     /// Make a cut through the logs, for a copy of them.
     Backup(BackupRequest),
+    /// List who is banned.
+    Bans(BansRequest),
+    /// Ban somebody.
+    Ban(BanRequest),
+    /// Lift a ban.
+    Unban(UnbanRequest),
 }
 
 /// See [`Request::Clients`].
@@ -110,6 +116,41 @@ pub(crate) struct ReloadRequest {
 #[serde(deny_unknown_fields)]
 pub(crate) struct BackupRequest {}
 
+/// See [`Request::Bans`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct BansRequest {}
+
+/// See [`Request::Ban`]: a client or an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BanRequest {
+    pub(crate) client_id: Option<String>,
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// How long; absent: until unbanned.
+    pub(crate) seconds: Option<u64>,
+}
+
+/// See [`Request::Unban`]: a client or an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct UnbanRequest {
+    pub(crate) client_id: Option<String>,
+    pub(crate) address: Option<std::net::IpAddr>,
+}
+
+/// Somebody who is, or was, banned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Banned {
+    /// `null`: an address is.
+    pub(crate) client_id: Option<String>,
+    /// `null`: a client is.
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// That are left; `null`: until unbanned.
+    pub(crate) seconds: Option<u64>,
+    pub(crate) cause: String,
+}
+
 impl Request {
     /// Reads one line.
     ///
@@ -157,12 +198,25 @@ impl Request {
                 request => Self::Reload(request),
             },
             "backup" => Self::Backup(rest(&command, keys)?),
+            "bans" => Self::Bans(rest(&command, keys)?),
+            "ban" => match rest::<BanRequest>(&command, keys)? {
+                request if request.client_id.is_some() == request.address.is_some() => {
+                    return Err(usage("ban: name a client_id or an address".into()));
+                }
+                request => Self::Ban(request),
+            },
+            "unban" => match rest::<UnbanRequest>(&command, keys)? {
+                request if request.client_id.is_some() == request.address.is_some() => {
+                    return Err(usage("unban: name a client_id or an address".into()));
+                }
+                request => Self::Unban(request),
+            },
             _ => {
                 return Err(ErrorLine {
                     code: ErrorCode::UnknownCommand,
                     message: format!(
                         "no command `{}`; there are clients, subscriptions, retained, kick, \
-                         explain, reload and backup",
+                         explain, reload, backup, bans, ban and unban",
                         command.chars().take(40).collect::<String>()
                     ),
                 });
@@ -180,6 +234,9 @@ impl Request {
             Self::Explain(keys) => ("explain", serde_json::to_value(keys)),
             Self::Reload(keys) => ("reload", serde_json::to_value(keys)),
             Self::Backup(keys) => ("backup", serde_json::to_value(keys)),
+            Self::Bans(keys) => ("bans", serde_json::to_value(keys)),
+            Self::Ban(keys) => ("ban", serde_json::to_value(keys)),
+            Self::Unban(keys) => ("unban", serde_json::to_value(keys)),
         };
         let mut line = Map::new();
         line.insert("version".into(), VERSION.into());
@@ -207,6 +264,10 @@ pub(crate) enum Line {
     Kicked(Kicked),
     /// Who would get a message.
     Explained(Box<Explained>),
+    /// Somebody who is banned.
+    Banned(Banned),
+    /// Somebody who is not banned any more.
+    Unbanned(Banned),
     /// What a reload has changed, or would change.
     Reloaded(Box<crate::reload::Outcome>),
     /// A cut through the logs.
@@ -431,6 +492,13 @@ mod tests {
             Request::Kick(KickRequest { client_id: String::new() }),
             Request::Explain(ExplainRequest { topic: "t".into(), from: None }),
             Request::Reload(ReloadRequest::default()),
+            Request::Bans(BansRequest {}),
+            Request::Ban(BanRequest {
+                client_id: Some("c".into()),
+                address: None,
+                seconds: Some(7),
+            }),
+            Request::Unban(UnbanRequest { client_id: None, address: Some([127, 0, 0, 1].into()) }),
             Request::Reload(ReloadRequest { dry_run: true, config: Some("/a".into()) }),
             Request::Backup(BackupRequest {}),
         ] {
@@ -474,6 +542,11 @@ mod tests {
                 r#"{"version":1,"command":"reload","config":"/a"}"#,
                 ErrorCode::Usage,
                 "config is for a dry_run only",
+            ),
+            (
+                r#"{"version":1,"command":"ban"}"#,
+                ErrorCode::Usage,
+                "name a client_id or an address",
             ),
         ] {
             let error = Request::read(line.as_bytes()).expect_err(line);

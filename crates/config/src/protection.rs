@@ -1,0 +1,105 @@
+//! Settings of what keeps one client, address or listener from taking what belongs to all.
+
+use serde::{Deserialize, Serialize};
+
+use crate::units::{ByteSize, Period};
+use crate::validate::Problems;
+
+/// Limits of one listener, over those of all. Zero: no limit of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerLimits {
+    /// Connections by this listener, up to 1,000,000,000. More are closed at once. Default 0.
+    pub connections_max: u32,
+
+    /// Connects by this listener in a second, up to 1,000,000, after a burst of as many. More are closed at once. Default 0.
+    pub connects_per_second_max: u32,
+
+    /// Instead of [`crate::Limits::publishes_per_second_max`]. Default 0.
+    pub publishes_per_second_max: u32,
+
+    /// Instead of [`crate::Limits::publish_bytes_per_second_max`]. Default 0.
+    pub publish_bytes_per_second_max: ByteSize,
+
+    /// The largest packet from a client of this listener: 1 KiB to [`crate::Limits::maximum_packet_size_bytes`], which it is
+    /// told instead. Default 0.
+    pub maximum_packet_size_bytes: ByteSize,
+
+    /// Subscriptions of a session that is served by this listener, up to [`crate::Limits::subscriptions_per_client_max`].
+    /// Default 0.
+    pub subscriptions_per_client_max: u32,
+}
+
+/// How often something may happen before whoever does it is banned.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BanRule {
+    /// How often, within [`BanRule::within`], up to 1,000,000. Default 0: nobody is banned.
+    pub count: u32,
+
+    /// 1 s to 1 d, default 1 m.
+    pub within: Period,
+
+    /// How long the ban lasts, 1 s to 365 d. Default 5 m.
+    pub ban_for: Period,
+}
+
+impl Default for BanRule {
+    fn default() -> Self {
+        Self { count: 0, within: Period::from_seconds(60), ban_for: Period::from_seconds(300) }
+    }
+}
+
+/// The largest number of connects or publications in a second that can be set.
+pub(crate) const RATE_MAX: u32 = 1_000_000;
+
+/// Patterns of names at most: each name is held to all of them.
+const PATTERNS_MAX: usize = 64;
+
+impl ListenerLimits {
+    pub(crate) fn check(
+        &self,
+        key: &str,
+        packet_size_max: ByteSize,
+        subscriptions_max: u32,
+        problems: &mut Problems,
+    ) {
+        let field = |name: &str| format!("{key}.{name}");
+        problems.range(&field("connections_max"), self.connections_max, 0, 1_000_000_000);
+        let rates = [
+            ("connects_per_second_max", self.connects_per_second_max),
+            ("publishes_per_second_max", self.publishes_per_second_max),
+        ];
+        for (name, rate) in rates {
+            problems.range(&field(name), rate, 0, RATE_MAX);
+        }
+        let size = self.maximum_packet_size_bytes;
+        if size != ByteSize::default() {
+            let min = ByteSize::from_kibibytes(1);
+            problems.range(&field("maximum_packet_size_bytes"), size, min, packet_size_max);
+        }
+        let subscriptions = self.subscriptions_per_client_max;
+        problems.range(&field("subscriptions_per_client_max"), subscriptions, 0, subscriptions_max);
+    }
+}
+
+impl BanRule {
+    pub(crate) fn check(&self, key: &str, problems: &mut Problems) {
+        let seconds = Period::from_seconds;
+        problems.range(&format!("{key}.count"), self.count, 0, 1_000_000);
+        problems.range(&format!("{key}.within"), self.within, seconds(1), Period::from_days(1));
+        problems.range(&format!("{key}.ban_for"), self.ban_for, seconds(1), Period::from_days(365));
+    }
+}
+
+/// Checks patterns of names.
+pub(crate) fn check_patterns(key: &str, patterns: &[String], problems: &mut Problems) {
+    if patterns.len() > PATTERNS_MAX {
+        problems.add(key, format!("more than {PATTERNS_MAX} patterns; put some together with *"));
+    }
+    for (index, pattern) in patterns.iter().enumerate() {
+        if pattern.len() > 256 {
+            problems.add(format!("{key}[{index}]"), "longer than 256 bytes; shorten it");
+        }
+    }
+}

@@ -1,0 +1,371 @@
+//! Each limit by itself, at a shard.
+
+use std::net::SocketAddr;
+
+use midge_codec::{ConnAck, Framed, Packet, ProtocolVersion, QoS, decode, frame};
+use midge_session::QueueLimits;
+
+use super::*;
+use crate::regression::{Broker, publish, subscribe};
+
+const V5: ProtocolVersion = ProtocolVersion::V5;
+const V311: ProtocolVersion = ProtocolVersion::V311;
+
+fn broker(protection: Protection) -> Broker {
+    Broker::new(1, Settings { protection, ..Settings::default() })
+}
+
+fn crowd() -> Option<Arc<Crowd>> {
+    Some(Arc::new(Crowd::new([1, 2, 3, 4])))
+}
+
+impl Broker {
+    fn accept(&mut self, id: u32, address: &str, listener: u16) -> bool {
+        let peer = SocketAddr::new(address.parse().unwrap(), 1);
+        self.shards[0].handle_accepted(ConnectionId(id), peer, ListenerId(listener), self.now);
+        !self.closes(id)
+    }
+
+    /// Whether a connection is closed by what the shard wants now.
+    fn closes(&mut self, id: u32) -> bool {
+        let closed = |action: &Action| matches!(action, Action::Close(closed) if closed.0 == id);
+        self.actions(0).iter().any(closed)
+    }
+
+    fn hang_up(&mut self, id: u32) {
+        self.shards[0].handle_lost(ConnectionId(id), self.now);
+        self.shards[0].handle_closed(ConnectionId(id), self.now);
+        self.actions(0);
+        self.shards[0].check_integrity();
+    }
+
+    fn refused(&self, refusal: ConnectionRefusal) -> u64 {
+        self.shards[0].counters().connections_refused[refusal as usize]
+    }
+
+    /// What a client's CONNECT is answered with.
+    fn connack(&mut self, id: u32, connect: &Connect<'_>) -> ReasonCode {
+        assert!(self.accept(id, "192.0.2.1", 0));
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        self.receive(0, id, &bytes);
+        let bytes = self.sent(0, id);
+        let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no CONNACK") };
+        ConnAck::decode(raw, connect.version).unwrap().reason_code
+    }
+}
+
+#[test]
+fn an_address_has_so_many_connections() {
+    let mut broker = broker(Protection {
+        connections_per_address_max: 2,
+        crowd: crowd(),
+        ..Protection::default()
+    });
+    assert!(broker.accept(0, "192.0.2.1", 0) && broker.accept(1, "192.0.2.1", 0));
+    assert!(!broker.accept(2, "192.0.2.1", 0));
+    assert!(broker.accept(3, "192.0.2.2", 0));
+    // Nobody knows where those come from.
+    assert!((4..9).all(|id| broker.accept(id, "0.0.0.0", 0)));
+    broker.hang_up(1);
+    assert!(broker.accept(1, "192.0.2.1", 0));
+    assert!(!broker.accept(9, "192.0.2.1", 0));
+    assert_eq!(broker.refused(ConnectionRefusal::AddressLimit), 2);
+}
+
+#[test]
+fn a_listener_has_so_many_connections_and_connects() {
+    let own = ListenerProtection { connections_max: 2, ..ListenerProtection::default() };
+    let rate = Some(Quota { count: 3, period_ms: 1000 });
+    let slow = ListenerProtection { connects: rate, ..ListenerProtection::default() };
+    let listeners = vec![ListenerProtection::default(), own, slow];
+    let mut broker = broker(Protection { listeners, crowd: crowd(), ..Protection::default() });
+    assert!((0..5).all(|id| broker.accept(id, "192.0.2.1", 0)));
+    assert!(broker.accept(5, "192.0.2.1", 1) && broker.accept(6, "192.0.2.2", 1));
+    assert!(!broker.accept(7, "192.0.2.3", 1));
+    assert_eq!(broker.refused(ConnectionRefusal::ListenerLimit), 1);
+    assert_eq!((10..20).filter(|id| broker.accept(*id, "192.0.2.1", 2)).count(), 3);
+    assert_eq!(broker.refused(ConnectionRefusal::ListenerRate), 7);
+    broker.later(1000, 0);
+    assert!(broker.accept(20, "192.0.2.1", 2));
+}
+
+/// A listener that is limited, and an address that is not let in, leave no count behind.
+#[test]
+fn whoever_is_refused_counts_nowhere() {
+    let own = ListenerProtection { connections_max: 5, ..ListenerProtection::default() };
+    let mut broker = broker(Protection {
+        connections_per_address_max: 1,
+        listeners: vec![own],
+        crowd: crowd(),
+        ..Protection::default()
+    });
+    assert!(broker.accept(0, "192.0.2.1", 0));
+    assert!((1..100).all(|id| !broker.accept(id, "192.0.2.1", 0)));
+    assert_eq!(broker.refused(ConnectionRefusal::AddressLimit), 99);
+    assert!((1..5).all(|id| broker.accept(id, &format!("192.0.2.{}", 10 + id), 0)));
+}
+
+#[test]
+fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
+    let own = ListenerProtection { is_behind_proxy: true, ..ListenerProtection::default() };
+    let mut broker = broker(Protection {
+        connections_per_address_max: 1,
+        listeners: vec![own],
+        crowd: crowd(),
+        ..Protection::default()
+    });
+    let mut is_let_in = |id: u32, client: &str| {
+        assert!(broker.accept(id, "10.0.0.1", 0));
+        let client = SocketAddr::new(client.parse().unwrap(), 7);
+        broker.shards[0].handle_identified(ConnectionId(id), client, None, broker.now);
+        !broker.closes(id)
+    };
+    assert!(is_let_in(0, "192.0.2.1"));
+    assert!(!is_let_in(1, "192.0.2.1"));
+    assert!(is_let_in(2, "192.0.2.2"));
+    broker.hang_up(0);
+    assert!(broker.accept(3, "10.0.0.1", 0));
+}
+
+#[test]
+fn the_oldest_without_a_connect_makes_room() {
+    let mut broker = broker(Protection { handshakes_max: 3, ..Protection::default() });
+    assert!((0..3).all(|id| broker.accept(id, "192.0.2.1", 0)));
+    // All of them are young, as in a storm of good clients.
+    assert!(!broker.accept(3, "192.0.2.1", 0));
+    broker.later(1000, 0);
+    broker.actions(0);
+    let peer = SocketAddr::from(([192, 0, 2, 9], 1));
+    broker.shards[0].handle_accepted(ConnectionId(4), peer, ListenerId(0), broker.now);
+    let actions = broker.actions(0);
+    assert!(
+        matches!(actions[..], [Action::Close(ConnectionId(0)), Action::Receive(ConnectionId(4))]),
+        "{actions:?}"
+    );
+    // A client makes room by its CONNECT.
+    let mut bytes = Vec::new();
+    Connect::new(V311, "c").encode(&mut bytes);
+    broker.receive(0, 4, &bytes);
+    assert!(broker.accept(5, "192.0.2.1", 0));
+    assert_eq!(broker.refused(ConnectionRefusal::Handshakes), 2);
+}
+
+#[test]
+fn a_client_that_publishes_too_fast_is_read_later_and_loses_nothing() {
+    let rates = Rates { publishes_per_second: 10, bytes_per_second: 0 };
+    let mut broker = broker(Protection { rates, ..Protection::default() });
+    assert_eq!(broker.connack(0, &Connect::new(V311, "fast")), ReasonCode::Success);
+    assert_eq!(broker.connack(1, &Connect::new(V311, "reader")), ReasonCode::Success);
+    broker.receive(0, 1, &subscribe("t", QoS::AtMostOnce));
+    broker.sent(0, 1);
+    broker.actions(0);
+    let flood: Vec<u8> =
+        (0..25).flat_map(|n| publish("t", &n.to_string(), QoS::AtMostOnce, 0)).collect();
+    broker.receive(0, 0, &flood);
+    let mut got = broker.payloads(0, 1);
+    assert_eq!(got.len(), 10);
+    assert!(
+        broker.actions(0).iter().any(|action| matches!(action, Action::Pause(ConnectionId(0))))
+    );
+    let mut woken = 0;
+    while got.len() < 25 {
+        let due = broker.shards[0].next_timeout().expect("somebody waits");
+        broker.now = due.max(broker.now.plus_millis(1));
+        broker.shards[0].handle_turn(broker.now);
+        got.extend(broker.payloads(0, 1));
+        woken += 1;
+        assert!(woken < 100);
+    }
+    assert_eq!(got, (0..25).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert!(broker.now >= Time::from_seconds(1000).plus_millis(1500));
+    let counters = broker.shards[0].counters();
+    assert!(counters.publishers_paced > 0);
+    assert_eq!(counters.publishes_received[0], 25);
+    assert!(
+        broker.actions(0).iter().any(|action| matches!(action, Action::Receive(ConnectionId(0))))
+    );
+
+    // Whoever goes has said what it has said.
+    broker.receive(0, 0, &flood);
+    broker.payloads(0, 1);
+    broker.hang_up(0);
+    assert_eq!(broker.shards[0].counters().publishes_received[0], 50);
+}
+
+#[test]
+fn a_listener_may_have_a_pace_of_its_own() {
+    let rates = Rates { publishes_per_second: 0, bytes_per_second: 100 };
+    let own = ListenerProtection { rates, ..ListenerProtection::default() };
+    let mut broker = broker(Protection { listeners: vec![own], ..Protection::default() });
+    assert_eq!(broker.connack(0, &Connect::new(V311, "fast")), ReasonCode::Success);
+    let packet = publish("t", "0123456789", QoS::AtMostOnce, 0);
+    for _ in 0..100 {
+        broker.receive(0, 0, &packet);
+    }
+    let taken = broker.shards[0].counters().publishes_received[0] as usize;
+    assert!((100 / packet.len()..=100 / packet.len() + 1).contains(&taken), "{taken}");
+}
+
+#[test]
+fn the_largest_packet_of_a_listener_is_told_and_held_to() {
+    let own = ListenerProtection { maximum_packet_size: 100, ..ListenerProtection::default() };
+    let mut broker = broker(Protection { listeners: vec![own], ..Protection::default() });
+    assert!(broker.accept(0, "192.0.2.1", 0));
+    let mut bytes = Vec::new();
+    Connect::new(V5, "c").encode(&mut bytes);
+    broker.receive(0, 0, &bytes);
+    let bytes = broker.sent(0, 0);
+    let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no CONNACK") };
+    let connack = ConnAck::decode(raw, V5).unwrap();
+    assert_eq!(connack.properties.maximum_packet_size.map(u32::from), Some(100));
+    broker.receive(0, 0, &[0x30, 100]);
+    let bytes = broker.sent(0, 0);
+    let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no DISCONNECT") };
+    let Ok(Packet::Disconnect(disconnect)) = decode(raw, V5) else { panic!("{raw:?}") };
+    assert_eq!(disconnect.reason_code, ReasonCode::PacketTooLarge);
+}
+
+#[test]
+fn a_client_that_comes_too_often_is_banned_for_a_while() {
+    let quota = Quota { count: 3, period_ms: 10_000 };
+    let flapping = Some(Penalty { quota, ban_ms: 60_000 });
+    let mut broker = broker(Protection { flapping, ..Protection::default() });
+    for id in 0..3 {
+        assert_eq!(broker.connack(id, &Connect::new(V5, "c")), ReasonCode::Success);
+    }
+    assert!(broker.accept(3, "192.0.2.1", 0));
+    let mut bytes = Vec::new();
+    Connect::new(V5, "c").encode(&mut bytes);
+    broker.receive(0, 3, &bytes);
+    let asked = broker.actions(0).into_iter().find_map(|action| match action {
+        Action::Ban(ban) => Some(ban),
+        _ => None,
+    });
+    let ban = asked.expect("a ban");
+    assert_eq!(ban.subject, BanSubject::Client("c".into()));
+    let bans = Bans::new([(ban.subject, ban.until)]);
+    broker.shards[0].handle_bans(Some(Arc::new(bans)));
+    broker.later(30_000, 0);
+    assert_eq!(broker.connack(4, &Connect::new(V5, "c")), ReasonCode::Banned);
+    assert_eq!(broker.connack(5, &Connect::new(V5, "d")), ReasonCode::Success);
+    broker.later(31_000, 0);
+    assert_eq!(broker.connack(6, &Connect::new(V5, "c")), ReasonCode::Success);
+}
+
+#[test]
+fn an_address_whose_logins_fail_is_banned() {
+    let quota = Quota { count: 2, period_ms: 10_000 };
+    let mut broker = broker(Protection {
+        failed_logins: Some(Penalty { quota, ban_ms: 60_000 }),
+        user_names: NamePatterns::new(["known"]),
+        crowd: crowd(),
+        ..Protection::default()
+    });
+    let unknown = Connect { username: Some("else"), ..Connect::new(V5, "c") };
+    let known = Connect { username: Some("known"), ..Connect::new(V5, "c") };
+    for id in 0..2 {
+        assert_eq!(broker.connack(id, &unknown), ReasonCode::BadUserNameOrPassword);
+    }
+    assert_eq!(broker.connack(2, &known), ReasonCode::Success);
+    let mut bytes = Vec::new();
+    unknown.encode(&mut bytes);
+    assert!(broker.accept(3, "192.0.2.1", 0));
+    broker.receive(0, 3, &bytes);
+    let ban = broker.actions(0).into_iter().find_map(|action| match action {
+        Action::Ban(ban) => Some(ban),
+        _ => None,
+    });
+    let ban = ban.expect("a ban");
+    broker.shards[0].handle_bans(Some(Arc::new(Bans::new([(ban.subject, ban.until)]))));
+    assert!(!broker.accept(4, "192.0.2.1", 0));
+    assert!(broker.accept(5, "192.0.2.2", 0));
+    assert_eq!(broker.refused(ConnectionRefusal::Banned), 1);
+    broker.shards[0].handle_bans(None);
+    assert!(broker.accept(6, "192.0.2.1", 0));
+}
+
+#[test]
+fn names_that_are_not_wanted_are_refused() {
+    let mut broker =
+        broker(Protection { client_ids: NamePatterns::new(["%u-*"]), ..Protection::default() });
+    let as_user = |user, client_id| Connect { username: Some(user), ..Connect::new(V5, client_id) };
+    assert_eq!(broker.connack(0, &as_user("anna", "anna-1")), ReasonCode::Success);
+    assert_eq!(broker.connack(1, &as_user("anna", "ben-1")), ReasonCode::ClientIdentifierNotValid);
+    assert_eq!(
+        broker.connack(2, &Connect::new(V5, "anna-1")),
+        ReasonCode::ClientIdentifierNotValid
+    );
+}
+
+/// While memory is short, what flows flows, and nothing more is kept.
+#[test]
+fn short_memory_refuses_what_would_stay() {
+    let queue = QueueLimits { messages_max: 10, bytes_max: 1 << 20 };
+    let mut broker = Broker::new(1, Settings { queue, ..Settings::default() });
+    let persistent = |client_id| {
+        let mut connect = Connect { clean_start: false, ..Connect::new(V5, client_id) };
+        connect.properties.session_expiry_interval_seconds = Some(100);
+        connect
+    };
+    assert_eq!(broker.connack(0, &persistent("away")), ReasonCode::Success);
+    broker.shards[0].handle_received(ConnectionId(0), &subscribe_v5("q"), broker.now);
+    broker.hang_up(0);
+    assert_eq!(broker.connack(1, &Connect::new(V5, "here")), ReasonCode::Success);
+    broker.shards[0].handle_pressure(true);
+    assert_eq!(broker.connack(2, &Connect::new(V5, "new")), ReasonCode::ServerBusy);
+    assert_eq!(broker.connack(3, &persistent("away")), ReasonCode::Success, "its memory is there");
+    broker.hang_up(3);
+    let mut answer = |bytes: &[u8]| {
+        broker.receive(0, 1, bytes);
+        let bytes = broker.sent(0, 1);
+        let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no answer") };
+        match decode(raw, V5).unwrap() {
+            Packet::PubAck(ack) => ack.reason_code,
+            Packet::SubAck(ack) => ack.reason_codes.iter().next().unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(answer(&publish_v5("q", false)), ReasonCode::QuotaExceeded);
+    assert_eq!(answer(&publish_v5("r", true)), ReasonCode::QuotaExceeded);
+    assert_eq!(answer(&subscribe_v5("s")), ReasonCode::QuotaExceeded);
+    broker.shards[0].handle_pressure(false);
+    let mut answer = |bytes: &[u8]| {
+        broker.receive(0, 1, bytes);
+        let bytes = broker.sent(0, 1);
+        let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no answer") };
+        decode(raw, V5).map(|packet| format!("{packet:?}")).unwrap()
+    };
+    for packet in [publish_v5("q", false), publish_v5("r", true), subscribe_v5("s")] {
+        let said = answer(&packet);
+        assert!(!said.contains("QuotaExceeded"), "{said}");
+    }
+    broker.shards[0].check_integrity();
+}
+
+fn subscribe_v5(filter: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let filter = midge_codec::SubscribeFilter {
+        filter,
+        qos: QoS::AtLeastOnce,
+        ..midge_codec::SubscribeFilter::default()
+    };
+    midge_codec::Subscribe::new(midge_codec::PacketId::MIN, &[filter]).encode(V5, &mut bytes);
+    bytes
+}
+
+fn publish_v5(topic: &str, retain: bool) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let packet_id = midge_codec::PacketId::new(1);
+    let qos = QoS::AtLeastOnce;
+    let publish = midge_codec::Publish {
+        topic,
+        payload: b"p",
+        qos,
+        packet_id,
+        retain,
+        ..midge_codec::Publish::default()
+    };
+    publish.encode(V5, &mut bytes);
+    bytes
+}
