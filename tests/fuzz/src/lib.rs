@@ -6,6 +6,7 @@
 
 mod choices;
 mod differential;
+mod files;
 mod framing;
 #[path = "../../../crates/codec/tests/oracle/mod.rs"]
 mod oracle;
@@ -17,6 +18,7 @@ mod store;
 mod transport;
 
 pub use differential::differential;
+pub use files::{access, passwords};
 pub use framing::framing;
 pub use session::session;
 pub use shard::shard;

@@ -64,6 +64,26 @@ fn the_others_hold_for_their_corpora() {
     }
 }
 
+/// Files by hand: good ones of every kind, and ones that are refused.
+#[test]
+fn files_hold_for_their_corpora() {
+    let targets: [(&str, fn(&[u8])); 2] =
+        [("passwords", midge_fuzz::passwords), ("access", midge_fuzz::access)];
+    for (target, holds) in targets {
+        let inputs = inputs(target);
+        assert!(inputs.len() >= 9, "{target}");
+        for (name, bytes) in inputs {
+            println!("{name}");
+            holds(&bytes);
+        }
+    }
+    let good = inputs("passwords").into_iter().filter(|(_, bytes)| {
+        let text = String::from_utf8_lossy(bytes);
+        midge_auth::PasswordFile::parse(&text).is_ok_and(|file| !file.is_empty())
+    });
+    assert!(good.count() >= 4, "seeds that stop at their first line teach nothing");
+}
+
 /// Situations that the events of the seeds lead into, by the counter that shows it and, of a family, its label.
 const SITUATIONS: [(&str, &str); 18] = [
     ("connections_handed_over", ""),

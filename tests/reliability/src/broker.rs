@@ -29,8 +29,14 @@ wait $broker
 kill $watch 2>/dev/null
 "#;
 
+/// Stands for the broker's port in a configuration.
+const PORT: &str = "@PORT@";
+
 /// Ticks of processor time per second, as `/proc` counts them on every Linux that this runs on (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Runs a command of midge in the broker's directory, before it starts.
+pub type Midge<'a> = &'a dyn Fn(&[&str]);
 
 /// A running broker.
 #[derive(Debug)]
@@ -51,11 +57,31 @@ impl Broker {
     pub fn start(shards: u16, configuration: &str) -> Self {
         // Another process can take the free port before the broker does: then try another one.
         (0..3)
-            .find_map(|_| Self::try_start(shards, configuration))
+            .find_map(|_| Self::try_start(shards, configuration, &mut |_| {}))
             .expect("the broker starts; what it said is above")
     }
 
-    fn try_start(shards: u16, configuration: &str) -> Option<Self> {
+    /// The same in a directory where `prepare` has made files with commands of midge. A configuration that names its
+    /// listeners says `@PORT@` where it is to be reached.
+    ///
+    /// # Panics
+    /// When it does not start, or a command fails.
+    #[must_use]
+    pub fn start_with(
+        shards: u16,
+        configuration: &str,
+        mut prepare: impl FnMut(Midge<'_>),
+    ) -> Self {
+        (0..3)
+            .find_map(|_| Self::try_start(shards, configuration, &mut prepare))
+            .expect("the broker starts; what it said is above")
+    }
+
+    fn try_start(
+        shards: u16,
+        configuration: &str,
+        prepare: &mut dyn FnMut(Midge<'_>),
+    ) -> Option<Self> {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("midge-reliability-{}-{number}", std::process::id());
@@ -65,10 +91,19 @@ impl Broker {
         let address = address.expect("loopback has a free port");
         let mut command = Command::new("sh");
         command.args(["-c", GUARD]).arg(program()).args(["serve", "--ephemeral"]);
-        command.args(["--listen", &address.to_string(), "--shards", &shards.to_string()]);
+        if !configuration.contains(PORT) {
+            command.args(["--listen", &address.to_string()]);
+        }
+        command.args(["--shards", &shards.to_string(), "--runtime-dir"]);
+        command.arg(directory.join("run")).current_dir(&directory);
+        prepare(&|arguments| {
+            let status = Command::new(program()).args(arguments).current_dir(&directory).status();
+            assert!(status.expect("the program starts").success(), "{arguments:?}");
+        });
         if !configuration.is_empty() {
             let file = directory.join("midge.yaml");
-            fs::write(&file, configuration).expect("the configuration can be written");
+            let text = configuration.replace(PORT, &address.port().to_string());
+            fs::write(&file, text).expect("the configuration can be written");
             command.arg("--config").arg(file);
         }
         let log = fs::File::create(directory.join("log")).expect("the log can be written");
@@ -99,6 +134,35 @@ impl Broker {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Writes another configuration, which it may be told to read.
+    ///
+    /// # Panics
+    /// When the file cannot be written.
+    pub fn configure(&self, configuration: &str) {
+        let text = configuration.replace(PORT, &self.address.port().to_string());
+        fs::write(self.directory.join("midge.yaml"), text).expect("the file can be written");
+    }
+
+    /// Runs a command of midge that talks to it; whether that worked.
+    ///
+    /// # Panics
+    /// When the program does not start.
+    #[must_use]
+    pub fn midge(&self, arguments: &[&str]) -> bool {
+        let mut command = Command::new(program());
+        command.args(arguments).arg("--runtime-dir").arg(self.directory.join("run"));
+        command.stdout(Stdio::null()).status().expect("the program starts").success()
+    }
+
+    /// Open descriptors.
+    ///
+    /// # Panics
+    /// When the process has ended.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.process)).expect("the broker runs").count()
     }
 
     /// How many shards it has.

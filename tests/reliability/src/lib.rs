@@ -21,7 +21,7 @@ mod probe;
 mod random;
 pub mod rows;
 
-pub use broker::Broker;
+pub use broker::{Broker, Midge};
 pub use client::{Ack, Client, Hello, Incoming, Message};
 pub use figure::{Figure, Held, Kind, Size};
 pub use probe::{Latencies, Probe};

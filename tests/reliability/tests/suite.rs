@@ -53,4 +53,7 @@ rows! {
     table_full: "table-full",
     order: "order",
     take_over: "take-over",
+    slow_opens: "slow-opens",
+    bad_logins: "bad-logins",
+    reload: "reload",
 }

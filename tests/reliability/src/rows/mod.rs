@@ -1,11 +1,13 @@
 //! The rows of the table of promises, one file each.
 
+mod abuse;
 mod exactly_once;
 mod half_open;
 mod hostile;
 mod keep_alive;
 mod leaks;
 mod matching;
+mod reload;
 mod retained;
 mod slow_reader;
 mod subscriptions;
@@ -36,6 +38,9 @@ pub const ROWS: &[(&str, Run)] = &[
     ("table-full", table_full::run),
     ("order", exactly_once::run_order),
     ("take-over", take_over::run),
+    ("slow-opens", abuse::run_slow_opens),
+    ("bad-logins", abuse::run_bad_logins),
+    ("reload", reload::run),
 ];
 
 /// Bytes in a mebibyte, for figures.

@@ -1,0 +1,155 @@
+//! Rows 9 and 18: what others do to log in, or not to, is not felt by those who are in.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use midge_codec::{Connect, ProtocolVersion};
+
+use crate::{Broker, Client, Figure, Kind, Latencies, Probe, Size};
+
+/// How long good clients are watched, with and without company.
+fn watched(size: Size) -> Duration {
+    size.pick(Duration::from_millis(500), Duration::from_secs(20))
+}
+
+fn quiet(address: SocketAddr, size: Size) -> Latencies {
+    let probe = Probe::start(address, 2);
+    thread::sleep(watched(size));
+    probe.stop()
+}
+
+/// Two thousand peers that say their CONNECT a byte at a time, and begin anew when they are closed.
+pub(super) fn run_slow_opens(shards: u16, size: Size) -> Vec<Figure> {
+    let count = size.pick(100, 2000);
+    let broker = Broker::start(shards, "limits: {connect_timeout: 5s}");
+    let address = broker.address();
+    let before = quiet(address, size).p99();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let dripping = thread::spawn(move || drip(address, count, &stopped));
+    let probe = Probe::start(address, 2);
+    thread::sleep(watched(size));
+    let latencies = probe.stop();
+    stop.store(true, Ordering::Relaxed);
+    let bytes = dripping.join().expect("it drips");
+    vec![
+        Figure::at_least(
+            9,
+            Kind::Exact,
+            "bytes of CONNECTs that were never finished",
+            bytes as f64,
+            count as f64,
+            "",
+        ),
+        Figure::at_most(
+            9,
+            Kind::Speed,
+            "others beside slow opens, p99 over quiet",
+            latencies.p99() / before,
+            2.0,
+            "x",
+        ),
+    ]
+}
+
+/// Each connection says one byte every half second; how many bytes were said.
+fn drip(address: SocketAddr, count: usize, stop: &AtomicBool) -> usize {
+    // A CONNECT of 200 bytes, which takes longer than it may.
+    let packet = [&b"\x10\xc6\x01\0\x04MQTT\x05\x02\0\0\0\0\xb9"[..], &[b'c'; 185]].concat();
+    let mut peers: Vec<(Client, usize)> =
+        (0..count).map(|number| (Client::open(address, 2 + (number % 8) as u8), 0)).collect();
+    let mut said = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        for (number, (peer, at)) in peers.iter_mut().enumerate() {
+            let byte = packet.get(*at..=*at);
+            let sent = byte.is_some_and(|byte| peer.stream().write_all(byte).is_ok());
+            if sent {
+                *at += 1;
+                said += 1;
+            } else {
+                *peer = Client::open(address, 2 + (number % 8) as u8);
+                *at = 0;
+            }
+        }
+        thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
+    }
+    said
+}
+
+/// Ten thousand logins a second with wrong passwords, of users that exist and of users that do not.
+pub(super) fn run_bad_logins(shards: u16, size: Size) -> Vec<Figure> {
+    let broker = Broker::start_with(
+        shards,
+        "security: {password_file: users, allow_anonymous: true}",
+        |make| {
+            make(&["passwd", "-H", "sha512-pbkdf2", "-I", "1000", "users", "anna", "right"]);
+        },
+    );
+    let address = broker.address();
+    let before = quiet(address, size).p99();
+    let stop = Arc::new(AtomicBool::new(false));
+    let tried = Arc::new(AtomicUsize::new(0));
+    let per_second = size.pick(500, 10_000);
+    let threads = 4;
+    let storm: Vec<_> = (0..threads)
+        .map(|number| {
+            let (stop, tried) = (Arc::clone(&stop), Arc::clone(&tried));
+            thread::spawn(move || log_in(address, number, per_second / threads, &stop, &tried))
+        })
+        .collect();
+    let probe = Probe::start(address, 2);
+    let since = Instant::now();
+    thread::sleep(watched(size));
+    let latencies = probe.stop();
+    let rate = tried.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    let let_in: usize = storm.into_iter().map(|one| one.join().expect("it storms")).sum();
+    vec![
+        Figure::exactly(18, "let in with a wrong password", let_in, 0),
+        Figure::at_least(18, Kind::Speed, "bad logins a second", rate, per_second as f64 * 0.8, ""),
+        Figure::at_most(
+            18,
+            Kind::Speed,
+            "others beside bad logins, p99 over quiet",
+            latencies.p99() / before,
+            2.0,
+            "x",
+        ),
+    ]
+}
+
+/// Tries to log in at a rate; how often that worked.
+fn log_in(
+    address: SocketAddr,
+    number: usize,
+    per_second: usize,
+    stop: &AtomicBool,
+    tried: &AtomicUsize,
+) -> usize {
+    let since = Instant::now();
+    let (mut count, mut let_in) = (0_usize, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let due = Duration::from_secs_f64(count as f64 / per_second as f64);
+        thread::sleep(due.saturating_sub(since.elapsed()));
+        count += 1;
+        let client_id = format!("storm-{number}-{count}");
+        let user = if count % 2 == 0 { "anna" } else { "nobody" };
+        let mut connect = Connect::new(ProtocolVersion::V5, &client_id);
+        connect.username = Some(user);
+        connect.password = Some(b"wrong");
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        let mut peer = Client::open(address, 10 + (count % 40) as u8);
+        peer.send(&bytes);
+        if let Some(crate::Incoming::ConnAck(_, reason_code)) = peer.next(Duration::from_secs(10)) {
+            let_in += usize::from(!reason_code.is_error());
+        }
+        tried.fetch_add(1, Ordering::Relaxed);
+    }
+    let_in
+}
