@@ -8,8 +8,14 @@
 //! topic readwrite anna/#
 //! topic deny anna/secret
 //!
-//! # For everybody, wherever it stands: %c is the client id, %u the user name.
+//! # For everybody, wherever it stands (but for roles): %c is the client id, %u the user name.
 //! pattern readwrite devices/%c/#
+//!
+//! # Beyond mosquitto: rules with a name, and who has them. Patterns of a role are for those alone.
+//! role operator
+//! topic read #
+//! user ben
+//! roles operator
 //! ```
 //!
 //! The access word is `read`, `write`, `readwrite` or `deny`; without one it is `readwrite`, and then the filter has no
@@ -21,14 +27,48 @@ use std::sync::Arc;
 use midge_topic::{TopicFilter, TopicLimits};
 
 use crate::error::FileError;
-use crate::rights::{Access, Rights, Rule};
+use crate::rights::{Access, FileRules, GrantedRights, Rights, Rule};
 
 /// Who may do what, before it is known who asks.
 #[derive(Debug, Clone, Default)]
 pub struct AccessRules {
-    anonymous: Arc<[Rule]>,
-    users: HashMap<Box<str>, Arc<[Rule]>>,
+    anonymous: Owner,
+    users: HashMap<Box<str>, Owner>,
+    roles: HashMap<Box<str>, Arc<[Rule]>>,
     patterns: Arc<[Rule]>,
+}
+
+/// What one user has, or those without a name.
+#[derive(Debug, Clone, Default)]
+struct Owner {
+    rules: Arc<[Rule]>,
+    roles: Box<[Box<str>]>,
+}
+
+/// The same while it is read; where each role was named.
+#[derive(Default)]
+struct Draft {
+    rules: Vec<Rule>,
+    roles: Vec<(Box<str>, usize)>,
+}
+
+impl Draft {
+    fn finish(self, known: &HashMap<Box<str>, Vec<Rule>>) -> Result<Owner, FileError> {
+        for (role, line) in &self.roles {
+            if !known.contains_key(role) {
+                return Err(FileError { line: *line, message: "there is no role of this name" });
+            }
+        }
+        let roles = self.roles.into_iter().map(|(role, _)| role).collect();
+        Ok(Owner { rules: denials_first(self.rules), roles })
+    }
+}
+
+/// Whose lines are read.
+enum Section {
+    Anonymous,
+    User(Box<str>),
+    Role(Box<str>),
 }
 
 impl AccessRules {
@@ -37,10 +77,11 @@ impl AccessRules {
     /// # Errors
     /// The first line that cannot be used; nothing of the file is then.
     pub fn parse(text: &str) -> Result<Self, FileError> {
-        let mut anonymous = Vec::new();
-        let mut users: HashMap<Box<str>, Vec<Rule>> = HashMap::new();
+        let mut anonymous = Draft::default();
+        let mut users: HashMap<Box<str>, Draft> = HashMap::new();
+        let mut roles: HashMap<Box<str>, Vec<Rule>> = HashMap::new();
         let mut patterns = Vec::new();
-        let mut user: Option<Box<str>> = None;
+        let mut section = Section::Anonymous;
         for (index, content) in text.lines().enumerate() {
             let line = index + 1;
             let error = |message| FileError { line, message };
@@ -49,41 +90,93 @@ impl AccessRules {
             }
             let content = content.trim_end().trim_start_matches(' ');
             let Some((word, rest)) = split_word(content) else { continue };
-            match word {
-                "user" => {
+            match (word, &section) {
+                ("user", _) => {
                     let name = rest.trim();
                     if name.is_empty() {
                         return Err(error("there is no name behind `user`"));
                     }
-                    user = Some(name.into());
+                    section = Section::User(name.into());
                     users.entry(name.into()).or_default();
                 }
-                "topic" | "pattern" => {
-                    let rule = parse_rule(rest, line).map_err(error)?;
-                    match (&user, word) {
-                        (_, "pattern") => patterns.push(rule),
-                        (Some(name), _) => users.entry(name.clone()).or_default().push(rule),
-                        (None, _) => anonymous.push(rule),
+                ("role", _) => {
+                    let name = rest.trim();
+                    if name.is_empty() || name.contains(' ') {
+                        return Err(error("there is not one word behind `role`"));
+                    }
+                    if roles.insert(name.into(), Vec::new()).is_some() {
+                        return Err(error("this role stands in an earlier line already"));
+                    }
+                    section = Section::Role(name.into());
+                }
+                ("roles", Section::Role(_)) => {
+                    return Err(error("a role has no roles; name them below a user"));
+                }
+                ("roles", owner) => {
+                    let owner = match owner {
+                        Section::User(name) => users.entry(name.clone()).or_default(),
+                        _ => &mut anonymous,
+                    };
+                    let names = rest.split(' ').filter(|name| !name.is_empty());
+                    owner.roles.extend(names.map(|name| (name.into(), line)));
+                    if rest.trim().is_empty() {
+                        return Err(error("there is no name behind `roles`"));
                     }
                 }
-                _ => return Err(error("a line begins with `topic`, `pattern`, `user` or #")),
+                ("topic" | "pattern", owner) => {
+                    let rule = parse_rule(rest, word == "pattern", line).map_err(error)?;
+                    match owner {
+                        Section::Role(name) => roles.entry(name.clone()).or_default().push(rule),
+                        _ if rule.pattern => patterns.push(rule),
+                        Section::User(name) => {
+                            users.entry(name.clone()).or_default().rules.push(rule);
+                        }
+                        Section::Anonymous => anonymous.rules.push(rule),
+                    }
+                }
+                _ => {
+                    let message =
+                        "a line begins with `topic`, `pattern`, `user`, `role`, `roles` or #";
+                    return Err(error(message));
+                }
             }
         }
+        let anonymous = anonymous.finish(&roles)?;
+        let finished = users.into_iter().map(|(name, draft)| Ok((name, draft.finish(&roles)?)));
         Ok(Self {
-            anonymous: denials_first(anonymous),
-            users: users.into_iter().map(|(name, rules)| (name, denials_first(rules))).collect(),
+            anonymous,
+            users: finished.collect::<Result<_, FileError>>()?,
+            roles: roles.into_iter().map(|(name, rules)| (name, denials_first(rules))).collect(),
             patterns: denials_first(patterns),
         })
     }
 
-    /// What a client may do that says it is `user` (and has proved it) and has this id.
+    /// What a client may do that says it is `user` (and has proved it) and has this id; `granted` came with its login.
     #[must_use]
-    pub fn rights(&self, user: Option<&str>, client_id: &str) -> Rights {
-        let own = match user {
+    pub fn rights(
+        &self,
+        user: Option<&str>,
+        client_id: &str,
+        granted: Option<&Arc<GrantedRights>>,
+    ) -> Rights {
+        let owner = match user {
             None => Some(&self.anonymous),
             Some(name) => self.users.get(name),
         };
-        Rights::new(own.cloned().unwrap_or_default(), Arc::clone(&self.patterns), user, client_id)
+        let named = owner.into_iter().flat_map(|owner| owner.roles.iter());
+        let granted_roles = granted.into_iter().flat_map(|granted| granted.roles.iter());
+        let mut roles = named.chain(granted_roles).filter_map(|role| self.roles.get(role));
+        let roles = match (roles.next(), roles.next()) {
+            (None, _) => Arc::default(),
+            (Some(only), None) => Arc::clone(only),
+            (Some(first), Some(second)) => {
+                let all = [first, second].into_iter().chain(roles);
+                denials_first(all.flat_map(|rules| rules.iter().cloned()).collect())
+            }
+        };
+        let own = owner.map(|owner| Arc::clone(&owner.rules)).unwrap_or_default();
+        let file = FileRules { own, roles, patterns: Arc::clone(&self.patterns) };
+        Rights::new(granted.cloned(), file, user, client_id)
     }
 }
 
@@ -96,7 +189,7 @@ fn split_word(text: &str) -> Option<(&str, &str)> {
     Some((word, rest.trim_start_matches(' ')))
 }
 
-fn parse_rule(text: &str, line: usize) -> Result<Rule, &'static str> {
+fn parse_rule(text: &str, pattern: bool, line: usize) -> Result<Rule, &'static str> {
     let (first, rest) = split_word(text).ok_or("there is no topic")?;
     let rest = rest.trim();
     let (access, filter) = if rest.is_empty() {
@@ -118,7 +211,7 @@ fn parse_rule(text: &str, line: usize) -> Result<Rule, &'static str> {
             "this is no topic filter: # stands alone in the last level, + alone in a level",
         );
     }
-    Ok(Rule { access, filter: filter.into(), line })
+    Ok(Rule { access, filter: filter.into(), pattern, line })
 }
 
 /// Denials are asked before grants; among themselves each kind keeps its order.
@@ -143,6 +236,12 @@ mod tests {
             ("topic a+b", 1, "no topic filter"),
             ("tropic a", 1, "begins with"),
             ("  user\n", 1, "no name"),
+            ("role\n", 1, "one word"),
+            ("role a b\n", 1, "one word"),
+            ("role a\nrole a\n", 2, "already"),
+            ("role a\nroles b\n", 2, "has no roles"),
+            ("role a\nuser anna\nroles a b\n", 3, "no role of this name"),
+            ("roles\n", 1, "no name"),
         ] {
             let error = AccessRules::parse(text).unwrap_err();
             assert_eq!(error.line, line, "{text:?}");
@@ -154,10 +253,10 @@ mod tests {
     fn spaces_and_comments_are_as_people_write_them() {
         let text = "# a comment\n\n  topic   read   a b/c  \nuser anna  b \ntopic read\n";
         let rules = AccessRules::parse(text).unwrap();
-        let nobody = rules.rights(None, "x");
+        let nobody = rules.rights(None, "x", None);
         assert!(nobody.may_read("a b/c").allowed);
         assert!(!nobody.may_write("a b/c").allowed);
         // `topic read` alone is the topic named read.
-        assert!(rules.rights(Some("anna  b"), "x").may_write("read").allowed);
+        assert!(rules.rights(Some("anna  b"), "x", None).may_write("read").allowed);
     }
 }

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | `certificate` | clients with a verified certificate that has such a name: yes | all others |
 //! | `password_file` | its own users | clients without a user name, and users that are not in the file |
+//! | `jwt` | clients whose password is a token: yes to good ones, no to others | clients whose password is none |
 //! | `scram` | clients that name its method: all of them | all others |
 //! | `anonymous` | clients without a user name: yes | all others |
 //!
@@ -38,14 +39,22 @@ pub enum Authenticator {
     PasswordFile,
     /// The users of the file of SCRAM verifiers, by SCRAM-SHA-256.
     Scram,
+    /// Whoever has signed the token in the password.
+    Token,
 }
 
 impl Authenticator {
+    /// Whether what a client may do can come with its answer.
+    #[must_use]
+    pub const fn grants(self) -> bool {
+        matches!(self, Self::Token)
+    }
+
     /// The method of enhanced authentication that it speaks, if it does.
     #[must_use]
     pub const fn method(self) -> Option<&'static str> {
         match self {
-            Self::PasswordFile => None,
+            Self::PasswordFile | Self::Token => None,
             Self::Scram => Some(SCRAM_SHA_256),
         }
     }
@@ -73,6 +82,8 @@ pub struct Chain {
 pub struct Shown<'a> {
     /// Its user name.
     pub user: Option<&'a str>,
+    /// Whether it shows a password.
+    pub password: bool,
     /// The method of enhanced authentication that it names.
     pub method: Option<&'a str>,
     /// The names in its verified certificate.
@@ -136,6 +147,11 @@ impl Chain {
                         return Next::LetIn(Some(name));
                     }
                 }
+                Link::Ask(authenticator @ Authenticator::Token) => {
+                    if shown.password {
+                        return Next::Ask(authenticator, index + 1);
+                    }
+                }
                 Link::Ask(authenticator @ Authenticator::PasswordFile) => {
                     if shown.user.is_some() {
                         return Next::Ask(authenticator, index + 1);
@@ -174,7 +190,7 @@ mod tests {
             CertificateName::CommonName if name != "-" => Some(name),
             _ => None,
         };
-        let shown = Shown { user, method: None, certificate: &certificate };
+        let shown = Shown { user, password: false, method: None, certificate: &certificate };
         format!("{:?}", Chain::new(links).next(at, shown))
     }
 
@@ -221,7 +237,7 @@ mod tests {
             (&[Link::Anonymous], Some(SCRAM_SHA_256), Next::NoMethod),
             (&[scram], None, Next::Nobody),
         ] {
-            let shown = Shown { user: None, method, certificate: &nobody };
+            let shown = Shown { user: None, password: false, method, certificate: &nobody };
             assert_eq!(Chain::new(links).next(0, shown), expected, "{links:?} {method:?}");
         }
     }

@@ -41,6 +41,6 @@ pub use error::FileError;
 pub use login::{Challenge, Grant, Login, Step, Verdict};
 pub use password::{Algorithm, KeptPassword};
 pub use password_file::{PasswordAnswer, PasswordFile};
-pub use rights::{Decision, Rights, Rule};
+pub use rights::{Access, Decision, GrantedRights, Rights, Rule, Source};
 pub use scram::{Exchange, SCRAM_SHA_256, ScramError, ScramFile, Verifier};
 pub use secret::Secret;

@@ -1,8 +1,10 @@
 //! What a client shows, and what is said about it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::chain::Authenticator;
+use crate::rights::GrantedRights;
 use crate::scram::Exchange;
 use crate::secret::Secret;
 
@@ -58,6 +60,8 @@ pub enum Verdict {
     Unknown,
     /// Too many wait for an answer.
     Busy,
+    /// Whoever would have to answer cannot be reached.
+    Unavailable,
 }
 
 /// What a client that was let in got.
@@ -67,6 +71,10 @@ pub struct Grant {
     pub user: Option<Box<str>>,
     /// For the client, at the end of enhanced authentication: the broker's own proof.
     pub data: Option<Box<[u8]>>,
+    /// What it may do, where whoever answered has said so.
+    pub rights: Option<Arc<GrantedRights>>,
+    /// Until when it may stay, in seconds from now; `None`: for as long as it likes.
+    pub valid_for_seconds: Option<u64>,
 }
 
 impl Verdict {

@@ -1,7 +1,8 @@
 //! What one client may do.
 //!
-//! The client's own rules are asked first (those of its user name, or those for clients without one), then the patterns.
-//! In each of the two, denials come before grants, and the first rule that matches decides:
+//! The rules that came with its login are asked first (from a token, or from a service), in their order; then those of the
+//! file: the client's own (those of its user name, or those for clients without one), those of its roles, the patterns.
+//! In each of those three, denials come before grants. The first rule that matches decides:
 //!
 //! | matching rule | to publish | to receive |
 //! |---|---|---|
@@ -11,7 +12,7 @@
 //! | `read` | goes on | granted |
 //! | none | denied | denied |
 //!
-//! So a grant among the own rules stands against a denial among the patterns; that is how mosquitto reads these files.
+//! So a grant among the own rules stands against a denial among the roles and the patterns; that is how mosquitto reads these files.
 //!
 //! # Names are not trusted
 //! A client whose id or user name contains `+` or `#` matches no pattern: with such a name it would fill in a wildcard.
@@ -23,6 +24,7 @@
 //! then delivered is asked for each message ([`Rights::may_read`]): a filter that is wider than the right receives what
 //! is allowed.
 
+use std::fmt;
 use std::sync::Arc;
 
 use midge_topic::{TopicFilter, TopicLimits, TopicName, matches};
@@ -40,34 +42,87 @@ pub enum Access {
     ReadWrite,
 }
 
-/// One line of the file.
+/// One rule: a line of the file, or a part of what a token or a service said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// What it says.
     pub access: Access,
     /// About which topics; a pattern's `%c` and `%u` are still in it.
     pub filter: Box<str>,
-    /// Where it stands, counted from 1.
+    /// Whether `%c` and `%u` stand for the client's names.
+    pub pattern: bool,
+    /// Where it stands: the line of the file, or the place among the rules that came with a login; counted from 1.
     pub line: usize,
 }
 
-/// An answer, and the line that gave it.
+impl fmt::Display for Rule {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = if self.pattern { "pattern" } else { "topic" };
+        let access = match self.access {
+            Access::Deny => "deny",
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::ReadWrite => "readwrite",
+        };
+        write!(formatter, "{word} {access} {}", self.filter)
+    }
+}
+
+/// What decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// No rule matched.
+    NoRule,
+    /// This line of the file.
+    File(usize),
+    /// This one of the rules that came with the login.
+    Login(usize),
+    /// The client may do everything.
+    Superuser,
+}
+
+/// An answer, and what gave it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
     /// Yes or no.
     pub allowed: bool,
-    /// The deciding line; `None` when no rule matched.
-    pub line: Option<usize>,
+    /// What decided.
+    pub source: Source,
 }
 
 impl Decision {
-    const NO_RULE: Self = Self { allowed: false, line: None };
+    const NO_RULE: Self = Self { allowed: false, source: Source::NoRule };
+    const SUPERUSER: Self = Self { allowed: true, source: Source::Superuser };
+
+    /// The deciding line of the file, if one decided.
+    #[must_use]
+    pub fn line(self) -> Option<usize> {
+        match self.source {
+            Source::File(line) => Some(line),
+            _ => None,
+        }
+    }
+}
+
+/// What came with a login: from the token, or from the service that was asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantedRights {
+    /// Asked before the file's, in this order.
+    pub rules: Arc<[Rule]>,
+    /// Roles of the file. One that the file has not gives nothing.
+    pub roles: Box<[Box<str>]>,
+    /// It may do everything that clients may.
+    pub superuser: bool,
+    /// It may do what `rules` and `roles` say and nothing more, also where there is no file.
+    pub limited: bool,
 }
 
 /// The rules for one client.
 #[derive(Debug, Clone)]
 pub struct Rights {
+    granted: Option<Arc<GrantedRights>>,
     own: Arc<[Rule]>,
+    roles: Arc<[Rule]>,
     patterns: Arc<[Rule]>,
     user: Option<Box<str>>,
     client_id: Box<str>,
@@ -75,19 +130,59 @@ pub struct Rights {
     dangerous: bool,
 }
 
+/// Those of the file that are for one client.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FileRules {
+    pub(crate) own: Arc<[Rule]>,
+    pub(crate) roles: Arc<[Rule]>,
+    pub(crate) patterns: Arc<[Rule]>,
+}
+
 /// Bounds of what is compared here: the packet's own are tighter.
 const LIMITS: TopicLimits = TopicLimits { levels_max: u16::MAX, size_max: u16::MAX };
 
 impl Rights {
     pub(crate) fn new(
-        own: Arc<[Rule]>,
-        patterns: Arc<[Rule]>,
+        granted: Option<Arc<GrantedRights>>,
+        file: FileRules,
         user: Option<&str>,
         client_id: &str,
     ) -> Self {
         let wild = |name: &str| name.contains(['+', '#']);
         let dangerous = wild(client_id) || user.is_some_and(wild);
-        Self { own, patterns, user: user.map(Into::into), client_id: client_id.into(), dangerous }
+        let FileRules { own, roles, patterns } = file;
+        let (user, client_id) = (user.map(Into::into), client_id.into());
+        Self { granted, own, roles, patterns, user, client_id, dangerous }
+    }
+
+    /// Where there is no file: what came with the login is all there is.
+    #[must_use]
+    pub fn of_login(granted: &Arc<GrantedRights>, user: Option<&str>, client_id: &str) -> Self {
+        Self::new(Some(Arc::clone(granted)), FileRules::default(), user, client_id)
+    }
+
+    /// The rules in the order in which they are asked, and whether each came with the login.
+    fn rules(&self) -> impl Iterator<Item = (&Rule, bool)> {
+        let granted = self.granted.iter().flat_map(|granted| granted.rules.iter());
+        let file = self.own.iter().chain(self.roles.iter()).chain(self.patterns.iter());
+        let rules = granted.map(|rule| (rule, true)).chain(file.map(|rule| (rule, false)));
+        rules.filter(|(rule, _)| !(rule.pattern && self.dangerous))
+    }
+
+    fn is_superuser(&self) -> bool {
+        self.granted.as_ref().is_some_and(|granted| granted.superuser)
+    }
+
+    /// The text of the rule that decided.
+    #[must_use]
+    pub fn rule(&self, decision: Decision) -> Option<&Rule> {
+        let (line, login) = match decision.source {
+            Source::File(line) => (line, false),
+            Source::Login(line) => (line, true),
+            Source::NoRule | Source::Superuser => return None,
+        };
+        let mut rules = self.rules();
+        rules.find(|(rule, came)| rule.line == line && *came == login).map(|(rule, _)| rule)
     }
 
     /// Whether it may publish to this topic. Allocates when there are patterns.
@@ -104,15 +199,17 @@ impl Rights {
 
     fn decide(&self, topic: &str, wanted: Access) -> Decision {
         let Ok(topic) = TopicName::parse(topic, &LIMITS) else { return Decision::NO_RULE };
-        let own = self.own.iter().map(|rule| (rule, None));
+        if self.is_superuser() {
+            return Decision::SUPERUSER;
+        }
         let mut filled = String::new();
-        for (rule, pattern) in own.chain(self.usable_patterns().map(|rule| (rule, Some(())))) {
+        for (rule, login) in self.rules() {
             if topic.is_dollar() && !rule.filter.starts_with('$') {
                 continue;
             }
-            let filter = match pattern {
-                None => &*rule.filter,
-                Some(()) => match self.fill_in(&rule.filter, &mut filled) {
+            let filter = match rule.pattern {
+                false => &*rule.filter,
+                true => match self.fill_in(&rule.filter, &mut filled) {
                     Some(()) => filled.as_str(),
                     None => continue,
                 },
@@ -122,9 +219,9 @@ impl Rights {
                 continue;
             }
             match rule.access {
-                Access::Deny => return Decision { allowed: false, line: Some(rule.line) },
+                Access::Deny => return decided(false, rule, login),
                 access if access == wanted || access == Access::ReadWrite => {
-                    return Decision { allowed: true, line: Some(rule.line) };
+                    return decided(true, rule, login);
                 }
                 _ => {}
             }
@@ -136,12 +233,14 @@ impl Rights {
     /// anything does.
     #[must_use]
     pub fn may_subscribe(&self, filter: &str) -> Decision {
+        if self.is_superuser() {
+            return Decision::SUPERUSER;
+        }
         let mut filled = String::new();
-        let own = self.own.iter().map(|rule| (rule, None));
-        for (rule, pattern) in own.chain(self.usable_patterns().map(|rule| (rule, Some(())))) {
-            let said = match pattern {
-                None => &*rule.filter,
-                Some(()) => match self.fill_in(&rule.filter, &mut filled) {
+        for (rule, login) in self.rules() {
+            let said = match rule.pattern {
+                false => &*rule.filter,
+                true => match self.fill_in(&rule.filter, &mut filled) {
                     Some(()) => filled.as_str(),
                     None => continue,
                 },
@@ -150,20 +249,14 @@ impl Rights {
                 continue;
             }
             match rule.access {
-                Access::Deny if covers(said, filter) => {
-                    return Decision { allowed: false, line: Some(rule.line) };
-                }
+                Access::Deny if covers(said, filter) => return decided(false, rule, login),
                 Access::Read | Access::ReadWrite if overlap(said, filter) => {
-                    return Decision { allowed: true, line: Some(rule.line) };
+                    return decided(true, rule, login);
                 }
                 _ => {}
             }
         }
         Decision::NO_RULE
-    }
-
-    fn usable_patterns(&self) -> impl Iterator<Item = &Rule> {
-        self.patterns.iter().filter(|_| !self.dangerous)
     }
 
     /// Writes the pattern with this client's names into `filled`; `None` when it asks for a name that there is not.
@@ -187,6 +280,11 @@ impl Rights {
         filled.push_str(rest);
         Some(())
     }
+}
+
+fn decided(allowed: bool, rule: &Rule, login: bool) -> Decision {
+    let source = if login { Source::Login(rule.line) } else { Source::File(rule.line) };
+    Decision { allowed, source }
 }
 
 /// Whether some topic matches both filters.
@@ -244,7 +342,7 @@ pattern read mixed-%c/x
 ";
 
     fn check(user: Option<&str>, client_id: &str, topic: &str, write: bool, read: bool) {
-        let rights = AccessRules::parse(FILE).unwrap().rights(user, client_id);
+        let rights = AccessRules::parse(FILE).unwrap().rights(user, client_id, None);
         assert_eq!(rights.may_write(topic).allowed, write, "{user:?} {client_id} writes {topic}");
         assert_eq!(rights.may_read(topic).allowed, read, "{user:?} {client_id} reads {topic}");
     }
@@ -273,14 +371,14 @@ pattern read mixed-%c/x
         check(Some("anna"), "c", "$SYS/broker/uptime", false, true);
         check(Some("ben"), "c", "$SYS/broker/uptime", false, false);
         let rules = AccessRules::parse("topic #\npattern %c/#\n").unwrap();
-        assert!(!rules.rights(None, "$SYS").may_read("$SYS/broker/uptime").allowed);
+        assert!(!rules.rights(None, "$SYS", None).may_read("$SYS/broker/uptime").allowed);
     }
 
     /// A client id that is a wildcard opens nothing (as in CVE-2017-7650).
     #[test]
     fn names_that_are_wildcards_match_no_pattern() {
         for (user, client_id) in [(None, "#"), (None, "+"), (Some("+"), "c"), (Some("a#"), "c")] {
-            let rights = AccessRules::parse(FILE).unwrap().rights(user, client_id);
+            let rights = AccessRules::parse(FILE).unwrap().rights(user, client_id, None);
             for topic in ["devices/other/x", "devices/#/x", "users/ben/inbox", "mixed-c/x"] {
                 assert!(!rights.may_read(topic).allowed, "{user:?} {client_id} {topic}");
                 assert!(!rights.may_write(topic).allowed, "{user:?} {client_id} {topic}");
@@ -291,7 +389,7 @@ pattern read mixed-%c/x
 
     #[test]
     fn an_empty_file_grants_nothing() {
-        let rights = AccessRules::parse("").unwrap().rights(Some("anna"), "c");
+        let rights = AccessRules::parse("").unwrap().rights(Some("anna"), "c", None);
         assert_eq!(rights.may_read("a"), Decision::NO_RULE);
         assert!(!rights.may_subscribe("#").allowed);
     }
@@ -299,7 +397,7 @@ pattern read mixed-%c/x
     #[test]
     fn subscriptions_are_granted_where_something_may_come() {
         let rules = AccessRules::parse(FILE).unwrap();
-        let anna = rules.rights(Some("anna"), "c");
+        let anna = rules.rights(Some("anna"), "c", None);
         for (filter, expected) in [
             ("#", true),
             ("anna/#", true),
@@ -364,11 +462,107 @@ pattern read mixed-%c/x
 
     #[test]
     fn the_deciding_line_is_told() {
-        let rights = AccessRules::parse(FILE).unwrap().rights(Some("anna"), "c");
+        let rights = AccessRules::parse(FILE).unwrap().rights(Some("anna"), "c", None);
         for (topic, line) in
             [("anna/secret", Some(6)), ("anna/x", Some(5)), ("devices/c/x", Some(10)), ("x", None)]
         {
-            assert_eq!(rights.may_read(topic).line, line, "{topic}");
+            assert_eq!(rights.may_read(topic).line(), line, "{topic}");
         }
+    }
+
+    fn login(rules: &[(Access, &str)], more: GrantedRights) -> Option<Arc<GrantedRights>> {
+        let rule = |(index, (access, filter)): (usize, &(Access, &str))| Rule {
+            access: *access,
+            filter: (*filter).into(),
+            pattern: true,
+            line: index + 1,
+        };
+        Some(Arc::new(GrantedRights {
+            rules: rules.iter().enumerate().map(rule).collect(),
+            ..more
+        }))
+    }
+
+    /// What came with the login goes before the file, in its own order, and with the client's names filled in.
+    #[test]
+    fn rules_of_the_login_are_asked_first() {
+        let granted = login(
+            &[(Access::Read, "x/%c/#"), (Access::Deny, "x/#"), (Access::Write, "anna/secret")],
+            GrantedRights::default(),
+        );
+        let rights = AccessRules::parse(FILE).unwrap().rights(Some("anna"), "c", granted.as_ref());
+        for (topic, write, read) in [
+            ("x/c/1", false, true),
+            ("x/d/1", false, false),
+            ("anna/secret", true, false),
+            ("anna/x", true, true),
+        ] {
+            assert_eq!(rights.may_write(topic).allowed, write, "writes {topic}");
+            assert_eq!(rights.may_read(topic).allowed, read, "reads {topic}");
+        }
+        let decision = rights.may_read("x/d/1");
+        assert_eq!(decision.source, Source::Login(2));
+        assert_eq!(rights.rule(decision).unwrap().to_string(), "pattern deny x/#");
+        let alone = Rights::of_login(&granted.unwrap(), Some("anna"), "c");
+        assert!(alone.may_read("x/c/1").allowed);
+        assert_eq!(alone.may_read("anna/x"), Decision::NO_RULE);
+        assert!(alone.may_subscribe("x/+/1").allowed);
+        assert!(!alone.may_subscribe("y/#").allowed);
+    }
+
+    #[test]
+    fn a_superuser_may_do_everything() {
+        let granted = login(&[], GrantedRights { superuser: true, ..GrantedRights::default() });
+        let rights = AccessRules::parse(FILE).unwrap().rights(Some("anna"), "c", granted.as_ref());
+        assert!(rights.may_write("anna/secret").allowed);
+        assert!(rights.may_subscribe("$SYS/#").allowed);
+        assert_eq!(rights.may_read("x").source, Source::Superuser);
+    }
+
+    const ROLES: &str = "\
+role sensor
+topic write telemetry
+pattern readwrite devices/%c/#
+topic deny devices/c1/secret
+role reader
+topic read #
+user anna
+roles sensor reader
+topic deny news
+user ben
+roles reader
+topic read a
+";
+
+    #[test]
+    fn roles_give_their_rules() {
+        let rules = AccessRules::parse(ROLES).unwrap();
+        let granted = |roles: &[&str]| {
+            let roles = roles.iter().map(|role| (*role).into()).collect();
+            login(&[], GrantedRights { roles, ..GrantedRights::default() })
+        };
+        for (user, roles, topic, write, read) in [
+            (Some("anna"), &[][..], "telemetry", true, true),
+            (Some("anna"), &[], "devices/c1/x", true, true),
+            (Some("anna"), &[], "devices/c2/x", false, true),
+            // A denial in one role goes before a grant in another; one among the own rules before both.
+            (Some("anna"), &[], "devices/c1/secret", false, false),
+            (Some("anna"), &[], "news", false, false),
+            (Some("ben"), &[], "telemetry", false, true),
+            (Some("carl"), &[], "telemetry", false, false),
+            (None, &[], "x", false, false),
+            (Some("carl"), &["sensor"], "telemetry", true, false),
+            (None, &["reader"], "x", false, true),
+            // Roles that nobody has written down give nothing.
+            (Some("carl"), &["admin"], "telemetry", false, false),
+        ] {
+            let rights = rules.rights(user, "c1", granted(roles).as_ref());
+            assert_eq!(rights.may_write(topic).allowed, write, "{user:?} writes {topic}");
+            assert_eq!(rights.may_read(topic).allowed, read, "{user:?} reads {topic}");
+        }
+        let rights = rules.rights(Some("anna"), "c1", None);
+        let decision = rights.may_write("devices/c1/secret");
+        assert_eq!(decision.line(), Some(4));
+        assert_eq!(rights.rule(decision).unwrap().to_string(), "topic deny devices/c1/secret");
     }
 }

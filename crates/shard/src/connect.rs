@@ -21,6 +21,9 @@ use crate::shard::Shard;
 use crate::tally::set_state;
 use crate::wheel::{Entry, Subject};
 
+/// A login that is valid for longer than a century is valid for a century.
+const VALID_SECONDS_MAX: u64 = 100 * 365 * 86_400;
+
 impl Shard {
     /// `received` is everything from the CONNECT on.
     pub(crate) fn handle_connect(
@@ -139,10 +142,10 @@ impl Shard {
                 }
                 let serial = self.next_serial();
                 let session = self.sessions.insert(Session::new(client_id, expiry), serial);
-                self.guards.set_user(session, grant.user.as_deref());
                 session
             }
         };
+        self.guards.log_in(session, grant);
         let will = connect.will.as_ref().map(|will| {
             let mut properties = Vec::new();
             will.properties.encode_forwarded(&mut properties);
@@ -185,7 +188,11 @@ impl Shard {
             connection.extra().outbound_aliases = Some(aliases);
         }
         connection.hear(self.now);
-        if let Some(deadline) = connection.keep_alive_deadline(self.now)
+        if let Some(seconds) = grant.valid_for_seconds {
+            let millis = seconds.min(VALID_SECONDS_MAX) * 1000;
+            connection.extra().valid_until = Some(self.now.plus_millis(millis));
+        }
+        if let Some(deadline) = connection.next_deadline(self.now)
             && !mutant!("silence-allowed")
         {
             self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));

@@ -123,6 +123,8 @@ pub(crate) struct Extra {
     pub(crate) login: Option<Box<PendingLogin>>,
     /// Of a client that named a method of enhanced authentication: it may authenticate again.
     pub(crate) enhanced: Option<Box<Enhanced>>,
+    /// When what the client showed is no longer valid.
+    pub(crate) valid_until: Option<Time>,
     pub(crate) inbound_aliases: InboundAliases,
     pub(crate) outbound_aliases: Option<OutboundAliases>,
     pub(crate) acks: PendingAcks,
@@ -332,6 +334,16 @@ impl Connection {
         let silent_units = (now_units as u32).wrapping_sub(self.heard);
         let heard_ms = (now_units - u64::from(silent_units).min(now_units)) * HEARD_UNIT_MS;
         Some(Time::ZERO.plus_millis(heard_ms + u64::from(self.keep_alive_seconds) * 1500))
+    }
+
+    /// When what the client showed is no longer valid.
+    pub(crate) fn valid_until(&self) -> Option<Time> {
+        self.extra.as_ref()?.valid_until
+    }
+
+    /// When its timer is needed next.
+    pub(crate) fn next_deadline(&self, now: Time) -> Option<Time> {
+        self.keep_alive_deadline(now).into_iter().chain(self.valid_until()).min()
     }
 
     /// Whether its end has begun.

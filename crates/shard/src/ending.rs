@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use midge_codec::{Disconnect, ErrorKind, QoS, ReasonCode};
+use midge_session::Refusal;
 use midge_session::session::NEVER;
 
 use crate::action::{Action, Event, PeerError, Violation};
@@ -263,15 +264,23 @@ impl Shard {
                 self.note(id, Event::ConnectTimeout);
                 self.close(id);
             }
+            State::Connected if connection.valid_until().is_some_and(|until| until <= now) => {
+                let reason = "what the client showed at its login is no longer valid";
+                let reason_code = ReasonCode::NotAuthorized;
+                self.note(id, Event::Refused(Refusal { reason_code, reason }));
+                self.disconnect(id, reason_code, reason);
+                self.leave(id, WillCase::Published);
+            }
             State::Connected => {
-                let Some(deadline) = connection.keep_alive_deadline(now) else { return };
-                if deadline > now {
+                let silent = connection.keep_alive_deadline(now).is_some_and(|at| at <= now);
+                let Some(deadline) = connection.next_deadline(now) else { return };
+                if !silent {
                     self.wheel.insert(deadline, entry);
                 } else if connection.flags.has(Flags::PARKED | Flags::PACED) {
                     // We do not read from it, so its silence is ours. (Not so when it is choked: then it does not read
                     // from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);
-                    let deadline = connection.keep_alive_deadline(now).unwrap_or(now);
+                    let deadline = connection.next_deadline(now).unwrap_or(now);
                     self.wheel.insert(deadline, entry);
                 } else {
                     // [MQTT-3.1.2-22]

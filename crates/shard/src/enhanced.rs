@@ -157,7 +157,8 @@ impl Shard {
     fn login_again(&self, id: ConnectionId, method: &str, step: Step) -> Option<Box<Login>> {
         let connection = self.connections.get(id.0)?;
         let chain = self.security.chain(connection.listener)?;
-        let shown = Shown { user: None, method: Some(method), certificate: &|_| None };
+        let method = Some(method);
+        let shown = Shown { user: None, password: false, method, certificate: &|_| None };
         let Next::Ask(asked, _) = chain.next(0, shown) else { return None };
         let entry = connection.session.and_then(|session| self.sessions.get(session));
         Some(Box::new(Login {
@@ -197,7 +198,9 @@ impl Shard {
             Verdict::Granted(_) | Verdict::Refused | Verdict::Unknown => {
                 return self.fail_again(id, ReasonCode::NotAuthorized);
             }
-            Verdict::Busy => return self.fail_again(id, ReasonCode::ServerBusy),
+            Verdict::Busy | Verdict::Unavailable => {
+                return self.fail_again(id, ReasonCode::ServerBusy);
+            }
         };
         let auth = saying(Some(&method), reason_code, data.as_deref().unwrap_or_default());
         // What is left out because the client has no room for it, the client misses.

@@ -86,7 +86,8 @@ impl Shard {
         let certificate = self.identity(id).and_then(|identity| identity.certificate.as_ref());
         let name = |which| certificate?.name(which);
         let method = connect.properties.authentication_method;
-        let shown = Shown { user: connect.username, method, certificate: &name };
+        let password = connect.password.is_some();
+        let shown = Shown { user: connect.username, password, method, certificate: &name };
         match chain.next(at, shown) {
             Next::LetIn(user) => {
                 Move::LetIn(Grant { user: user.map(Into::into), ..Grant::default() })
@@ -117,7 +118,7 @@ impl Shard {
                 Move::Ask(Box::new(login), next)
             }
             Next::Nobody if !asks(chain) => unwelcome(),
-            Next::Nobody if connect.username.is_none() => {
+            Next::Nobody if connect.username.is_none() && connect.password.is_none() => {
                 nobody(ReasonCode::NotAuthorized, "a user name is needed here")
             }
             // Whether the name or the password is wrong is nobody's business.
@@ -184,6 +185,9 @@ impl Shard {
             }
             Verdict::Refused | Verdict::Unknown => (ReasonCode::BadUserNameOrPassword, WRONG),
             Verdict::Busy => (ReasonCode::ServerBusy, "too many clients log in just now"),
+            Verdict::Unavailable => {
+                (ReasonCode::ServerUnavailable, "whoever knows the users does not answer")
+            }
         };
         self.refuse(id, connect.version, Refusal { reason_code, reason });
     }
@@ -202,7 +206,7 @@ impl Shard {
             return self.refuse(id, connect.version, refusal);
         }
         if let Some(will) = &connect.will
-            && !self.guards.may_grant_write(user, client_id, will.topic)
+            && !self.guards.may_write_at_login(grant, client_id, will.topic)
         {
             let refusal = refused("not allowed to publish the will");
             return self.refuse(id, connect.version, refusal);

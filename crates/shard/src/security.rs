@@ -1,7 +1,7 @@
 //! What clients may do, and whose sessions are whose.
 //!
 //! What a client may do is kept beside its session, in [`Guards`], and only where there are users or rules: a broker without
-//! either pays nothing. It is asked for each publication in (write), each filter (read, as far as anything could come)
+//! either pays nothing. It can come with the login, too (from a token, or from a service). It is asked for each publication in (write), each filter (read, as far as anything could come)
 //! and each delivery (read), also for what waited in a queue, so that a right that was taken back counts at once.
 //!
 //! # Sessions belong to whoever made them
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use midge_auth::{AccessRules, Chain, Decision, Rights};
+use midge_auth::{AccessRules, Chain, Decision, Grant, GrantedRights, Link, Rights, Source};
 
 use crate::ids::{ListenerId, SessionId};
 use crate::shard::Shard;
@@ -35,6 +35,12 @@ impl Default for Security {
 }
 
 impl Security {
+    /// Whether what a client may do can come with its login.
+    pub(crate) fn grants(&self) -> bool {
+        let mut links = self.chains.iter().flat_map(|chain| chain.links());
+        links.any(|link| matches!(link, Link::Ask(asked) if asked.grants()))
+    }
+
     pub(crate) fn chain(&self, listener: ListenerId) -> Option<&Chain> {
         self.chains.get(usize::from(listener.0)).or_else(|| self.chains.first())
     }
@@ -44,6 +50,10 @@ impl Security {
 #[derive(Debug, Default)]
 struct Guard {
     user: Option<Box<str>>,
+    /// What came with its login.
+    granted: Option<Arc<GrantedRights>>,
+    /// Read from a log, and what came with its login does not stand there: it counts again when the client is back.
+    awaits_login: bool,
     rights: Option<Rights>,
     /// Of the rules that `rights` were made from.
     generation: u32,
@@ -55,27 +65,60 @@ pub(crate) struct Guards {
     rules: Option<Arc<AccessRules>>,
     generation: u32,
     by_session: HashMap<SessionId, Guard, RandomState>,
+    /// Guards with something that came with a login, or that is missed.
+    granted: usize,
+}
+
+impl Guard {
+    fn is_granted(&self) -> bool {
+        self.granted.is_some() || self.awaits_login
+    }
 }
 
 impl Guards {
     pub(crate) fn new(rules: Option<Arc<AccessRules>>, hasher: RandomState) -> Self {
-        Self { rules, generation: 0, by_session: HashMap::with_hasher(hasher) }
+        Self { rules, generation: 0, by_session: HashMap::with_hasher(hasher), granted: 0 }
+    }
+
+    /// Everybody may do everything.
+    #[inline]
+    fn is_open(&self) -> bool {
+        self.rules.is_none() && self.granted == 0
     }
 
     pub(crate) fn user(&self, session: SessionId) -> Option<&str> {
         self.by_session.get(&session)?.user.as_deref()
     }
 
-    pub(crate) fn set_user(&mut self, session: SessionId, user: Option<&str>) {
-        if user.is_some() {
-            let guard = Guard { user: user.map(Into::into), ..Guard::default() };
-            self.by_session.insert(session, guard);
+    /// A client has logged in: what came with an earlier login is forgotten.
+    pub(crate) fn log_in(&mut self, session: SessionId, grant: &Grant) {
+        if grant.user.is_none() && grant.rights.is_none() && self.by_session.is_empty() {
+            return;
+        }
+        let guard =
+            Guard { user: grant.user.clone(), granted: grant.rights.clone(), ..Guard::default() };
+        self.put(session, guard);
+    }
+
+    /// A session that was read from a log. `grants`: what its client may do can come with a login.
+    pub(crate) fn restore(&mut self, session: SessionId, user: Option<&str>, grants: bool) {
+        if user.is_some() || grants {
+            let user = user.map(Into::into);
+            self.put(session, Guard { user, awaits_login: grants, ..Guard::default() });
         }
     }
 
+    fn put(&mut self, session: SessionId, guard: Guard) {
+        self.granted += usize::from(guard.is_granted());
+        let earlier = self.by_session.insert(session, guard);
+        self.granted -= usize::from(earlier.is_some_and(|earlier| earlier.is_granted()));
+    }
+
     pub(crate) fn remove(&mut self, session: SessionId) {
-        if !self.by_session.is_empty() {
-            self.by_session.remove(&session);
+        if !self.by_session.is_empty()
+            && let Some(guard) = self.by_session.remove(&session)
+        {
+            self.granted -= usize::from(guard.is_granted());
         }
     }
 
@@ -87,12 +130,15 @@ impl Guards {
 
     #[inline]
     pub(crate) fn may_write(&mut self, session: SessionId, client_id: &str, topic: &str) -> bool {
-        self.rules.is_none() || self.ask(session, client_id, |r| r.may_write(topic)).allowed
+        self.is_open() || self.ask(session, client_id, |r| r.may_write(topic)).allowed
     }
 
     #[inline]
     pub(crate) fn may_read(&mut self, session: SessionId, client_id: &str, topic: &str) -> bool {
-        self.rules.is_none() || self.ask(session, client_id, |r| r.may_read(topic)).allowed
+        self.is_open()
+            || self.ask(session, client_id, |r| r.may_read(topic)).allowed
+            // It is asked again when the client is back, with what came with its login then.
+            || self.by_session.get(&session).is_some_and(|guard| guard.awaits_login)
     }
 
     pub(crate) fn may_subscribe(
@@ -101,13 +147,13 @@ impl Guards {
         client_id: &str,
         filter: &str,
     ) -> bool {
-        self.rules.is_none() || self.ask(session, client_id, |r| r.may_subscribe(filter)).allowed
+        self.is_open() || self.ask(session, client_id, |r| r.may_subscribe(filter)).allowed
     }
 
-    /// The same for a client that has no session yet.
-    pub(crate) fn may_grant_write(&self, user: Option<&str>, client_id: &str, topic: &str) -> bool {
-        let Some(rules) = &self.rules else { return true };
-        rules.rights(user, client_id).may_write(topic).allowed
+    /// Whether a client that has no session yet may write.
+    pub(crate) fn may_write_at_login(&self, grant: &Grant, client_id: &str, topic: &str) -> bool {
+        rights_of(self.rules.as_ref(), grant.rights.as_ref(), grant.user.as_deref(), client_id)
+            .is_none_or(|rights| rights.may_write(topic).allowed)
     }
 
     fn ask(
@@ -116,14 +162,31 @@ impl Guards {
         client_id: &str,
         question: impl FnOnce(&Rights) -> Decision,
     ) -> Decision {
-        let Self { rules, generation, by_session } = self;
+        let Self { rules, generation, by_session, .. } = self;
         let guard = by_session.entry(session).or_default();
         if guard.rights.is_none() || guard.generation != *generation {
-            let rules = rules.as_ref();
-            guard.rights = rules.map(|rules| rules.rights(guard.user.as_deref(), client_id));
+            let (user, granted) = (guard.user.as_deref(), guard.granted.as_ref());
+            guard.rights = rights_of(rules.as_ref(), granted, user, client_id);
             guard.generation = *generation;
         }
-        guard.rights.as_ref().map_or(Decision { allowed: true, line: None }, question)
+        let everything = Decision { allowed: true, source: Source::NoRule };
+        guard.rights.as_ref().map_or(everything, question)
+    }
+}
+
+/// What a client may do; `None`: everything.
+fn rights_of(
+    rules: Option<&Arc<AccessRules>>,
+    granted: Option<&Arc<GrantedRights>>,
+    user: Option<&str>,
+    client_id: &str,
+) -> Option<Rights> {
+    match (rules, granted) {
+        (Some(rules), granted) => Some(rules.rights(user, client_id, granted)),
+        (None, Some(granted)) if granted.limited || granted.superuser => {
+            Some(Rights::of_login(granted, user, client_id))
+        }
+        (None, _) => None,
     }
 }
 
@@ -137,7 +200,7 @@ impl Shard {
     /// Whether a session's client may publish to a topic.
     #[inline]
     pub(crate) fn may_write(&mut self, session: SessionId, topic: &str) -> bool {
-        if self.guards.rules.is_none() {
+        if self.guards.is_open() {
             return true;
         }
         let Some(entry) = self.sessions.get(session) else { return false };
@@ -148,7 +211,7 @@ impl Shard {
 
     /// Whether a session's client may subscribe to a filter.
     pub(crate) fn may_subscribe(&mut self, session: SessionId, filter: &str) -> bool {
-        if self.guards.rules.is_none() {
+        if self.guards.is_open() {
             return true;
         }
         let Some(entry) = self.sessions.get(session) else { return false };
@@ -160,7 +223,7 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
-    use midge_auth::{Authenticator, CertificateName, Link, Login, Secret, Verdict};
+    use midge_auth::{Access, Authenticator, CertificateName, Login, Rule, Secret, Verdict};
     use midge_codec::{
         ConnAck, Connect, Framed, Packet, ProtocolVersion, PubAck, QoS, ReasonCode, SubAck, Will,
         decode, frame,
@@ -453,6 +516,81 @@ pattern readwrite own/%c/#
                 let found = broker.actions(0).iter().any(|a| matches!(a, Action::Close(_)));
                 assert_eq!(found, closed, "{qos:?}");
             }
+        }
+    }
+
+    fn granted_rules(user: &str, rules: &[(Access, &str)]) -> Verdict {
+        let rule = |(access, filter): &(Access, &str)| Rule {
+            access: *access,
+            filter: (*filter).into(),
+            pattern: false,
+            line: 1,
+        };
+        let rules = rules.iter().map(rule).collect();
+        let rights = GrantedRights { rules, limited: true, ..GrantedRights::default() };
+        let user = Some(user.into());
+        let rights = Some(Arc::new(rights));
+        Verdict::Granted(Box::new(Grant { user, rights, ..Grant::default() }))
+    }
+
+    /// Rules that came with a login hold where there is no file, too, for as long as the session; each login brings its own.
+    #[test]
+    fn a_login_brings_its_rules() {
+        let security = Security { chains: chains(&[FILE]), ..Security::default() };
+        let mut broker = broker(security);
+        let anna = as_user(V311, "c1", "anna");
+        broker.log_in(1, &anna, granted_rules("anna", &[(Access::Read, "a/#")]));
+        broker.log_in(2, &as_user(V311, "c2", "ben"), granted("ben"));
+        for (id, filter, code) in [
+            (1, "a/1", ReasonCode::GrantedQoS1),
+            (1, "b/1", ReasonCode::UnspecifiedError),
+            (1, "#", ReasonCode::GrantedQoS1),
+            // Nothing was said about him, and there is no file.
+            (2, "#", ReasonCode::GrantedQoS1),
+        ] {
+            assert_eq!(broker.subscribes(id, filter), [code], "{id} {filter}");
+        }
+        broker.receive(0, 2, &publish("a/1", "first", QoS::AtLeastOnce, 7));
+        broker.receive(0, 2, &publish("b/1", "second", QoS::AtLeastOnce, 8));
+        assert_eq!(broker.payloads(0, 1), ["first"]);
+        broker.receive(0, 1, &publish("a/1", "third", QoS::AtLeastOnce, 7));
+        assert!(!broker.payloads(0, 2).contains(&"third".to_owned()));
+        // Queued under one login, delivered under another.
+        broker.shards[0].handle_lost(ConnectionId(1), broker.now);
+        broker.receive(0, 2, &publish("a/1", "fourth", QoS::AtLeastOnce, 9));
+        broker.receive(0, 2, &publish("a/2", "fifth", QoS::AtLeastOnce, 10));
+        let rules = granted_rules("anna", &[(Access::Read, "a/2")]);
+        broker.connect(0, 3, &anna);
+        let (connection, serial, ..) = broker.question().unwrap();
+        broker.shards[0].handle_authenticated(connection, serial, rules, broker.now);
+        assert_eq!(broker.payloads(0, 3), ["fifth"]);
+        broker.shards[0].check_integrity();
+    }
+
+    /// A client is disconnected when what it showed is no longer valid, will and all; an idle one as well.
+    #[test]
+    fn a_client_stays_no_longer_than_its_login_is_valid() {
+        for keep_alive_seconds in [0, 5, 60] {
+            let security = Security { chains: chains(&[FILE]), ..Security::default() };
+            let mut broker = broker(security);
+            let connect = Connect { keep_alive_seconds, ..as_user(V5, "c", "anna") };
+            let grant = Grant {
+                user: Some("anna".into()),
+                valid_for_seconds: Some(10),
+                ..Grant::default()
+            };
+            broker.log_in(1, &connect, Verdict::Granted(Box::new(grant)));
+            for second in 1..=12 {
+                broker.now = broker.now.plus_millis(1000);
+                broker.shards[0].handle_turn(broker.now);
+                if second < 10 {
+                    broker.receive(0, 1, &[0xc0, 0]);
+                    assert_eq!(broker.sent(0, 1), [0xd0, 0], "{keep_alive_seconds} {second}");
+                }
+            }
+            let bytes = broker.sent(0, 1);
+            assert_eq!((bytes[0], bytes[2]), (0xe0, 0x87), "{keep_alive_seconds}");
+            broker.shards[0].check_integrity();
         }
     }
 }

@@ -669,7 +669,8 @@ impl Shard {
         let timer_serial = self.next_serial();
         let expiry = image.expiry_interval_seconds;
         let id = self.sessions.insert(Session::new(&image.client_id, expiry), serial);
-        self.guards.set_user(id, image.user.as_deref());
+        let grants = self.security.grants();
+        self.guards.restore(id, image.user.as_deref(), grants);
         let Some(durable) = &mut self.durable else { return };
         durable.sessions.insert(key, id);
         let mut kept = Kept::new(key);
