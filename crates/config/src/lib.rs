@@ -22,6 +22,7 @@
 mod admin;
 mod default;
 mod error;
+mod jwt;
 mod load;
 mod model;
 mod positions;
@@ -38,6 +39,7 @@ mod tests;
 
 pub use admin::Admin;
 pub use error::ConfigError;
+pub use jwt::Jwt;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
     Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel, Performance,

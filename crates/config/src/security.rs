@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::jwt::Jwt;
 use crate::model::Listener;
 use crate::protection::{BanRule, check_patterns};
 use crate::units::{Choice, Period};
@@ -15,7 +16,7 @@ use crate::validate::Problems;
 pub struct Security {
     /// Who is asked about a client, in this order, on listeners that say nothing of their own; the first answer wins, and
     /// about whom nobody says anything is not let in. Not empty, none twice. Default `null`: whatever is configured below
-    /// (SCRAM, the password file), then `anonymous` as `allow_anonymous` says.
+    /// (SCRAM, tokens, the password file), then `anonymous` as `allow_anonymous` says.
     pub authenticators: Option<Vec<Authenticator>>,
 
     /// Whether clients without a user name are served: `anonymous` at the end of every chain (true), or in none (false).
@@ -34,6 +35,9 @@ pub struct Security {
     /// Users and their SCRAM-SHA-256 verifiers, as `midge passwd --scram` writes them. Default `null`: enhanced authentication is
     /// refused (0x8C). Read at the start and at each reload.
     pub scram_file: Option<PathBuf>,
+
+    /// Who signs the tokens that clients show as passwords. Default `null`: a token is a password like any other.
+    pub jwt: Option<Jwt>,
 
     /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at each reload.
     pub acl_file: Option<PathBuf>,
@@ -74,6 +78,8 @@ pub enum Authenticator {
     PasswordFile,
     /// The users of [`Security::scram_file`], who prove their passwords by SCRAM-SHA-256 (5.0).
     Scram,
+    /// Whoever has signed the token in the password; [`Security::jwt`].
+    Jwt,
     /// Whoever says no user name is let in as nobody.
     Anonymous,
 }
@@ -86,6 +92,7 @@ impl Authenticator {
             Self::Certificate => "certificate",
             Self::PasswordFile => "password_file",
             Self::Scram => "scram",
+            Self::Jwt => "jwt",
             Self::Anonymous => "anonymous",
         }
     }
@@ -127,6 +134,7 @@ impl Default for Security {
             certificate_name: CertificateName::CommonName,
             password_file: None,
             scram_file: None,
+            jwt: None,
             acl_file: None,
             client_ids: Vec::new(),
             user_names: Vec::new(),
@@ -149,6 +157,9 @@ impl Security {
                 let key = format!("listeners[{index}].authenticators");
                 self.check_chain(&key, chain, problems);
             }
+        }
+        if let Some(jwt) = &self.jwt {
+            jwt.check(problems);
         }
         check_patterns("security.client_ids", &self.client_ids, problems);
         check_patterns("security.user_names", &self.user_names, problems);
@@ -174,6 +185,9 @@ impl Security {
                 }
                 Authenticator::Scram if self.scram_file.is_none() => {
                     "`scram` has no file; set security.scram_file, or remove it"
+                }
+                Authenticator::Jwt if self.jwt.is_none() => {
+                    "`jwt` has no keys; set security.jwt, or remove it"
                 }
                 Authenticator::Anonymous if self.allow_anonymous == Choice::No => {
                     "`anonymous` although security.allow_anonymous is false; remove one of them"

@@ -369,7 +369,7 @@ impl Problems {
         }
     }
 
-    fn whole_seconds(&mut self, key: &str, value: Period) {
+    pub(crate) fn whole_seconds(&mut self, key: &str, value: Period) {
         if !value.is_whole_seconds() {
             self.add(key, format!("{value} is no whole number of seconds; round it"));
         }

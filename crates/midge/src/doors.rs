@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
@@ -12,6 +12,7 @@ use midge_auth::{
     Step, Verdict,
 };
 use midge_reactor::Reply;
+use midge_token::{Checked, Tokens};
 use sha2::{Digest, Sha512};
 
 use crate::security::random;
@@ -90,6 +91,7 @@ impl Users {
 pub(crate) struct Files {
     pub(crate) passwords: Option<PasswordFile>,
     pub(crate) scram: Option<ScramFile>,
+    pub(crate) tokens: Option<Tokens>,
 }
 
 /// Everybody who may be asked.
@@ -97,13 +99,18 @@ pub(crate) struct Files {
 pub(crate) struct Doors {
     users: Users,
     scram: RwLock<Option<Arc<ScramFile>>>,
+    tokens: RwLock<Option<Arc<Tokens>>>,
 }
 
 impl Doors {
     pub(crate) fn new(files: Files, remembered_for: Duration) -> Result<Self, String> {
         // Also without a file: a reload may bring the first one.
         let users = Users::new(files.passwords.unwrap_or_else(nobody), remembered_for)?;
-        Ok(Self { users, scram: RwLock::new(files.scram.map(Arc::new)) })
+        Ok(Self {
+            users,
+            scram: RwLock::new(files.scram.map(Arc::new)),
+            tokens: RwLock::new(files.tokens.map(Arc::new)),
+        })
     }
 
     /// Answers about a client.
@@ -111,6 +118,7 @@ impl Doors {
         reply.give(match login.asked {
             Authenticator::PasswordFile => self.ask_passwords(login),
             Authenticator::Scram => self.ask_scram(login),
+            Authenticator::Token => self.ask_tokens(login),
         });
     }
 
@@ -150,9 +158,19 @@ impl Doors {
                 Ok(data) => Verdict::Granted(Box::new(Grant {
                     user: Some(exchange.user().into()),
                     data: Some(data),
+                    ..Grant::default()
                 })),
                 Err(_) => Verdict::Refused,
             },
+        }
+    }
+
+    fn ask_tokens(&self, login: &Login) -> Verdict {
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(tokens) = tokens else { return Verdict::Unknown };
+        match tokens.check(login, now_seconds()) {
+            Checked::Verdict(verdict) => verdict,
+            Checked::KeyUnknown => Verdict::Refused,
         }
     }
 
@@ -160,12 +178,18 @@ impl Doors {
     pub(crate) fn exchange(&self, files: Files) {
         self.users.exchange(files.passwords.unwrap_or_else(nobody));
         *self.scram.write().unwrap_or_else(PoisonError::into_inner) = files.scram.map(Arc::new);
+        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = files.tokens.map(Arc::new);
     }
 }
 
 /// A password file without users.
 fn nobody() -> PasswordFile {
     PasswordFile::parse("").expect("no line, no mistake")
+}
+
+/// Since 1970.
+fn now_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

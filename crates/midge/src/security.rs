@@ -9,9 +9,10 @@ use midge_auth::{
     AccessRules, Authenticator, CertificateName, Chain, FileError, Link, Login, PasswordFile,
     ScramFile,
 };
-use midge_config::{Address, Choice, Config, DenyAction};
+use midge_config::{Address, Choice, Config, DenyAction, Jwt};
 use midge_reactor::{Doorman, Reply};
 use midge_shard::Security;
+use midge_token::{Claim, KeyError, Keys, Tokens};
 
 use crate::{
     doors::{Doors, Files},
@@ -83,6 +84,7 @@ fn read(config: &Config) -> Result<(Security, Files), String> {
     let settings = &config.security;
     let passwords = settings.password_file.as_deref().map(read_passwords).transpose()?;
     let scram = settings.scram_file.as_deref().map(read_scram).transpose()?;
+    let tokens = settings.jwt.as_ref().map(read_tokens).transpose()?;
     let access = settings.acl_file.as_deref().map(read_rules).transpose()?;
     let security = Security {
         chains: config.listeners.iter().map(|listener| chain(config, listener)).collect(),
@@ -97,7 +99,7 @@ fn read(config: &Config) -> Result<(Security, Files), String> {
                 .into(),
         );
     }
-    Ok((security, Files { passwords, scram }))
+    Ok((security, Files { passwords, scram, tokens }))
 }
 
 /// Who is asked about the clients of a listener: those that it names, else those that all have, else whoever is there.
@@ -108,6 +110,7 @@ fn chain(config: &Config, listener: &midge_config::Listener) -> Chain {
         Some(named) => named.iter().map(|one| link(*one, settings)).collect(),
         None => [
             settings.scram_file.as_ref().map(|_| Authenticator::Scram),
+            settings.jwt.as_ref().map(|_| Authenticator::Token),
             settings.password_file.as_ref().map(|_| Authenticator::PasswordFile),
         ]
         .into_iter()
@@ -140,6 +143,7 @@ fn link(authenticator: midge_config::Authenticator, settings: &midge_config::Sec
         }
         midge_config::Authenticator::PasswordFile => Link::Ask(Authenticator::PasswordFile),
         midge_config::Authenticator::Scram => Link::Ask(Authenticator::Scram),
+        midge_config::Authenticator::Jwt => Link::Ask(Authenticator::Token),
         midge_config::Authenticator::Anonymous => Link::Anonymous,
     }
 }
@@ -174,13 +178,58 @@ fn read_scram(path: &Path) -> Result<ScramFile, String> {
     Ok(file)
 }
 
+fn read_tokens(jwt: &Jwt) -> Result<Tokens, String> {
+    let of_bytes = |key: &str, path: &Path, parse: fn(&[u8]) -> Result<Keys, KeyError>| {
+        let bytes = fs::read(path)
+            .map_err(|error| format!("{key}: cannot read {}: {error}", path.display()))?;
+        parse(&bytes).map_err(|error| format!("{key}: {}: {error}", path.display()))
+    };
+    let keys = if let Some(path) = &jwt.secret_file {
+        warn_of_readers("security.jwt.secret_file", path);
+        of_bytes("security.jwt.secret_file", path, |bytes| {
+            Keys::from_secret(without_line_end(bytes))
+        })?
+    } else if let Some(path) = &jwt.public_key_file {
+        of_bytes("security.jwt.public_key_file", path, Keys::from_pem)?
+    } else if let Some(path) = &jwt.jwks_file {
+        of_bytes("security.jwt.jwks_file", path, Keys::from_jwks)?
+    } else {
+        Keys::default()
+    };
+    let claims = jwt.claims.iter();
+    let settings = midge_token::Settings {
+        issuers: jwt.issuers.clone(),
+        audiences: jwt.audiences.clone(),
+        user_claim: jwt.user_claim.clone(),
+        claims: claims
+            .map(|(name, value)| Claim { name: name.clone(), value: value.clone() })
+            .collect(),
+        acl_claim: jwt.acl_claim.clone(),
+        roles_claim: jwt.roles_claim.clone(),
+        require_expiry: jwt.require_expiry,
+        leeway_seconds: jwt.leeway.duration().as_secs(),
+    };
+    Ok(Tokens::new(settings, keys))
+}
+
+/// The bytes of a secret without the line end that an editor puts behind it.
+fn without_line_end(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
 fn at_line(key: &str, path: &Path, error: &FileError) -> String {
     format!("{key}: {}:{}: {}", path.display(), error.line, error.message)
 }
 
-/// The text of a file of secrets. That others may read it is warned of: what is kept of a password can be guessed against.
+/// The text of a file of secrets.
 fn secret_text(key: &str, path: &Path) -> Result<String, String> {
-    let text = text(key, path)?;
+    warn_of_readers(key, path);
+    text(key, path)
+}
+
+/// That others may read a file of secrets is warned of: what is kept of a password can be guessed against.
+fn warn_of_readers(key: &str, path: &Path) {
     if let Ok(metadata) = fs::metadata(path)
         && metadata.mode() & 0o004 != 0
     {
@@ -189,7 +238,6 @@ fn secret_text(key: &str, path: &Path) -> Result<String, String> {
             path.display()
         );
     }
-    Ok(text)
 }
 
 fn read_rules(path: &Path) -> Result<AccessRules, String> {
