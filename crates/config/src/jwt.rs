@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::units::Period;
 use crate::validate::Problems;
 
 /// Who signs tokens, and what they must say. One of the four sources of keys is required.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[cfg_attr(test, derive(serde::Serialize))]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Jwt {
     /// A file whose bytes (without a line end behind them) are the secret of HS256, HS384 and HS512; at least 32 bytes.

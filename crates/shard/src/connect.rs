@@ -141,8 +141,7 @@ impl Shard {
                     return self.refuse(id, connect.version, Refusal { reason_code, reason });
                 }
                 let serial = self.next_serial();
-                let session = self.sessions.insert(Session::new(client_id, expiry), serial);
-                session
+                self.sessions.insert(Session::new(client_id, expiry), serial)
             }
         };
         self.guards.log_in(session, grant);

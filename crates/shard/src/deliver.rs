@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use midge_codec::{PacketId, PubRel, QoS, ReasonCode};
+use midge_mesh::ShardId;
 use midge_metrics::Counters;
 use midge_session::outbound::Resend;
 use midge_session::{
@@ -45,6 +46,8 @@ pub(crate) enum Delivered {
     Queued,
     /// QoS 0 for a session that is away, or beyond the output's bound; or too large for the client; or no such session.
     Dropped,
+    /// Nowhere: the member of a shared subscription may not receive it, but another one may.
+    Denied,
     /// QoS 1 or 2 and the queue is full.
     Full,
     /// QoS 1 or 2 for a session that is kept, and the log does not take it.
@@ -65,6 +68,9 @@ impl Shard {
         let reference = SessionRef { id: session, serial: entry.serial };
         let Some((first, others)) = matched.split_first() else { return Delivered::Dropped };
         if !self.guards.may_read(session, &entry.session.client_id, publication.topic()) {
+            if matches!(occasion, Occasion::Shared(_)) {
+                return Delivered::Denied;
+            }
             self.counters.dropped_denied += 1;
             return Delivered::Dropped;
         }
@@ -257,6 +263,7 @@ impl Shard {
         let before = Load::of(outbound);
         let kept = entry.kept.as_ref().map(|kept| kept.key);
         let mut stuck = false;
+        let mut denied = Vec::new();
         while connection.output_size() < self.settings.output_bytes_max {
             if kept.is_some() && self.durable.as_mut().is_some_and(|durable| !durable.may_pump()) {
                 // What gets a packet id now could not be written down.
@@ -293,11 +300,15 @@ impl Shard {
             };
             let (publication, qos) = (Arc::clone(&delivery.publication), delivery.qos);
             let once_kept = delivery.keep.filter(|_| packet_id.is_none());
+            let delivery_share = delivery.share().cloned();
             // A right may have been taken back since it was queued. What was sent before is the client's to finish.
             if !duplicate
                 && !self.guards.may_read(session, &entry.session.client_id, publication.topic())
             {
-                self.counters.dropped_denied += 1;
+                match delivery_share {
+                    Some(group) => denied.push((group, publication)),
+                    None => self.counters.dropped_denied += 1,
+                }
                 if let Some(packet_id) = packet_id {
                     outbound.discard(packet_id);
                 }
@@ -367,6 +378,11 @@ impl Shard {
         if gone {
             self.note_gone(session);
         }
+        for (group, publication) in denied {
+            let Some(reference) = self.sessions.reference(session) else { return };
+            let member = ShareMember { group, session: reference };
+            self.return_shared(member, publication, vec![(self.id, reference)]);
+        }
         if stuck {
             self.note(id, Event::NotKept);
             self.leave(id, WillCase::Published);
@@ -435,11 +451,20 @@ impl Shard {
         }
     }
 
-    /// A message from a shared subscription that this session cannot keep goes back to the chooser.
-    pub(crate) fn return_shared(&mut self, member: ShareMember, publication: Arc<Publication>) {
-        self.note_told_full(member.session);
+    /// A message from a shared subscription that this session cannot keep, or may not receive (then it is among `denied`), goes
+    /// back to the chooser.
+    pub(crate) fn return_shared(
+        &mut self,
+        member: ShareMember,
+        publication: Arc<Publication>,
+        denied: Vec<(ShardId, SessionRef)>,
+    ) {
+        if denied.is_empty() {
+            self.note_told_full(member.session);
+        }
         let target = chooser(&member.group, self.shards);
-        self.send(target, Envelope::ShareReturn(Box::new(ShareReturn { member, publication })));
+        let back = ShareReturn { member, publication, denied };
+        self.send(target, Envelope::ShareReturn(Box::new(back)));
     }
 }
 

@@ -220,7 +220,7 @@ impl Shard {
                 && delivery.qos > QoS::AtMostOnce
             {
                 let member = ShareMember { group, session: reference };
-                self.return_shared(member, delivery.publication);
+                self.return_shared(member, delivery.publication, Vec::new());
             }
         }
         self.leave_subscriptions(reference, &entry);

@@ -162,14 +162,18 @@ pub struct ShareDeliver {
     /// Answered with [`Envelope::Accepted`] when it is not zero.
     pub(crate) ticket: u64,
     pub(crate) publication: Arc<Publication>,
+    /// Members that may not receive it, and have given it back.
+    pub(crate) denied: Vec<(ShardId, SessionRef)>,
 }
 
 /// See [`Envelope::ShareReturn`].
 #[derive(Debug)]
 pub struct ShareReturn {
-    /// Who could not keep it: skipped until it says that it has room.
+    /// Who could not keep it: skipped until it says that it has room, unless it is among `denied`.
     pub(crate) member: ShareMember,
     pub(crate) publication: Arc<Publication>,
+    /// Members that may not receive it: not asked again about this one.
+    pub(crate) denied: Vec<(ShardId, SessionRef)>,
 }
 
 /// See [`Envelope::RetainedQuery`].

@@ -12,7 +12,8 @@
 //!
 //! # Members that change
 //! A member that leaves for good gives back what it had not acknowledged ([`Envelope::ShareReturn`]) and the chooser
-//! chooses again. A member whose queue is full is skipped until it says that it has room.
+//! chooses again. A member whose queue is full is skipped until it says that it has room. One that may not receive a message
+//! gives it back as well, and the next one is chosen; a message that nobody may receive who could take it now is dropped.
 
 use std::collections::{HashMap, VecDeque};
 use std::num::NonZeroU64;
@@ -65,6 +66,8 @@ struct Waiting {
     publication: Arc<Publication>,
     /// Where it stands in the log.
     keep: Option<Keep>,
+    /// Members that may not receive it. It waits for nobody: who may, takes it now.
+    denied: Vec<(ShardId, SessionRef)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,7 +129,7 @@ impl Groups {
     ) -> Option<(&Arc<Publication>, &mut Keep)> {
         let (_, group) = self.find(text)?;
         group.backlog.iter_mut().find_map(|waiting| {
-            let Waiting { publication, keep: Some(keep) } = waiting else { return None };
+            let Waiting { publication, keep: Some(keep), .. } = waiting else { return None };
             (keep.message == message).then_some((&*publication, keep))
         })
     }
@@ -173,7 +176,7 @@ pub(crate) struct GroupOutline<'a> {
 impl Group {
     fn outline(&self) -> GroupOutline<'_> {
         // What waits in the backlog goes first, and waits because nobody can take it.
-        let next = self.backlog.is_empty().then(|| self.chosen(QoS::AtLeastOnce)).flatten();
+        let next = self.backlog.is_empty().then(|| self.chosen(QoS::AtLeastOnce, &[])).flatten();
         GroupOutline {
             text: &self.text,
             members: self.members.len(),
@@ -185,14 +188,23 @@ impl Group {
 
     /// Who gets the next message.
     fn next(&mut self, qos: QoS) -> Option<Member> {
-        let chosen = self.chosen(qos)?;
+        self.next_but(qos, &[])
+    }
+
+    /// The same, passing over those that may not receive it.
+    fn next_but(&mut self, qos: QoS, denied: &[(ShardId, SessionRef)]) -> Option<Member> {
+        let chosen = self.chosen(qos, denied)?;
         self.cursor = chosen + 1;
         Some(self.members[chosen])
     }
 
-    fn chosen(&self, qos: QoS) -> Option<usize> {
+    fn chosen(&self, qos: QoS, denied: &[(ShardId, SessionRef)]) -> Option<usize> {
         let count = self.members.len();
-        let round = (0..count).map(|step| (self.cursor + step) % count);
+        let may = |at: &usize| {
+            let member = &self.members[*at];
+            denied.is_empty() || !denied.contains(&(member.shard, member.session))
+        };
+        let round = (0..count).map(|step| (self.cursor + step) % count).filter(may);
         round.clone().find(|at| self.members[*at].online && self.members[*at].room).or_else(|| {
             let mut away = round.filter(|_| qos > QoS::AtMostOnce);
             away.find(|at| self.members[*at].persistent && self.members[*at].room)
@@ -226,7 +238,7 @@ impl Shard {
                 && entry.backlog.len() < self.settings.share_backlog_messages_max;
             if keep {
                 let publication = Arc::clone(publication);
-                entry.backlog.push_back(Waiting { publication, keep: None });
+                entry.backlog.push_back(Waiting { publication, keep: None, denied: Vec::new() });
                 return Delivered::Sent;
             }
             self.counters.dropped_no_member += 1;
@@ -236,22 +248,30 @@ impl Shard {
         if mutant!("share-two-members")
             && let Some(second) = entry.next(publication.qos())
         {
-            self.give(second, Arc::clone(&text), Arc::clone(publication));
+            self.give(second, Arc::clone(&text), Arc::clone(publication), Vec::new());
         }
-        self.give(member, text, Arc::clone(publication));
+        self.give(member, text, Arc::clone(publication), Vec::new());
         Delivered::Sent
     }
 
     /// The same for a message that must not be lost: a member here takes it into the record that is being made, one on another
     /// shard answers a ticket once it has it, and a backlog stands in the record.
     fn choose_kept(&mut self, group: GroupIndex, publication: &Arc<Publication>) -> Delivered {
+        let mut denied = Vec::new();
         loop {
             let Some(entry) = self.groups.slab.get_mut(group.0) else { return Delivered::Dropped };
             let persistent = entry.is_persistent();
-            let chosen =
-                if entry.backlog.is_empty() { entry.next(publication.qos()) } else { None };
+            let chosen = if entry.backlog.is_empty() {
+                entry.next_but(publication.qos(), &denied)
+            } else {
+                None
+            };
             let text = Arc::clone(&entry.text);
             let Some(member) = chosen else {
+                if !denied.is_empty() {
+                    self.counters.dropped_denied += 1;
+                    return Delivered::Dropped;
+                }
                 if entry.backlog.len() >= self.settings.share_backlog_messages_max {
                     self.counters.dropped_no_member += 1;
                     return Delivered::Dropped;
@@ -263,7 +283,7 @@ impl Shard {
                     durable.opening.groups.push(text);
                 }
                 let publication = Arc::clone(publication);
-                entry.backlog.push_back(Waiting { publication, keep: None });
+                entry.backlog.push_back(Waiting { publication, keep: None, denied });
                 return Delivered::Sent;
             };
             let share = ShareMember { group: text, session: member.session };
@@ -277,7 +297,7 @@ impl Shard {
                 };
                 let publication = Arc::clone(publication);
                 let origin = Origin { remote: true, ..self.origin() };
-                let deliver = ShareDeliver { member: share, origin, ticket, publication };
+                let deliver = ShareDeliver { member: share, origin, ticket, publication, denied };
                 self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
                 return Delivered::Sent;
             }
@@ -292,29 +312,38 @@ impl Shard {
                     }
                     self.note_told_full(member.session);
                 }
+                Some(Delivered::Denied) => denied.push((member.shard, member.session)),
                 Some(Delivered::Unkept) => return Delivered::Unkept,
                 Some(_) => return Delivered::Sent,
             }
         }
     }
 
-    fn give(&mut self, member: Member, group: Arc<str>, publication: Arc<Publication>) {
+    fn give(
+        &mut self,
+        member: Member,
+        group: Arc<str>,
+        publication: Arc<Publication>,
+        denied: Vec<(ShardId, SessionRef)>,
+    ) {
         let mut origin = self.origin();
-        origin.remote |= member.shard != self.id;
+        let shard = member.shard;
+        origin.remote |= shard != self.id;
         let member_there = ShareMember { group, session: member.session };
-        let deliver = ShareDeliver { member: member_there, origin, ticket: 0, publication };
-        self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
+        let member = member_there;
+        let deliver = ShareDeliver { member, origin, ticket: 0, publication, denied };
+        self.send(shard, Envelope::ShareDeliver(Box::new(deliver)));
     }
 
     /// Gives out a message of a backlog that stands in the log: it stands there until the member's shard has it.
     fn give_waiting(&mut self, member: Member, group: Arc<str>, waiting: Waiting) {
-        let Some(keep) = waiting.keep else { return self.give(member, group, waiting.publication) };
+        let Waiting { publication, keep, denied } = waiting;
+        let Some(keep) = keep else { return self.give(member, group, publication, denied) };
         let share = ShareMember { group: Arc::clone(&group), session: member.session };
         let mut origin = self.origin();
         if member.shard == self.id {
             // Taken from here in the same turn; what does not fit comes back at once, and is kept anew.
-            let publication = waiting.publication;
-            let deliver = ShareDeliver { member: share, origin, ticket: 0, publication };
+            let deliver = ShareDeliver { member: share, origin, ticket: 0, publication, denied };
             self.handle_share_deliver(deliver, Some(keep));
             return;
         }
@@ -322,8 +351,7 @@ impl Shard {
         let waiter = Waiter::Backlog { group, keep };
         self.waiting_acks[member.shard.index()].push_back(WaitingAck { ticket, waiter });
         origin.remote = true;
-        let publication = waiting.publication;
-        let deliver = ShareDeliver { member: share, origin, ticket, publication };
+        let deliver = ShareDeliver { member: share, origin, ticket, publication, denied };
         self.send(member.shard, Envelope::ShareDeliver(Box::new(deliver)));
     }
 
@@ -347,7 +375,19 @@ impl Shard {
                 }
                 continue;
             }
-            let Some(member) = group.next(front.publication.qos()) else { return };
+            let (qos, denied) = (front.publication.qos(), front.denied.clone());
+            let Some(member) = group.next_but(qos, &denied) else {
+                if denied.is_empty() {
+                    return;
+                }
+                // Whoever is left may come back or not; meanwhile it would hold up everything behind it.
+                let lost = group.backlog.pop_front();
+                self.counters.dropped_denied += 1;
+                if let Some(keep) = lost.and_then(|lost| lost.keep) {
+                    self.backlog_taken(&text, &keep);
+                }
+                continue;
+            };
             let Some(waiting) = group.backlog.pop_front() else { return };
             self.give_waiting(member, text, waiting);
         }
@@ -389,11 +429,11 @@ impl Shard {
         }
         let Some(index) = self.found_group(&text, options) else { return };
         let Some(group) = self.groups.slab.get_mut(index) else { return };
-        group.backlog.extend(
-            messages
-                .into_iter()
-                .map(|(publication, keep)| Waiting { publication, keep: Some(keep) }),
-        );
+        group.backlog.extend(messages.into_iter().map(|(publication, keep)| Waiting {
+            publication,
+            keep: Some(keep),
+            denied: Vec::new(),
+        }));
     }
 
     /// A group with its filter in the table, without members yet.
@@ -443,20 +483,24 @@ impl Shard {
         }
     }
 
-    /// A member could not keep a message: it is skipped until it has room, and another one is chosen.
+    /// A member could not keep a message: it is skipped until it has room, and another one is chosen. Or it may not receive it:
+    /// then another one is, too, and where there is none just now the message is dropped and counted.
     pub(crate) fn handle_share_return(&mut self, from: ShardId, back: ShareReturn) {
         let Some((index, group)) = self.groups.find(&back.member.group) else {
             self.counters.dropped_no_member += 1;
             return;
         };
-        if let Some(member) = group.member(from, back.member.session) {
+        if back.denied.is_empty()
+            && let Some(member) = group.member(from, back.member.session)
+        {
             member.room = false;
         }
         if back.publication.qos() == QoS::AtMostOnce {
             // Never kept: somebody takes it now, or nobody.
-            match group.next(QoS::AtMostOnce) {
-                Some(member) => self.give(member, back.member.group, back.publication),
-                None => self.counters.dropped_no_member += 1,
+            match group.next_but(QoS::AtMostOnce, &back.denied) {
+                Some(member) => self.give(member, back.member.group, back.publication, back.denied),
+                None if back.denied.is_empty() => self.counters.dropped_no_member += 1,
+                None => self.counters.dropped_denied += 1,
             }
             return;
         }
@@ -469,7 +513,8 @@ impl Shard {
                 None
             };
             let Some((_, group)) = self.groups.find(&back.member.group) else { return };
-            group.backlog.push_front(Waiting { publication: back.publication, keep });
+            let ShareReturn { publication, denied, .. } = back;
+            group.backlog.push_front(Waiting { publication, keep, denied });
             self.give_backlog(index);
         } else {
             self.counters.dropped_no_member += 1;
@@ -488,7 +533,7 @@ impl Shard {
             }
             return;
         }
-        let ShareDeliver { member, origin, ticket, publication } = deliver;
+        let ShareDeliver { member, origin, ticket, publication, mut denied } = deliver;
         let qos = publication.qos();
         let delivered = self.deliver_shared(&member, origin, &publication);
         let after = match &self.durable {
@@ -499,8 +544,15 @@ impl Shard {
         if let Some(keep) = backlog {
             self.backlog_taken(&member.group, &keep);
         }
-        if matches!(delivered, Some(Delivered::Full | Delivered::Unkept) | None) {
-            self.return_shared(member, publication);
+        match delivered {
+            Some(Delivered::Full | Delivered::Unkept) | None => {
+                self.return_shared(member, publication, Vec::new());
+            }
+            Some(Delivered::Denied) => {
+                denied.push((self.id, member.session));
+                self.return_shared(member, publication, denied);
+            }
+            Some(Delivered::Sent | Delivered::Queued | Delivered::Dropped) => {}
         }
         if ticket != 0 {
             self.note_accepted(chooser, (ticket, qos), after, 0, Answer::Kept);

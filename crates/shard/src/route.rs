@@ -199,7 +199,7 @@ impl Shard {
                 Delivered::Sent | Delivered::Queued => routed.kept = true,
                 Delivered::Full => routed.refused = true,
                 Delivered::Unkept => routed.unkept = true,
-                Delivered::Dropped => {}
+                Delivered::Dropped | Delivered::Denied => {}
             }
         }
         matched.clear();

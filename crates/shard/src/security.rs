@@ -317,6 +317,24 @@ pattern readwrite own/%c/#
             }
         }
 
+        /// Payloads of what all connections are sent now.
+        fn everybodys_payloads(&mut self) -> Vec<(u32, String)> {
+            let mut found = Vec::new();
+            while let Some((to, output)) = self.shards[0].next_flush() {
+                let bytes: Vec<u8> = output.segments().flatten().copied().collect();
+                let mut rest = &bytes[..];
+                while let Ok(Framed::Packet(raw)) = frame(rest, u32::MAX) {
+                    rest = &rest[raw.size..];
+                    if let Ok(Packet::Publish(publish)) = decode(raw, V311) {
+                        let payload = String::from_utf8_lossy(publish.payload).into_owned();
+                        found.push((to.0, payload));
+                    }
+                }
+                self.shards[0].handle_sent(to, output, self.now);
+            }
+            found
+        }
+
         fn subscribes(&mut self, id: u32, filter: &str) -> Vec<ReasonCode> {
             self.answer(id, V311, &subscribe(filter, QoS::AtLeastOnce))
         }
@@ -563,7 +581,8 @@ pattern readwrite own/%c/#
         broker.connect(0, 3, &anna);
         let (connection, serial, ..) = broker.question().unwrap();
         broker.shards[0].handle_authenticated(connection, serial, rules, broker.now);
-        assert_eq!(broker.payloads(0, 3), ["fifth"]);
+        // What was sent before is the client's to finish.
+        assert_eq!(broker.payloads(0, 3), ["first", "fifth"]);
         broker.shards[0].check_integrity();
     }
 
@@ -592,5 +611,69 @@ pattern readwrite own/%c/#
             assert_eq!((bytes[0], bytes[2]), (0xe0, 0x87), "{keep_alive_seconds}");
             broker.shards[0].check_integrity();
         }
+    }
+
+    /// In a shared subscription a message goes to a member that may receive it, whoever's turn it is; also when the right was
+    /// taken back after the message was queued.
+    #[test]
+    fn a_shared_message_finds_a_member_that_may_receive_it() {
+        let access =
+            || rules("user anna\ntopic #\nuser ben\ntopic read a/#\nuser carl\ntopic read #\n");
+        let security =
+            Security { chains: chains(&[FILE]), access: access(), ..Security::default() };
+        let mut broker = broker(security);
+        broker.log_in(1, &as_user(V311, "c1", "anna"), granted("anna"));
+        broker.log_in(2, &as_user(V311, "c2", "ben"), granted("ben"));
+        broker.log_in(3, &as_user(V311, "c3", "carl"), granted("carl"));
+        for id in [2, 3] {
+            assert_eq!(broker.subscribes(id, "$share/g/#"), [ReasonCode::GrantedQoS1]);
+        }
+        let mut sent = 0;
+        for number in 0..6 {
+            for (qos, packet_id) in [(QoS::AtMostOnce, 0), (QoS::AtLeastOnce, 7)] {
+                broker.receive(0, 1, &publish("b/x", &number.to_string(), qos, packet_id));
+                sent += 1;
+            }
+        }
+        let received = broker.everybodys_payloads();
+        assert_eq!(received.len(), sent);
+        assert!(received.iter().all(|(id, _)| *id == 3), "{received:?}");
+        assert_eq!(broker.shards[0].counters().dropped_denied, 0);
+
+        // Both are away, and each has some; then Ben may not receive any of it.
+        for id in [2, 3] {
+            broker.shards[0].handle_lost(ConnectionId(id), broker.now);
+        }
+        for number in 0..6 {
+            broker.receive(0, 1, &publish("a/x", &number.to_string(), QoS::AtLeastOnce, 8));
+        }
+        let access = rules("user anna\ntopic #\nuser carl\ntopic read #\n");
+        let security = Security { chains: chains(&[FILE]), access, ..Security::default() };
+        broker.shards[0].handle_security(security);
+        let mut received = Vec::new();
+        for (id, user, client_id) in [(5, "carl", "c3"), (4, "ben", "c2")] {
+            broker.connect(0, id, &as_user(V311, client_id, user));
+            let (connection, serial, ..) = broker.question().unwrap();
+            broker.shards[0].handle_authenticated(connection, serial, granted(user), broker.now);
+            received.extend(broker.everybodys_payloads());
+        }
+        assert!(received.iter().all(|(id, _)| *id == 5), "{received:?}");
+        let mut received: Vec<_> = received.into_iter().map(|(_, payload)| payload).collect();
+        received.sort_unstable();
+        received.dedup();
+        // Those at QoS 1 that Carl had not acknowledged come once more.
+        assert_eq!(received, ["0", "1", "2", "3", "4", "5"]);
+
+        // Nobody may.
+        broker.shards[0].handle_security(Security {
+            chains: chains(&[FILE]),
+            access: rules("user anna\ntopic #\n"),
+            ..Security::default()
+        });
+        broker.receive(0, 1, &publish("a/x", "lost", QoS::AtLeastOnce, 9));
+        broker.receive(0, 1, &publish("a/x", "lost", QoS::AtMostOnce, 0));
+        assert_eq!(broker.everybodys_payloads(), []);
+        assert_eq!(broker.shards[0].counters().dropped_denied, 2);
+        broker.shards[0].check_integrity();
     }
 }
