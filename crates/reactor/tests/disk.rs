@@ -198,9 +198,12 @@ fn what_a_cut_off_creation_left_goes_and_damage_is_copied_aside() {
     assert_eq!(directory.list().unwrap(), [segment]);
     assert!(!directory.path().join("0000000009.new").exists());
     let first = data.set_aside(1, segment).unwrap();
+    assert_eq!(data.set_aside(1, segment).unwrap(), first, "the same is not copied again");
+    fs::write(directory.segment_path(segment), "worse.").unwrap();
     let second = data.set_aside(1, segment).unwrap();
     assert_ne!(first, second);
     assert_eq!(fs::read(first).unwrap(), b"rotten");
+    assert_eq!(fs::read(second).unwrap(), b"worse.");
     let viewed = DataDirectory::view(&scratch.0).unwrap();
     assert_eq!(viewed.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1]);
     assert!(DataDirectory::view(&scratch.0.join("shard-00001")).is_err());
