@@ -423,6 +423,8 @@ def trial(broker, options, chance, seed):
         doubled = sum(len(s.doubled) for s in [*there, *away])
         for subscriber in away:
             subscriber.close()
+        if options.verbose:
+            print(f"  round {round_number + 1} of {options.rounds}", flush=True)
         if lost or doubled or stale:
             break
     disorder = sum(len(s.disorder) for s in [*there, *away])
@@ -450,6 +452,7 @@ def options_for(description):
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--keep", action="store_true", help="keep the directory")
     parser.add_argument("--directory", help="on the disk to be tried")
+    parser.add_argument("--verbose", action="store_true", help="a line for each round")
     return parser
 
 
