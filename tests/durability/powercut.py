@@ -21,6 +21,7 @@ import fcntl
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -141,6 +142,8 @@ def main():
         sys.exit(CANNOT_RUN)
     directory = tempfile.mkdtemp(prefix="midge-power-", dir=options.directory)
     broker = None
+    # Ended from outside, it takes its mounts and loop devices along.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         try:
             own_mounts()
