@@ -49,6 +49,7 @@ impl Listener {
             backlog: backlog(),
             tcp_defer_accept: tcp_defer_accept(),
             tcp_keep_alive: tcp_keep_alive(),
+            acknowledge_after: None,
             tcp_send_buffer_bytes: ByteSize::new(0),
             tcp_receive_buffer_bytes: ByteSize::new(0),
             limits: ListenerLimits::default(),
@@ -85,6 +86,7 @@ impl Default for Durability {
         Self {
             directory: None,
             acknowledge_after: DurabilityLevel::Fsync,
+            topics: Vec::new(),
             queued_memory_max: ByteSize::from_mebibytes(64),
             recovery: RecoveryMode::Serve,
         }

@@ -43,7 +43,7 @@ pub use jwt::Jwt;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{
     Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel, Performance,
-    RecoveryMode, Runtime, Shutdown, Sys,
+    RecoveryMode, Runtime, Shutdown, Sys, TopicDurability,
 };
 pub use positions::Origin;
 pub use protection::{BanRule, ListenerLimits};

@@ -120,6 +120,11 @@ pub struct Listener {
     #[serde(default = "crate::default::tcp_keep_alive")]
     pub tcp_keep_alive: Period,
 
+    /// What an acknowledgement to a client of this listener waits for when somebody must keep what it publishes. Default
+    /// `null`: `durability.acknowledge_after`.
+    #[serde(default)]
+    pub acknowledge_after: Option<DurabilityLevel>,
+
     /// The kernel's send buffer of one connection in bytes: `0` (default) leaves it to the
     /// kernel's own tuning, else 4 KiB to 64 MiB. Fixed small buffers bound kernel memory when
     /// many clients read slowly; they cost throughput over long distances.
@@ -382,6 +387,10 @@ pub struct Durability {
     /// What an acknowledgement of something that must be kept waits for. Default `fsync`.
     pub acknowledge_after: DurabilityLevel,
 
+    /// The same for publications to some topics, whatever their listener says; of several prefixes the longest holds.
+    /// At most 64. `memory` is for QoS 1; everything else is acknowledged at the strictest of all levels. Default: none.
+    pub topics: Vec<TopicDurability>,
+
     /// Bytes of messages waiting in queues that each shard holds in memory: up to 1 TiB, default 64 MiB. Beyond it a message
     /// that the data directory keeps leaves memory as soon as the disk has it (20 bytes stay), and is read again
     /// when its client comes for it.
@@ -391,6 +400,17 @@ pub struct Durability {
     /// lost, a copy of the file is kept, and the broker serves and shows itself degraded. `strict`: it refuses to start
     /// and changes nothing; everything is then read twice.
     pub recovery: RecoveryMode,
+}
+
+/// What acknowledgements of publications to some topics wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TopicDurability {
+    /// What the Topic Names begin with, such as `site/alarm/`: 1 to 1,024 bytes without wildcards.
+    pub prefix: String,
+
+    /// As `durability.acknowledge_after`.
+    pub acknowledge_after: DurabilityLevel,
 }
 
 /// What a start does with damage that no crash explains.

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, net::SocketAddr};
 
 use crate::{
-    Auto, ByteSize, Choice, Config, DEFAULT_FILE, Expiry, Listener, LogFormat, LogLevel, Origin,
-    Period, SHARDS_MAX, load, parse,
+    Auto, ByteSize, Choice, Config, DEFAULT_FILE, DurabilityLevel, Expiry, Listener, LogFormat,
+    LogLevel, Origin, Period, SHARDS_MAX, load, parse,
 };
 
 #[test]
@@ -432,4 +432,24 @@ fn files_that_cannot_be_read() {
     let loaded = load(&file("sound", b"shards: 2\n")).expect("the file is sound");
     assert_eq!(loaded.config.shards, Auto::Value(2));
     std::fs::remove_dir_all(&directory).expect("the directory of this test");
+}
+
+#[test]
+fn levels_of_topics_have_sound_prefixes() {
+    let text = "durability: {topics: [{prefix: 'a/#', acknowledge_after: memory}, \
+                {prefix: b, acknowledge_after: memory}, {prefix: b, acknowledge_after: fsync}]}";
+    let loaded = parse(text, "m.yaml").expect("it can be read");
+    let problems = loaded.problems();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(
+        problems[0].contains("durability.topics[0].prefix: must be 1 to 1,024"),
+        "{problems:?}"
+    );
+    assert!(
+        problems[1].contains("durability.topics[2].prefix: `b` is there twice"),
+        "{problems:?}"
+    );
+    let listener = "listeners: [{address: '127.0.0.1:1', acknowledge_after: memory}]";
+    let loaded = parse(listener, "m.yaml").expect("it can be read");
+    assert_eq!(loaded.config.listeners[0].acknowledge_after, Some(DurabilityLevel::Memory));
 }

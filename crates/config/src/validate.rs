@@ -7,7 +7,7 @@
 use std::{collections::HashMap, fmt};
 
 use crate::{
-    model::{Config, Limits, Listener, Performance},
+    model::{Config, Durability, Limits, Listener, Performance},
     protection::RATE_MAX,
     transport::Address,
     units::{Auto, ByteSize, Expiry, Period},
@@ -19,6 +19,9 @@ pub const SHARDS_MAX: u16 = 1024;
 
 /// Listeners of one process: each costs every shard a socket and its accepts in flight.
 const LISTENERS_MAX: usize = 64;
+
+/// Prefixes of topics with a level of their own: each is compared with the topic of every publication.
+const TOPIC_LEVELS_MAX: usize = 64;
 
 /// The largest MQTT Control Packet: 1 byte of type, 4 of Remaining Length, 268,435,455 of body.
 const PACKET_SIZE_MAX: ByteSize = ByteSize::new(268_435_460);
@@ -83,11 +86,30 @@ impl Config {
             let (min, max) = (Period::from_seconds(1), Period::from_seconds(3600));
             problems.range("sys.interval", interval, min, max);
         }
+        durability(&self.durability, &mut problems);
         let lines = self.log.lines_per_second_max;
         problems.range("log.lines_per_second_max", lines, 0, 1_000_000);
         let (zero, hour) = (Period::default(), Period::from_seconds(3600));
         problems.range("shutdown.drain_timeout", self.shutdown.drain_timeout, zero, hour);
         if problems.0.is_empty() { Ok(()) } else { Err(problems.0) }
+    }
+}
+
+fn durability(durability: &Durability, problems: &mut Problems) {
+    let topics = &durability.topics;
+    if topics.len() > TOPIC_LEVELS_MAX {
+        problems.add("durability.topics", format!("{} are too many; at most 64", topics.len()));
+        return;
+    }
+    for (index, topic) in topics.iter().enumerate() {
+        let prefix = &topic.prefix;
+        let sound = (1..=1024).contains(&prefix.len()) && !prefix.contains(['+', '#', '\0']);
+        let key = || format!("durability.topics[{index}].prefix");
+        if !sound {
+            problems.add(key(), "must be 1 to 1,024 bytes without wildcards");
+        } else if topics[..index].iter().any(|other| other.prefix == *prefix) {
+            problems.add(key(), format!("`{prefix}` is there twice; remove one"));
+        }
     }
 }
 

@@ -38,6 +38,7 @@ pub(crate) fn listener(
         tcp_keep_alive: _,
         tcp_send_buffer_bytes: _,
         tcp_receive_buffer_bytes: _,
+        acknowledge_after: _,
     } = listener;
     if let Address::Unix(path) = address {
         let size = path.as_os_str().len();

@@ -9,9 +9,10 @@ use std::{
 };
 
 use crossbeam_channel::Sender;
-use midge_config::{Auto, DurabilityLevel, RecoveryMode};
+use midge_config::{Auto, RecoveryMode};
 use midge_netring::RingConfig;
 use midge_reactor::Durability;
+use midge_session::Keeping;
 use midge_shard::Ban;
 use midge_store::Level;
 use midge_topic::TopicLimits;
@@ -109,10 +110,12 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
     // Unpredictable from outside, which is all that hash tables need.
     let seeds = RandomState::new();
     let listeners: Vec<_> = settings.config().listeners.iter().map(Some).collect();
+    let mind = minds.settings(settings, &guard.security, &listeners);
+    let strictest = mind.levels.strictest();
     midge_reactor::Settings {
         shards: settings.shards,
         cores: settings.cores.clone(),
-        shard: Arc::new(minds.settings(settings, &guard.security, &listeners)),
+        shard: Arc::new(mind),
         ring: RingConfig {
             entries: performance.ring_entries,
             completion_entries: performance.completion_entries,
@@ -141,10 +144,10 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
         doorman: Some(guard.doorman(settings.config())),
         durability: settings.config().durability.directory.clone().map(|directory| Durability {
             directory,
-            level: match settings.config().durability.acknowledge_after {
-                DurabilityLevel::Fsync => Level::Fsync,
-                DurabilityLevel::Written => Level::Written,
-                DurabilityLevel::Memory => Level::Memory,
+            level: match strictest {
+                Keeping::Fsync => Level::Fsync,
+                Keeping::Written => Level::Written,
+                Keeping::Memory => Level::Memory,
             },
             log: midge_store::Settings::default(),
             seed: seeds.hash_one("logs"),

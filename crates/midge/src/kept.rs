@@ -18,10 +18,24 @@ pub(crate) fn write(instance: &Path, config: &Config, damage: &[DamageReport]) -
     let durability = &config.durability;
     let Some(directory) = &durability.directory else { return Ok(()) };
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
+    let listeners: Vec<Value> = config
+        .listeners
+        .iter()
+        .filter_map(|one| {
+            let level = name(one.acknowledge_after?);
+            Some(json!({"listener": one.label(), "acknowledge_after": level}))
+        })
+        .collect();
+    let topics: Vec<Value> = durability
+        .topics
+        .iter()
+        .map(|one| json!({"prefix": one.prefix, "acknowledge_after": name(one.acknowledge_after)}))
+        .collect();
     let damage: Vec<Value> = damage.iter().map(damage_json).collect();
     let object = json!({
         "directory": directory,
         "acknowledge_after": name(durability.acknowledge_after),
+        "listeners": listeners, "topics": topics,
         "damage": damage,
     });
     fs::write(instance.join(FILE), format!("{object}\n"))

@@ -6,11 +6,11 @@ use std::{
 };
 
 use midge_codec::QoS;
-use midge_config::{BanRule, Listener};
-use midge_session::{Limits, QueueLimits};
+use midge_config::{BanRule, Durability, DurabilityLevel, Listener};
+use midge_session::{Keeping, Limits, QueueLimits};
 use midge_shard::{
-    Crowd, ListenerProtection, NamePatterns, OutboxLimits, Penalty, Protection, Quota, Rates,
-    Security,
+    Crowd, Levels, ListenerProtection, NamePatterns, OutboxLimits, Penalty, Protection, Quota,
+    Rates, Security,
 };
 
 use crate::{broker::Broker, settings::Settings};
@@ -39,6 +39,7 @@ impl Minds {
         let limits = &settings.config().limits;
         let performance = &settings.config().performance;
         midge_shard::Settings {
+            levels: levels(&settings.config().durability, listeners),
             limits: Limits {
                 maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
                 maximum_qos: QoS::from_u8(limits.maximum_qos).unwrap_or(QoS::ExactlyOnce),
@@ -179,4 +180,21 @@ fn size(value: u64) -> usize {
 
 fn wide(value: u32) -> usize {
     value as usize
+}
+
+/// Who is acknowledged when; `listeners` are by number.
+fn levels(durability: &Durability, listeners: &[Option<&Listener>]) -> Levels {
+    let keeping = |level| match level {
+        DurabilityLevel::Fsync => Keeping::Fsync,
+        DurabilityLevel::Written => Keeping::Written,
+        DurabilityLevel::Memory => Keeping::Memory,
+    };
+    let default = durability.acknowledge_after;
+    let listeners = listeners.iter().map(|one| one.and_then(|one| one.acknowledge_after));
+    let topics = durability.topics.iter();
+    Levels::new(
+        keeping(default),
+        listeners.map(|own| keeping(own.unwrap_or(default))).collect(),
+        topics.map(|one| (one.prefix.as_str().into(), keeping(one.acknowledge_after))).collect(),
+    )
 }

@@ -13,6 +13,18 @@ use crate::time::Time;
 /// How far two shards' readings of the clock may lie apart, in milliseconds: a turn of more is a stall.
 const CLOCK_SLACK_MS: u64 = 250;
 
+/// What the acknowledgement of a publication waits for, when somebody must keep it; from the least to the most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Keeping {
+    /// For nothing.
+    Memory,
+    /// Until the operating system has it.
+    Written,
+    /// Until the disk has it.
+    #[default]
+    Fsync,
+}
+
 /// A message on its way to whoever wants it. Immutable; share it in an `Arc`.
 #[derive(Debug)]
 pub struct Publication {
@@ -22,6 +34,7 @@ pub struct Publication {
     properties_size: u32,
     qos: QoS,
     retain: bool,
+    keeping: Keeping,
     expires_at: Option<Time>,
 }
 
@@ -52,8 +65,16 @@ impl Publication {
             properties_size: u32::try_from(properties.len()).expect("properties are below 4 GiB"),
             qos,
             retain,
+            keeping: Keeping::default(),
             expires_at,
         }
+    }
+
+    /// The same with another answer to what its acknowledgement waits for. Without, it waits for the disk.
+    #[must_use]
+    pub fn kept_as(mut self, keeping: Keeping) -> Self {
+        self.keeping = keeping;
+        self
     }
 
     /// The Topic Name.
@@ -97,6 +118,13 @@ impl Publication {
     #[must_use]
     pub fn retain(&self) -> bool {
         self.retain
+    }
+
+    /// What its acknowledgement waits for, when somebody must keep it.
+    #[inline]
+    #[must_use]
+    pub fn keeping(&self) -> Keeping {
+        self.keeping
     }
 
     /// When its Message Expiry Interval ends.

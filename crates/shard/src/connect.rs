@@ -5,11 +5,11 @@ use std::num::{NonZeroU16, NonZeroU32};
 use midge_auth::Grant;
 use midge_codec::{
     ConnAck, ConnAckProperties, Connect, DecodeError, Disconnect, ErrorKind, Framed,
-    ProtocolVersion, QoS, RawPacket, ReasonCode, frame,
+    ProtocolVersion, QoS, RawPacket, ReasonCode, UserProperties, frame,
 };
 use midge_metrics::{ConnectRefusal, PacketType};
 use midge_session::alias::OutboundAliases;
-use midge_session::{Refusal, Session, Terms, Will};
+use midge_session::{Keeping, Refusal, Session, Terms, Will};
 
 use crate::action::{Action, Event, PeerError};
 use crate::connection::{Flags, State};
@@ -207,7 +207,21 @@ impl Shard {
                 NonZeroU32::new(self.packet_size_max(connection.listener));
         }
         if let Some(connection) = self.connections.get_mut(id.0) {
-            self.wire.answer(id, connection, |version, out| connack.encode(version, out));
+            let said = match &self.durable {
+                Some(_) => said_level(self.settings.levels.of_listener(connection.listener)),
+                None => &[],
+            };
+            let mut told = false;
+            if !said.is_empty() && connection.version.is_v5() {
+                let mut connack = connack;
+                connack.properties.user_properties = UserProperties::from_pairs(said);
+                told =
+                    self.wire.answer(id, connection, |version, out| connack.encode(version, out));
+            }
+            // [MQTT-3.2.2-20]: what a client has no room for is left out.
+            if !told {
+                self.wire.answer(id, connection, |version, out| connack.encode(version, out));
+            }
         }
         if session_present {
             self.tell_choosers(session);
@@ -377,5 +391,14 @@ fn refusal_of(reason_code: ReasonCode) -> ConnectRefusal {
         ReasonCode::QuotaExceeded | ReasonCode::ConnectionRateExceeded => ConnectRefusal::Quota,
         ReasonCode::ServerUnavailable | ReasonCode::ServerBusy => ConnectRefusal::Unavailable,
         _ => ConnectRefusal::Other,
+    }
+}
+
+/// What a 5.0 client is told its publications' acknowledgements wait for.
+fn said_level(keeping: Keeping) -> &'static [(&'static str, &'static str)] {
+    match keeping {
+        Keeping::Memory => &[("acknowledge-after", "memory")],
+        Keeping::Written => &[("acknowledge-after", "written")],
+        Keeping::Fsync => &[("acknowledge-after", "fsync")],
     }
 }

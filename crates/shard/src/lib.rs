@@ -59,6 +59,7 @@ mod identity;
 mod ids;
 mod integrity;
 mod leaving;
+mod levels;
 mod login;
 mod outbox;
 mod own;
@@ -88,6 +89,7 @@ pub use durable::{DamageCounts, WallTime, record};
 pub use envelope::{Arrival, Carried, Envelope, Luggage};
 pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
+pub use levels::Levels;
 pub use outbox::OutboxLimits;
 pub use protection::{
     Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerProtection, NamePatterns, Penalty,

@@ -8,8 +8,8 @@ use midge_codec::{
 };
 use midge_mesh::ShardId;
 use midge_metrics::PacketType;
-use midge_session::Publication;
 use midge_session::inbound::Received;
+use midge_session::{Keeping, Publication};
 use midge_store::Sequence;
 use midge_topic::TopicName;
 
@@ -122,7 +122,7 @@ impl Shard {
                     _ => Ok(Taken::Now),
                 };
             }
-            let publication = self.publication(topic, publish);
+            let publication = self.publication(id, topic, publish);
             if self.route(&publication, Some(session), false, false).busy {
                 self.park_for_log(id);
                 return Ok(Taken::Later);
@@ -163,7 +163,7 @@ impl Shard {
             self.acknowledge(id, ack, &[], None);
             return Ok(Taken::Now);
         }
-        let publication = self.publication(topic, publish);
+        let publication = self.publication(id, topic, publish);
         if let Some(durable) = &mut self.durable {
             durable.opening.origin =
                 (publish.qos == QoS::ExactlyOnce).then_some((session, packet_id));
@@ -198,7 +198,16 @@ impl Shard {
         Ok(Taken::Now)
     }
 
-    fn publication(&mut self, topic: &str, publish: &Publish<'_>) -> Arc<Publication> {
+    fn publication(
+        &mut self,
+        id: ConnectionId,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Arc<Publication> {
+        let keeping = match (&self.durable, self.connections.get(id.0)) {
+            (Some(_), Some(connection)) => self.settings.levels.of(connection.listener, topic),
+            _ => Keeping::default(),
+        };
         let mut forwarded = std::mem::take(&mut self.forwarded);
         forwarded.clear();
         if publish.properties.has_forwarded() {
@@ -208,14 +217,15 @@ impl Shard {
             .properties
             .message_expiry_interval_seconds
             .map(|seconds| self.now.plus_seconds(seconds.into()));
-        let publication = Arc::new(Publication::new(
+        let publication = Publication::new(
             topic,
             &forwarded,
             publish.payload,
             publish.qos,
             publish.retain,
             expires_at,
-        ));
+        );
+        let publication = Arc::new(publication.kept_as(keeping));
         self.forwarded = forwarded;
         publication
     }

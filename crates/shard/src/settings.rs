@@ -3,6 +3,7 @@
 use midge_session::{Limits, QueueLimits};
 use midge_topic::TopicLimits;
 
+use crate::levels::Levels;
 use crate::outbox::OutboxLimits;
 use crate::protection::Protection;
 use crate::security::Security;
@@ -44,6 +45,8 @@ pub struct Settings {
     pub share_backlog_messages_max: usize,
     /// Bounds of what waits for another shard.
     pub outbox: OutboxLimits,
+    /// What acknowledgements of publications wait for, when something outlives the process.
+    pub levels: Levels,
     /// Who is let in, and what they may do, at the start.
     pub security: Security,
     /// What keeps one client, address or listener from taking what belongs to all.
@@ -71,6 +74,7 @@ impl Default for Settings {
             retained_bytes_max: 1 << 30,
             share_backlog_messages_max: 1000,
             outbox: OutboxLimits::default(),
+            levels: Levels::default(),
             security: Security::default(),
             protection: Protection::default(),
             client_id_seed: 0,

@@ -51,7 +51,10 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
 
     for listener in &mut next.listeners {
         let same = |other: &&Listener| other.label() == listener.label();
-        if let Some(current) = current.listeners.iter().find(same) {
+        let current = current.listeners.iter().find(same);
+        // The logs are kept at the strictest level that stood anywhere at the start.
+        listener.acknowledge_after = current.and_then(|current| current.acknowledge_after);
+        if let Some(current) = current {
             keep_buffers(current, listener);
         }
     }
@@ -73,7 +76,7 @@ fn keep_buffers(current: &Listener, next: &mut Listener) {
 
 #[cfg(test)]
 mod tests {
-    use midge_config::{Auto, ByteSize};
+    use midge_config::{Auto, ByteSize, DurabilityLevel};
 
     use super::*;
 
@@ -94,6 +97,20 @@ mod tests {
         assert_eq!(next.limits.queued_messages_max, 1);
         assert_eq!(next.limits.connections_max, 0);
         assert_eq!(next.shards, Auto::Auto);
+    }
+
+    #[test]
+    fn levels_stay_as_they_were_at_the_start() {
+        let mut current = Config::default();
+        current.listeners[0].acknowledge_after = Some(DurabilityLevel::Memory);
+        let mut wanted = Config::default();
+        wanted.listeners[0].acknowledge_after = Some(DurabilityLevel::Fsync);
+        let mut new = wanted.listeners[0].clone();
+        new.name = Some("new".into());
+        wanted.listeners.push(new);
+        let next = in_force(&current, &wanted, 1);
+        assert_eq!(next.listeners[0].acknowledge_after, Some(DurabilityLevel::Memory));
+        assert_eq!(next.listeners[1].acknowledge_after, None);
     }
 
     #[test]

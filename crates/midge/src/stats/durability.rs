@@ -17,6 +17,15 @@ pub(super) fn words(kept: &Value, reading: &Reading) -> String {
         (kept["directory"].as_str(), kept["acknowledge_after"].as_str())
     {
         _ = writeln!(text, "kept in {directory}, acknowledged after {level}");
+        for (list, word, key) in
+            [("listeners", "listener", "listener"), ("topics", "topics", "prefix")]
+        {
+            for one in kept[list].as_array().into_iter().flatten() {
+                let (what, level) = (one[key].as_str(), one["acknowledge_after"].as_str());
+                let (what, level) = (what.unwrap_or_default(), level.unwrap_or_default());
+                _ = writeln!(text, "  {word} {what}: after {level}");
+            }
+        }
     }
     let ailments = Ailments::of(reading);
     for sentence in ailments.iter() {
@@ -58,6 +67,13 @@ mod tests {
         let mut kept = json!({"directory": "/d", "acknowledge_after": "fsync", "damage": []});
         assert_eq!(words(&kept, &reading), "kept in /d, acknowledged after fsync\n");
         assert_eq!(object(&kept, &reading)["state"], "healthy");
+        kept["listeners"] = json!([{"listener": "tls", "acknowledge_after": "memory"}]);
+        kept["topics"] = json!([{"prefix": "site/", "acknowledge_after": "written"}]);
+        let text = words(&kept, &reading);
+        assert!(
+            text.ends_with("  listener tls: after memory\n  topics site/: after written\n"),
+            "{text}"
+        );
 
         reading.shards[0].counters.logs_by_condition_now = [0, 1, 0];
         reading.shards[0].counters.log_damage_now = 12;

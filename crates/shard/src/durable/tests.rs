@@ -18,6 +18,7 @@ use crate::{ConnectionId, ListenerId, RetainedCounts, Settings, Shard, Shared, h
 
 mod backlog;
 mod damage;
+mod levels;
 mod regression;
 
 const V5: ProtocolVersion = ProtocolVersion::V5;
@@ -242,9 +243,18 @@ impl Broker {
 
     /// Connects; the CONNACK is left to be heard.
     fn connect(&mut self, client: &Client, change: impl FnOnce(&mut Connect<'_>)) {
+        self.connect_at(client, ListenerId(0), change);
+    }
+
+    fn connect_at(
+        &mut self,
+        client: &Client,
+        listener: ListenerId,
+        change: impl FnOnce(&mut Connect<'_>),
+    ) {
         let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
         let shard = &mut self.shards[client.shard];
-        shard.handle_accepted(ConnectionId(client.id), peer, ListenerId(0), self.now);
+        shard.handle_accepted(ConnectionId(client.id), peer, listener, self.now);
         let mut connect = Connect::new(V5, &client.client_id);
         connect.clean_start = false;
         connect.properties.session_expiry_interval_seconds = Some(3600);

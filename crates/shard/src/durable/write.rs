@@ -5,7 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
-use midge_session::{Delivery, Keep, Outbound, Publication, Session, SubscriptionOptions};
+use midge_session::{Delivery, Keep, Keeping, Outbound, Publication, Session, SubscriptionOptions};
 use midge_store::{
     Level, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence, record_size,
 };
@@ -439,7 +439,8 @@ impl Shard {
                 ..message_record(publication, message, durable.wall)
             };
             let once = publication.qos() == QoS::AtMostOnce;
-            let level = if once { Level::Memory } else { durable.level };
+            let unawaited = once || is_unawaited(publication);
+            let level = if unawaited { Level::Memory } else { durable.level };
             let recipients = opening.recipients.iter().map(Recipient::record);
             let Ok((sequence, whole)) = durable.put_message(&record, recipients, level) else {
                 debug_assert!(false, "room was asked for");
@@ -480,7 +481,7 @@ impl Shard {
             if let Some(hand_on) = &record.hand_on {
                 durable.start_handing_on(hand_on, publication, place);
             }
-            if once { Sequence(0) } else { sequence }
+            if unawaited { Sequence(0) } else { sequence }
         };
         for id in opening.gated.drain(..) {
             if let Some(connection) = connections.get_mut(id.0) {
@@ -661,6 +662,12 @@ impl Recipient {
             share: self.share.as_deref(),
         }
     }
+}
+
+/// Whether a publication that is kept is acknowledged without waiting for its record. QoS 2 waits always: a packet id or a
+/// number that a crash forgets would mean something else the next time.
+fn is_unawaited(publication: &Publication) -> bool {
+    publication.qos() == QoS::AtLeastOnce && publication.keeping() == Keeping::Memory
 }
 
 /// Bytes of a [`Record::Subscribe`].
