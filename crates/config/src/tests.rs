@@ -231,6 +231,24 @@ fn texts_that_are_refused() {
 fn settings_that_are_refused() {
     for (text, problems) in [
         (
+            "security:\n  jwt: {jwks_url: 'https://a/b'}",
+            &[
+                "m.yaml:2:9: security.jwt.jwks_url: keys are not fetched yet; have the set fetched into a file, and name it with jwks_file",
+            ][..],
+        ),
+        (
+            "security:\n  jwt: {issuers: [a]}",
+            &[
+                "m.yaml:2:3: security.jwt: no key; set one of secret_file, public_key_file and jwks_file",
+            ],
+        ),
+        (
+            "security: {authenticators: [jwt]}",
+            &[
+                "m.yaml:1:12: security.authenticators: `jwt` has no keys; set security.jwt, or remove it",
+            ],
+        ),
+        (
             "listeners: []",
             &["m.yaml:1:1: listeners: empty, so nobody could connect; list an address"][..],
         ),
