@@ -218,6 +218,8 @@ impl Shard {
             let first = outbound.first_to_load().filter(|_| entry.connection.is_some());
             let Some((keep, least)) = first else {
                 *outbound.is_loading_mut() = false;
+                // What was to be read was given up meanwhile, and something else is next.
+                self.pump(session.id);
                 continue;
             };
             let size = size.max(least.saturating_add(RECORD_SLACK)).max(READ_SIZE);

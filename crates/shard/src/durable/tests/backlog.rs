@@ -357,3 +357,27 @@ fn several_sessions_share_a_record() {
     // What a record's bytes cannot be divided by its owners stays until its segment goes.
     assert!(live(&broker) < before + 100 * 3 * 8, "{} bytes, {before} before", live(&broker));
 }
+
+/// While a read is to be tried again, what was to be read is given up: what waits behind it comes.
+#[test]
+fn what_waits_behind_a_lost_segment_comes() {
+    let mut broker = Broker::with(1, Settings::default());
+    let (subscriber, _) = sleeper(&mut broker);
+    let publisher = Client::new(&broker, 0, "another", 5);
+    broker.connected(&publisher);
+    fill(&mut broker, &publisher, 0..20);
+    broker.power_cut(1);
+    broker.connected(&publisher);
+    fill(&mut broker, &publisher, 20..30);
+    assert_eq!(in_memory(&broker), 10);
+    let unreadable = Faults { read_per_million: 1_000_000, ..Faults::default() };
+    broker.disks[0].set_faults(unreadable);
+    back(&mut broker, &subscriber, 20);
+    broker.settle();
+    for segment in 1..5 {
+        broker.shards[0].lose_backlogs(SegmentId(segment));
+    }
+    assert_eq!(lost(&mut broker), 20);
+    broker.later(2);
+    assert!(take(&mut broker, &subscriber, 20, usize::MAX).into_iter().eq(20..30));
+}
