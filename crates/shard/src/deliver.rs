@@ -74,6 +74,11 @@ impl Shard {
             self.counters.dropped_denied += 1;
             return Delivered::Dropped;
         }
+        if publication.expired(self.now) {
+            // [MQTT-3.3.2-5]: it has waited for a disk on its way here.
+            self.counters.dropped_expired += 1;
+            return Delivered::Dropped;
+        }
         let mut options = first.1;
         for other in others {
             options = options.merge(other.1);

@@ -688,6 +688,8 @@ impl Client {
         let sends = match (publication.qos, qos) {
             (QoS::AtLeastOnce, _) => publication.sends + crashes,
             (QoS::ExactlyOnce, QoS::AtLeastOnce) => 1 + crashes,
+            // That a will was published is written within a tenth of a second (`docs/durability.md`).
+            _ if publication.will => 1 + crashes,
             (QoS::AtMostOnce | QoS::ExactlyOnce, _) => 1,
         };
         let asks = if publication.retain { possible.len() as u32 } else { 0 };

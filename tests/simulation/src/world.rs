@@ -602,9 +602,11 @@ impl World {
         self.oracle.judge_last_wills(&self.net);
         let counters = self.counters();
         let watcher = &self.clients[0];
+        let crashes = self.net.crashes.len() as u32;
         let refused = self.net.knobs.tight;
         let lost = counters.dropped_output_full + counters.dropped_queue_full > 0;
-        let checked = self.oracle.check_wills(|id| watcher.received_count(id), lost || refused);
+        let checked =
+            self.oracle.check_wills(|id| watcher.received_count(id), lost || refused, crashes);
         if let Err(broken) = checked {
             return self.net.fail(broken);
         }

@@ -100,6 +100,8 @@ pub(crate) struct Kept {
     pub(crate) key: u64,
     /// Its terms; `None` while they have no record yet.
     pub(crate) head: Option<Place>,
+    /// What they say there: the Session Expiry Interval, and whether its client is away.
+    pub(crate) said: Option<(u32, bool)>,
     /// In the line of those whose terms are to be written.
     pub(crate) dirty: bool,
     /// Where its subscriptions stand, by filter.
@@ -115,6 +117,7 @@ impl Kept {
         Self {
             key,
             head: None,
+            said: None,
             dirty: false,
             filters: Vec::new(),
             groups: BTreeMap::new(),

@@ -85,6 +85,12 @@ impl Connection {
 }
 
 impl Connection {
+    /// Whether its output waits for its session's terms.
+    pub(crate) fn waits_for_terms(&self) -> bool {
+        let held = |gate: &Gate| gate.held.as_ref().is_some_and(|(until, _)| *until == NEVER);
+        self.gate.as_ref().is_some_and(|gate| gate.until == NEVER || held(gate))
+    }
+
     /// The terms that its session did not have yet are written now, under this sequence. Whether an output waits for it.
     pub(crate) fn reopen_gate(&mut self, sequence: Sequence) -> bool {
         let gate = self.gate.get_or_insert_default();

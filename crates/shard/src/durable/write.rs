@@ -140,15 +140,20 @@ impl Shard {
         }
         let Some(entry) = self.sessions.get(id) else { return };
         let new = entry.kept.is_none();
-        let lasting = entry.session.expiry_interval_seconds > 0;
+        let expiry = entry.session.expiry_interval_seconds;
+        let lasting = expiry > 0;
+        // After a crash the session would end too late, or too early.
+        let changed = entry.kept.as_ref().is_some_and(|kept| {
+            kept.said.is_none_or(|(said, away)| said != expiry || (away && said != u32::MAX))
+        });
         if lasting || !new {
             self.keep_session(id);
         }
         let Some(durable) = &mut self.durable else { return };
         let ended = std::mem::take(&mut durable.ended);
-        if (lasting && new) || ended {
+        if (lasting && new) || changed || ended {
             let kept = self.sessions.get(id).and_then(|entry| entry.kept.as_ref());
-            let written = kept.is_none_or(|kept| kept.head.is_some());
+            let written = kept.is_none_or(|kept| kept.head.is_some() && !(changed && kept.dirty));
             let after = if written { durable.said() } else { NEVER };
             if let Some(connection) = self.connections.get_mut(connection.0) {
                 connection.close_gate(after);
@@ -203,18 +208,19 @@ impl Shard {
                 return;
             };
             kept.dirty = false;
+            kept.said = Some((session.expiry_interval_seconds, away.is_some()));
             durable.dirty.pop_front();
-            match kept.head.replace(place) {
-                Some(earlier) => durable.release(earlier),
-                None => {
-                    let Some(id) = *connection else { continue };
-                    let Some(connection) = connections.get_mut(id.0) else { continue };
-                    // The end of an earlier session may still have no room.
-                    let after = durable.said();
-                    debug_assert!(after >= appended.sequence);
-                    if connection.reopen_gate(after) && after < LATE {
-                        durable.gates.push_back((after, id, connection.serial));
-                    }
+            if let Some(earlier) = kept.head.replace(place) {
+                durable.release(earlier);
+            }
+            let Some(id) = *connection else { continue };
+            let Some(connection) = connections.get_mut(id.0) else { continue };
+            if connection.waits_for_terms() {
+                // The end of an earlier session may still have no room.
+                let after = durable.said();
+                debug_assert!(after >= appended.sequence);
+                if connection.reopen_gate(after) && after < LATE {
+                    durable.gates.push_back((after, id, connection.serial));
                 }
             }
         }

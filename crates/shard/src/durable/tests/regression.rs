@@ -432,3 +432,44 @@ fn a_retained_message_that_is_not_kept_leaves_no_earlier_one() {
         broker.power_cut(1);
     }
 }
+
+/// A client comes back with another Session Expiry Interval: it is told so once a crash does not bring the earlier one back.
+#[test]
+fn a_changed_session_expiry_is_committed_before_the_connack() {
+    let mut broker = Broker::new(1);
+    let client = Client::new(&broker, 0, "client", 1);
+    broker.connected(&client);
+    broker.lose(&client);
+    broker.later(1);
+    broker.connect(&client, |connect| {
+        connect.properties.session_expiry_interval_seconds = Some(1);
+    });
+    assert_eq!(broker.heard(&client), Vec::<String>::new());
+    broker.settle();
+    assert_eq!(broker.heard(&client), ["connack 1"]);
+    broker.power_cut(0);
+    broker.later(3);
+    assert_eq!(broker.connected(&client), ["connack 0"]);
+}
+
+/// A message that expired while it waited for another shard's disk is not delivered [MQTT-3.3.2-5].
+#[test]
+fn what_expires_while_it_waits_for_a_disk_is_not_delivered() {
+    let mut broker = Broker::new(2);
+    let reader = Client::new(&broker, 1, "reader", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.connected(&publisher);
+    broker.heard(&reader);
+    fail_syncs(&mut broker, 1);
+    broker.send(&publisher, |out| {
+        let mut publish = message("a", "x", QoS::ExactlyOnce, 1);
+        publish.properties.message_expiry_interval_seconds = Some(1);
+        publish.encode(V5, out);
+    });
+    broker.later(2);
+    heal(&mut broker, 1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+    assert_eq!(broker.heard(&reader), Vec::<String>::new());
+}
