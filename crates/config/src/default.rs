@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use crate::{
     admin::Admin,
+    audit::Audit,
     model::{
         Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel,
         Performance, RecoveryMode, Runtime, Shutdown, Sys,
@@ -28,6 +29,7 @@ impl Default for Config {
             admin: Admin::default(),
             sys: Sys::default(),
             durability: Durability::default(),
+            audit: Audit::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod audit;
 mod default;
 mod error;
 mod jwt;
@@ -38,6 +39,7 @@ mod written;
 mod tests;
 
 pub use admin::Admin;
+pub use audit::Audit;
 pub use error::ConfigError;
 pub use jwt::Jwt;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};

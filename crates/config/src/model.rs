@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     admin::Admin,
+    audit::Audit,
     protection::ListenerLimits,
     security::{Authenticator, Security},
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
@@ -53,6 +54,9 @@ pub struct Config {
 
     /// What outlives the process, and when a client is told so.
     pub durability: Durability,
+
+    /// Who came, went and was denied, in a file of its own.
+    pub audit: Audit,
 
     /// What is written to standard error, and how.
     pub log: Log,

@@ -60,6 +60,7 @@ impl Config {
         }
         limits(self, &mut problems);
         self.security.check(&self.listeners, &mut problems);
+        self.audit.check(&mut problems);
         performance(&self.performance, &mut problems);
         let (key, size) = ("durability.queued_memory_max", self.durability.queued_memory_max);
         problems.at_most(key, size, ByteSize::new(1 << 40));

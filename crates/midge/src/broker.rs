@@ -11,7 +11,7 @@ use std::{
 use crossbeam_channel::Sender;
 use midge_config::{Auto, RecoveryMode};
 use midge_netring::RingConfig;
-use midge_reactor::Durability;
+use midge_reactor::{Auditor, Durability};
 use midge_session::Keeping;
 use midge_shard::Ban;
 use midge_store::Level;
@@ -36,6 +36,13 @@ pub(crate) use midge_reactor::Reloader;
 #[derive(Debug)]
 pub(crate) struct StartError(pub(crate) String);
 
+/// Who hears what shards have to say beside the log.
+#[derive(Debug)]
+pub(crate) struct Ears {
+    pub(crate) bans: Sender<Ban>,
+    pub(crate) audit: Option<Auditor>,
+}
+
 impl Broker {
     /// `statistics` is the directory for the shards' pages.
     pub(crate) fn start(
@@ -43,14 +50,15 @@ impl Broker {
         listening: Vec<Listening>,
         guard: &Guard,
         minds: &Minds,
-        bans: Sender<Ban>,
+        ears: Ears,
         statistics: Option<&Path>,
         layers: Layers,
     ) -> Result<Self, StartError> {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
         let mut reactor = reactor_settings(settings, guard, minds);
-        reactor.bans = Some(bans);
+        reactor.bans = Some(ears.bans);
+        reactor.audit = ears.audit;
         reactor.statistics = statistics.map(Path::to_owned);
         reactor.layers = layers;
         midge_reactor::start(&reactor, by_shard(listening, settings.shards))
@@ -141,6 +149,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
         },
         statistics: None,
         bans: None,
+        audit: None,
         doorman: Some(guard.doorman(settings.config())),
         durability: settings.config().durability.directory.clone().map(|directory| Durability {
             directory,

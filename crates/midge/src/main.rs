@@ -14,6 +14,7 @@
 
 mod admin;
 mod arguments;
+mod audit;
 mod bans;
 mod broker;
 mod capacity;

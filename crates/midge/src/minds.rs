@@ -89,6 +89,7 @@ impl Minds {
                 envelopes_max: wide(performance.outbox_envelopes_max),
             },
             security: security.clone(),
+            audit: settings.config().audit.file.is_some(),
             protection: self.protection(settings, listeners),
             client_id_seed: self.seeds.hash_one("client ids"),
         }

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::audit::Audit;
 use crate::{
     arguments::ServeArguments, broker::Reloader, failure::Failure, host::Host, memory::MemoryWatch,
     minds::Minds, security::Guard, settings::Settings, transports::Transports,
@@ -62,6 +63,7 @@ struct State {
     reloader: Reloader,
     minds: Minds,
     memory: MemoryWatch,
+    audit: Audit,
 }
 
 /// What a [`Reload`] begins with: everything that the start has made.
@@ -76,6 +78,7 @@ pub(crate) struct Beginning<'a> {
     pub(crate) reloader: Reloader,
     pub(crate) minds: Minds,
     pub(crate) memory: MemoryWatch,
+    pub(crate) audit: Audit,
 }
 
 impl Reload {
@@ -91,6 +94,7 @@ impl Reload {
             reloader: beginning.reloader,
             minds: beginning.minds,
             memory: beginning.memory,
+            audit: beginning.audit,
         }))
     }
 
@@ -100,7 +104,13 @@ impl Reload {
     /// # Errors
     /// Every problem, as a sentence; nothing has changed then.
     pub(crate) fn run(&self, dry_run: bool, config: Option<&Path>) -> Result<Outcome, Vec<String>> {
-        self.state().run(dry_run, config)
+        let mut state = self.state();
+        let result = state.run(dry_run, config);
+        if !dry_run {
+            state.audit.reopen();
+            state.audit.configuration(result.as_ref().map_err(Vec::as_slice));
+        }
+        result
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {

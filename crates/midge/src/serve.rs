@@ -15,8 +15,9 @@ use midge_services::{Stage, Standing};
 use crate::{
     admin,
     arguments::ServeArguments,
+    audit::{Audit, AuditFile},
     bans::{self, BanList},
-    broker::{Broker, StartError},
+    broker::{Broker, Ears, StartError},
     control,
     failure::Failure,
     host::Host,
@@ -47,6 +48,12 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         tracing::warn!("{warning}");
     }
     let guard = Guard::load(settings.config())?;
+    let audit_settings = &settings.config().audit;
+    let audit_file = audit_settings.file.as_deref();
+    let audit_file = audit_file
+        .map(|path| AuditFile::open(path, audit_settings.lines_per_second_max))
+        .transpose()
+        .map_err(Failure::configuration)?;
     let listening = listen::open_all(&settings)?;
     let admin = admin::open(&settings)?;
     let described: Vec<String> = listening
@@ -71,6 +78,10 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let instance =
         OwnInstance::create(&instance::base(settings.config().runtime.directory.as_deref()));
     let statistics = instance.as_ref().ok().map(OwnInstance::directory);
+    let audit = match audit_file {
+        Some(file) => file.start(directory.clone()).map_err(thread)?,
+        None => Audit::default(),
+    };
     let minds = Minds::new();
     let (ban_line, ban_listener) = bans::line();
     let broker = Broker::start(
@@ -78,7 +89,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         listening,
         &guard,
         &minds,
-        ban_line,
+        Ears { bans: ban_line, audit: audit.of_clients() },
         statistics,
         transports.layers(),
     )
@@ -108,7 +119,6 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let data_directory = settings.config().durability.directory.clone();
     let topic_limits = Broker::topic_limits(&settings);
     let sys_interval = settings.config().sys.interval.duration();
-    let thread = |error| Failure::Other(format!("cannot start a thread: {error}"));
     let bans = BanList::start(broker.reloader(), ban_listener).map_err(thread)?;
     let memory_max = settings.config().limits.memory_max.bytes();
     let memory = MemoryWatch::start(memory_max, host.memory_bytes, broker.reloader());
@@ -123,6 +133,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         reloader: broker.reloader(),
         minds,
         memory,
+        audit: audit.clone(),
     }));
     let on_hangup = Arc::clone(&reload);
     signals
@@ -158,6 +169,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
             reload,
             data,
             bans,
+            audit,
         };
         if !sys_interval.is_zero()
             && let Err(error) =
@@ -191,6 +203,10 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     listen::remove_all(&directory.addresses());
     tracing::info!("stopped");
     Ok(())
+}
+
+fn thread(error: std::io::Error) -> Failure {
+    Failure::Other(format!("cannot start a thread: {error}"))
 }
 
 /// What an operator wants to see first: where, how many, how large, how durable.

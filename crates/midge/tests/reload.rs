@@ -25,6 +25,7 @@ impl Broker {
         _ = fs::remove_dir_all(&directory);
         fs::create_dir_all(&directory).expect("a directory");
         fs::write(directory.join("midge.yaml"), configuration).expect("a file");
+        fs::write(directory.join("acl"), "topic read a\n").expect("a file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_midge"))
             .args(["serve", "--config", "midge.yaml", "--shards", "2", "--runtime-dir"])
             .arg(directory.join("run"))
@@ -291,4 +292,41 @@ fn users_rules_and_descriptors_over_many_reloads() {
     }
     assert_eq!(connect(address, "anna", Some(("anna", "pw"))).1, Some(0));
     assert_eq!(connect(address, "nobody", None).1, Some(5));
+}
+
+/// Who comes, goes and is denied, and what operators do, in a file that may be moved away.
+#[test]
+fn the_audit_log_tells_who_did_what() {
+    let address = free();
+    let broker = Broker::start(
+        "audit",
+        &format!(
+            "listeners: [{{name: a, address: \"{address}\"}}]\naudit: {{file: audit.log}}\n\
+             limits: {{client_id_size_max: 23}}\nsecurity: {{acl_file: acl}}\n"
+        ),
+    );
+    let path = broker.directory.join("audit.log");
+    let wait_for = |path: &std::path::Path, parts: &[&str]| {
+        let since = Instant::now();
+        loop {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            if text.lines().any(|line| parts.iter().all(|part| line.contains(part))) {
+                return;
+            }
+            assert!(since.elapsed() < PATIENCE, "{parts:?} in {text}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let mut client = wait_until_open(address, "auditee");
+    wait_for(&path, &["connect", "auditee", "\"listener\":\"a\"", "3.1.1"]);
+    client.write_all(b"\x30\x04\0\x01xp").expect("is taken");
+    wait_for(&path, &["denied", "publish", "\"topic\":\"x\""]);
+    connect(address, "an-identifier-that-is-too-long", None);
+    wait_for(&path, &["denied", "an-identifier-that-is-too-long"]);
+    fs::rename(&path, broker.directory.join("audit.log.1")).expect("ours");
+    broker.lines(&["reload"]);
+    wait_for(&path, &["configuration"]);
+    broker.lines(&["kick", "auditee"]);
+    wait_for(&path, &["admin", "kick", "auditee"]);
+    wait_for(&path, &["disconnect", "auditee", "\"said_goodbye\":false"]);
 }

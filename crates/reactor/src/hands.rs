@@ -36,7 +36,7 @@ use crate::durable::drive;
 use crate::journal::Journal;
 use crate::layers::Layers;
 use crate::logins::{Logins, Outcome};
-use crate::start::{Command, ListenerChange};
+use crate::start::{Auditor, Command, ListenerChange};
 use crate::statistics::Statistics;
 
 /// Turns between two visits of the executor's own housekeeping.
@@ -82,6 +82,7 @@ pub(crate) struct Hands {
     pub(crate) layers: Layers,
     pub(crate) accepts_in_flight: u16,
     pub(crate) bans: Option<Sender<Ban>>,
+    pub(crate) audit: Option<Auditor>,
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
@@ -346,6 +347,11 @@ impl Hands {
                     if !self.logins.ask(shard, connection, serial, login) {
                         let (verdict, now) = (Verdict::Busy, self.clock.now());
                         self.shard.handle_authenticated(connection, serial, verdict, now);
+                    }
+                }
+                Action::Audit(note) => {
+                    if let Some(Auditor(hear)) = &self.audit {
+                        hear(note);
                     }
                 }
                 Action::Ban(ban) => {

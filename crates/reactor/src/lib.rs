@@ -44,4 +44,4 @@ pub use asker::{AskError, Asker};
 pub use damage::DamageReport;
 pub use durable::{Durability, DurabilityError};
 pub use logins::{Doorman, Reply};
-pub use start::{Broker, ListenerChange, Reloader, Settings, StartError, Stopper, start};
+pub use start::{Auditor, Broker, ListenerChange, Reloader, Settings, StartError, Stopper, start};

@@ -13,7 +13,7 @@ use midge_metrics::Identity;
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, Waker};
 use midge_session::{Publication, Time};
 use midge_shard::survey::{Answer, Question};
-use midge_shard::{Ban, Bans, Envelope, RetainedCounts, Security, Shard, Shared};
+use midge_shard::{AuditNote, Ban, Bans, Envelope, RetainedCounts, Security, Shard, Shared};
 
 use crate::accepting::Accepting;
 use crate::asker::Asker;
@@ -36,6 +36,16 @@ const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
 
 /// Submission entries of each of glommio's three rings.
 const EXECUTOR_RING_DEPTH: usize = 16;
+
+/// Hears what the audit log wants to know.
+#[derive(Clone)]
+pub struct Auditor(pub Arc<dyn Fn(Box<AuditNote>) + Send + Sync>);
+
+impl fmt::Debug for Auditor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Auditor(..)")
+    }
+}
 
 /// What the program has decided.
 #[derive(Debug, Clone)]
@@ -66,6 +76,8 @@ pub struct Settings {
     pub statistics: Option<PathBuf>,
     /// Who is asked about clients; needed where a chain has a link that is asked.
     pub doorman: Option<Doorman>,
+    /// Who hears what the audit log wants to know, and never waits; `None`: nobody asks.
+    pub audit: Option<Auditor>,
     /// Who hears whom shards want to ban; `None`: nobody. When it is full, a ban is left out: whoever deserves it asks again.
     pub bans: Option<Sender<Ban>>,
     /// How what must outlive the process is kept; `None`: nothing does.
@@ -522,6 +534,7 @@ async fn take_seat(seat: Seat) {
         accepting: Accepting::default(),
         layers: Layers::new(settings.layers),
         bans: settings.bans,
+        audit: settings.audit,
         accepts_in_flight: settings.accepts_in_flight,
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         spin: settings.spin,

@@ -25,6 +25,7 @@ fn settings() -> Settings {
         statistics: None,
         doorman: None,
         bans: None,
+        audit: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     }

@@ -28,6 +28,7 @@ fn serve(shards: u16) -> (Broker, SocketAddr) {
         statistics: None,
         doorman: None,
         bans: None,
+        audit: None,
         durability: None,
         hash_seeds: [1, 2, 3, 4],
     };

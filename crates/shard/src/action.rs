@@ -5,6 +5,7 @@ use midge_codec::DecodeError;
 use midge_mesh::ShardId;
 use midge_session::Refusal;
 
+use crate::audit::AuditNote;
 use crate::envelope::{Carried, Luggage};
 use crate::ids::{ConnectionId, PeerAddress};
 use crate::protection::Ban;
@@ -48,6 +49,8 @@ pub enum Action {
     },
     /// Somebody is to be banned, by all shards ([`crate::Shard::handle_bans`]).
     Ban(Ban),
+    /// Something for the audit log; only where [`crate::Settings::audit`] is set.
+    Audit(Box<AuditNote>),
     /// Something worth a (rate-limited) line in the log.
     Note(Note),
     /// Queued messages are lost: what the log has of them is damaged or cannot be read. To be told loudly.

@@ -12,6 +12,7 @@ use midge_session::alias::OutboundAliases;
 use midge_session::{Keeping, Refusal, Session, Terms, Will};
 
 use crate::action::{Action, Event, PeerError};
+use crate::audit::AuditEvent;
 use crate::connection::{Flags, State};
 use crate::ending::WillCase;
 use crate::enhanced::Enhanced;
@@ -39,10 +40,10 @@ impl Shard {
         }
         let terms = match Terms::negotiate(connect, &self.settings.limits) {
             Ok(terms) => terms,
-            Err(refusal) => return self.refuse(id, connect.version, refusal),
+            Err(refusal) => return self.refuse(id, connect, refusal),
         };
         if let Some(refusal) = self.look_at_names(connect) {
-            return self.refuse(id, connect.version, refusal);
+            return self.refuse(id, connect, refusal);
         }
         // A client without an id gets one of which this shard is the home.
         let home = match connect.client_id {
@@ -111,17 +112,17 @@ impl Shard {
         if connack.size(connect.version) > terms.maximum_packet_size as usize {
             let reason_code = ReasonCode::ImplementationSpecificError;
             let reason = "the client's maximum packet size leaves no room for the CONNACK";
-            return self.refuse(id, connect.version, Refusal { reason_code, reason });
+            return self.refuse(id, connect, Refusal { reason_code, reason });
         }
         if !self.has_memory() && self.sessions.find(client_id).is_none() {
             let reason = "memory is short; try again later";
             let refusal = Refusal { reason_code: ReasonCode::ServerBusy, reason };
-            return self.refuse(id, connect.version, refusal);
+            return self.refuse(id, connect, refusal);
         }
         if self.is_flapping(client_id) {
             let reason = "this client connected too often, and may not for a while";
             let refusal = Refusal { reason_code: ReasonCode::Banned, reason };
-            return self.refuse(id, connect.version, refusal);
+            return self.refuse(id, connect, refusal);
         }
         let resumed = self.settle_earlier_session(client_id, connect.clean_start);
         let session_present = resumed.is_some();
@@ -130,7 +131,7 @@ impl Shard {
             None if self.sessions.len() >= self.settings.sessions_max => {
                 let reason = "the broker keeps as many sessions as it may";
                 let refusal = Refusal { reason_code: ReasonCode::QuotaExceeded, reason };
-                return self.refuse(id, connect.version, refusal);
+                return self.refuse(id, connect, refusal);
             }
             None => {
                 let expiry = terms.session_expiry_interval_seconds;
@@ -138,7 +139,7 @@ impl Shard {
                     && let Some(reason_code) = self.log_refusal()
                 {
                     let reason = "the disk that would keep the session takes nothing";
-                    return self.refuse(id, connect.version, Refusal { reason_code, reason });
+                    return self.refuse(id, connect, Refusal { reason_code, reason });
                 }
                 let serial = self.next_serial();
                 self.sessions.insert(Session::new(client_id, expiry), serial)
@@ -197,6 +198,7 @@ impl Shard {
             self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         }
         self.counters.connects_accepted += 1;
+        self.audit_session(session, || AuditEvent::Connected { version: connect.version });
         self.actions.push_back(Action::Receive(id));
         self.keep_terms(id, session);
         let mut connack = self.connack(connect, terms, client_id, session_present, assigned, grant);
@@ -303,7 +305,19 @@ impl Shard {
     }
 
     /// CONNACK with a refusal, then close [MQTT-3.1.4-2].
-    pub(crate) fn refuse(&mut self, id: ConnectionId, version: ProtocolVersion, refusal: Refusal) {
+    pub(crate) fn refuse(&mut self, id: ConnectionId, connect: &Connect<'_>, refusal: Refusal) {
+        let (client_id, user) = (Some(connect.client_id), connect.username);
+        self.audit_connection(id, client_id, user, AuditEvent::Refused(refusal));
+        self.refuse_unnamed(id, connect.version, refusal);
+    }
+
+    /// The same for whoever has not said a name, or not for the first time.
+    pub(crate) fn refuse_unnamed(
+        &mut self,
+        id: ConnectionId,
+        version: ProtocolVersion,
+        refusal: Refusal,
+    ) {
         self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
         self.counters.closed_refused += 1;
         self.note(id, Event::Refused(refusal));

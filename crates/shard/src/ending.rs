@@ -7,6 +7,7 @@ use midge_session::Refusal;
 use midge_session::session::NEVER;
 
 use crate::action::{Action, Event, PeerError, Violation};
+use crate::audit::AuditEvent;
 use crate::connection::{Flags, State};
 use crate::durable::Late;
 use crate::envelope::ShareMember;
@@ -124,6 +125,10 @@ impl Shard {
     }
 
     fn detach(&mut self, id: ConnectionId, case: WillCase) {
+        if let Some(session) = self.connections.get(id.0).and_then(|c| c.session) {
+            let said_goodbye = case == WillCase::Discarded;
+            self.audit_session(session, || AuditEvent::Disconnected { said_goodbye });
+        }
         let session = self.connections.get_mut(id.0).and_then(|c| c.session.take());
         if let Some(session) = session {
             self.keep_unanswered(id, session);

@@ -17,6 +17,7 @@ use midge_codec::{
 use midge_session::Refusal;
 
 use crate::action::{Action, Event, PeerError, Violation};
+use crate::audit::AuditEvent;
 use crate::connection::State;
 use crate::ending::WillCase;
 use crate::explain;
@@ -65,7 +66,9 @@ impl Shard {
         if !self.wire.answer(id, connection, |_, out| auth.encode(out)) {
             let reason = "the client's maximum packet size leaves no room for AUTH";
             let reason_code = ReasonCode::ImplementationSpecificError;
-            return self.refuse(id, ProtocolVersion::V5, Refusal { reason_code, reason });
+            let refusal = Refusal { reason_code, reason };
+            self.audit_connection(id, None, None, AuditEvent::Refused(refusal));
+            return self.refuse_unnamed(id, ProtocolVersion::V5, refusal);
         }
         pending.exchange = Some(Box::new(challenge.exchange));
         set_state(connection, State::Exchanging, &mut self.counters);
@@ -83,7 +86,8 @@ impl Shard {
                 self.note(id, Event::PeerError(PeerError::Decode(error)));
                 let reason = error.sentence();
                 let refusal = Refusal { reason_code: error.reason_code(), reason };
-                return self.refuse(id, ProtocolVersion::V5, refusal);
+                self.audit_connection(id, None, None, AuditEvent::Refused(refusal));
+                return self.refuse_unnamed(id, ProtocolVersion::V5, refusal);
             }
         };
         let Some(connection) = self.connections.get_mut(id.0) else { return };
@@ -119,7 +123,9 @@ impl Shard {
         self.counters.protocol_errors += 1;
         self.note(id, Event::PeerError(error));
         let (reason_code, reason) = (violation.reason_code(), explain::of_error(error));
-        self.refuse(id, ProtocolVersion::V5, Refusal { reason_code, reason });
+        let refusal = Refusal { reason_code, reason };
+        self.audit_connection(id, None, None, AuditEvent::Refused(refusal));
+        self.refuse_unnamed(id, ProtocolVersion::V5, refusal);
     }
 
     /// AUTH on a connection that is there.

@@ -46,6 +46,7 @@ mod mutant;
 
 mod acknowledge;
 mod action;
+mod audit;
 mod connect;
 mod connection;
 mod deliver;
@@ -84,6 +85,7 @@ mod wheel;
 mod wire;
 
 pub use action::{Action, Event, Note, PeerError, Violation};
+pub use audit::{AuditEvent, AuditNote};
 pub use durable::restore::{Counts, Image, split};
 pub use durable::{DamageCounts, WallTime, record};
 pub use envelope::{Arrival, Carried, Envelope, Luggage};

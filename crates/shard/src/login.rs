@@ -58,7 +58,7 @@ impl Shard {
     ) {
         match self.step(at, id, connect) {
             Move::LetIn(grant) => self.let_in(id, connect, terms, &grant),
-            Move::Nobody(refusal) => self.refuse(id, connect.version, refusal),
+            Move::Nobody(refusal) => self.refuse(id, connect, refusal),
             Move::Ask(login, next) => {
                 let Some(connection) = self.connections.get_mut(id.0) else { return };
                 set_state(connection, State::Authenticating, &mut self.counters);
@@ -189,7 +189,7 @@ impl Shard {
                 (ReasonCode::ServerUnavailable, "whoever knows the users does not answer")
             }
         };
-        self.refuse(id, connect.version, Refusal { reason_code, reason });
+        self.refuse(id, &connect, Refusal { reason_code, reason });
     }
 
     /// Opens the session of a client whose identity is settled, unless its will or its session say no.
@@ -203,13 +203,13 @@ impl Shard {
             && self.guards.user(earlier) != user
         {
             let refusal = refused("another user has a session with this client id");
-            return self.refuse(id, connect.version, refusal);
+            return self.refuse(id, connect, refusal);
         }
         if let Some(will) = &connect.will
             && !self.guards.may_write_at_login(grant, client_id, will.topic)
         {
             let refusal = refused("not allowed to publish the will");
-            return self.refuse(id, connect.version, refusal);
+            return self.refuse(id, connect, refusal);
         }
         self.open_session(id, connect, terms, client_id, assigned, grant);
     }

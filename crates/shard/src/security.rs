@@ -13,6 +13,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use midge_auth::{AccessRules, Chain, Decision, Grant, GrantedRights, Link, Rights, Source};
 
+use crate::audit::AuditEvent;
 use crate::ids::{ListenerId, SessionId};
 use crate::shard::Shard;
 
@@ -206,6 +207,9 @@ impl Shard {
         let Some(entry) = self.sessions.get(session) else { return false };
         let allowed = self.guards.may_write(session, &entry.session.client_id, topic);
         self.counters.publishes_denied += u64::from(!allowed);
+        if !allowed {
+            self.audit_session(session, || AuditEvent::PublishDenied(topic.into()));
+        }
         allowed
     }
 
@@ -217,6 +221,9 @@ impl Shard {
         let Some(entry) = self.sessions.get(session) else { return false };
         let allowed = self.guards.may_subscribe(session, &entry.session.client_id, filter);
         self.counters.subscriptions_denied += u64::from(!allowed);
+        if !allowed {
+            self.audit_session(session, || AuditEvent::SubscribeDenied(filter.into()));
+        }
         allowed
     }
 }

@@ -49,6 +49,8 @@ pub struct Settings {
     pub levels: Levels,
     /// Who is let in, and what they may do, at the start.
     pub security: Security,
+    /// Whether somebody wants to know who comes, goes and is denied what.
+    pub audit: bool,
     /// What keeps one client, address or listener from taking what belongs to all.
     pub protection: Protection,
     /// Makes assigned client ids of this process differ from those of others; chosen by the caller.
@@ -76,6 +78,7 @@ impl Default for Settings {
             outbox: OutboxLimits::default(),
             levels: Levels::default(),
             security: Security::default(),
+            audit: false,
             protection: Protection::default(),
             client_id_seed: 0,
         }

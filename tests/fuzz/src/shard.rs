@@ -395,6 +395,7 @@ impl World {
                 Action::Note(_) => {}
                 Action::Lost { .. } => unreachable!("nothing is kept"),
                 Action::Ban(_) => unreachable!("nothing is limited"),
+                Action::Audit(_) => unreachable!("nobody asks for it"),
                 Action::Authenticate { .. } => unreachable!("nobody is asked for a password"),
             }
         }

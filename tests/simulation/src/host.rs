@@ -233,6 +233,7 @@ impl Host {
                 }
                 // And none has limits that ban.
                 Action::Ban(ban) => panic!("{ban:?}"),
+                Action::Audit(note) => panic!("{note:?}"),
                 Action::Note(note) => {
                     let peer = SocketAddr::from(note.peer);
                     let std::net::IpAddr::V4(address) = peer.ip() else { continue };

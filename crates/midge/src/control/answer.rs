@@ -21,7 +21,9 @@ use midge_shard::{
     },
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
+use serde_json::json;
 
+use crate::audit::Audit;
 use crate::bans::BanList;
 use crate::reload::{self, Directory, Reload};
 
@@ -55,6 +57,7 @@ pub(crate) struct Answering {
     /// The data directory; `None`: nothing is kept.
     pub(crate) data: Option<PathBuf>,
     pub(crate) bans: BanList,
+    pub(crate) audit: Audit,
 }
 
 /// Where lines go.
@@ -213,6 +216,7 @@ impl Answering {
             midge_shard::survey::Kicked::NotConnected => Outcome::NotConnected,
             midge_shard::survey::Kicked::Unknown => Outcome::Unknown,
         };
+        self.audit.admin("kick", json!({"client_id": client_id, "outcome": outcome}));
         sink.line(&Line::Kicked(Kicked { client_id: client_id.into(), outcome }))?;
         Ok(End { rows: 1, next: None })
     }
@@ -338,6 +342,8 @@ impl Answering {
         let BanRequest { client_id, address, seconds } = request;
         let cause = "an operator has asked for it";
         let subject = subject(client_id.as_deref(), *address)?;
+        let about = json!({"client_id": client_id, "address": address, "seconds": seconds});
+        self.audit.admin("ban", about);
         self.bans.ban(subject.clone(), seconds.map(Duration::from_secs), cause);
         sink.line(&Line::Banned(banned(subject, *seconds, cause.into())))?;
         sink.flush()?;
@@ -360,6 +366,8 @@ impl Answering {
         if !self.bans.unban(subject.clone()) {
             return Ok(End::default());
         }
+        let about = json!({"client_id": request.client_id, "address": request.address});
+        self.audit.admin("unban", about);
         sink.line(&Line::Unbanned(banned(subject, None, String::new())))?;
         Ok(End { rows: 1, next: None })
     }

@@ -15,6 +15,7 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
         admin,
         sys,
         durability,
+        audit,
         log,
         shutdown,
         listeners: _,
@@ -29,6 +30,7 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     next.admin = admin.clone();
     next.sys = sys.clone();
     next.durability = durability.clone();
+    next.audit = audit.clone();
     next.log = log.clone();
     next.shutdown = shutdown.clone();
     next.security.password_threads = security.password_threads;
