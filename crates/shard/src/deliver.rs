@@ -74,8 +74,8 @@ impl Shard {
             self.counters.dropped_denied += 1;
             return Delivered::Dropped;
         }
-        if publication.expired(self.now) {
-            // [MQTT-3.3.2-5]: it has waited for a disk on its way here.
+        // [MQTT-3.3.2-5]: it has waited for a disk on its way here. One that expires as it arrives has not waited.
+        if publication.expires_at().is_some_and(|at| at < self.now) {
             self.counters.dropped_expired += 1;
             return Delivered::Dropped;
         }
