@@ -162,6 +162,9 @@ fn shortened(text: &str) -> Cow<'_, str> {
     text.chars().take(SHOWN_MAX).chain(['…']).collect::<String>().into()
 }
 
+/// More keys than this are a page to read, not a hint.
+const KEYS_LISTED_MAX: usize = 16;
+
 /// Where somebody who wrote the unknown key `field` finds the one meant: among the keys `expected`
 /// at this place, or anywhere in the tree.
 fn way_to_known_key(field: &str, expected: &[&str]) -> String {
@@ -176,7 +179,7 @@ fn way_to_known_key(field: &str, expected: &[&str]) -> String {
     if let Some(similar) = similar(field, expected) {
         return format!("did you mean `{similar}`?");
     }
-    if expected.len() <= 12 {
+    if expected.len() <= KEYS_LISTED_MAX {
         format!("the keys here are {}", expected.join(", "))
     } else {
         "configs/default.yaml shows all keys".into()
@@ -242,7 +245,10 @@ mod tests {
         ] {
             assert_eq!(way_to_known_key(key, &known), way, "{key}");
         }
-        assert_eq!(way_to_known_key("zebra", &["key"; 13]), "configs/default.yaml shows all keys");
+        assert_eq!(
+            way_to_known_key("zebra", &["key"; KEYS_LISTED_MAX + 1]),
+            "configs/default.yaml shows all keys"
+        );
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             security, performance, runtime, admin, sys, durability, log, shutdown",
+             security, performance, runtime, admin, sys, durability, audit, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
