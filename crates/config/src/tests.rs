@@ -140,7 +140,7 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, sys, durability, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, sys, durability, audit, log, shutdown",
         ),
         (
             "admin: {listen: here}",
