@@ -1,11 +1,17 @@
-"""Tokens that say who a client is and what it may do."""
+"""Tokens and services that say who a client is and what it may do: JWT, sets of keys behind a URL, an HTTP service."""
 
 import base64
+import contextlib
 import hashlib
 import hmac
+import http.server
 import json
 import pathlib
+import shutil
+import signal
+import subprocess
 import tempfile
+import threading
 import time
 import unittest
 
@@ -29,6 +35,79 @@ def token(sign=None, header=None, **claims):
     text = part(head) + b"." + part(claims)
     sign = sign or (lambda data: hmac.new(SECRET, data, hashlib.sha256).digest())
     return (text + b"." + part(sign(text))).decode()
+
+
+class Key:
+    """An RSA key made and used by openssl."""
+
+    def __init__(self, directory, name):
+        self.name = name
+        self.path = directory / f"{name}.pem"
+        self._run("genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048", "-out", str(self.path))
+
+    def sign(self, data):
+        return self._run("dgst", "-sha256", "-sign", str(self.path), input=data)
+
+    def jwk(self):
+        modulus = self._run("rsa", "-in", str(self.path), "-noout", "-modulus").strip().split(b"=")[1]
+        return {
+            "kty": "RSA", "kid": self.name, "use": "sig", "alg": "RS256",
+            "n": part(bytes.fromhex(modulus.decode())).decode(), "e": "AQAB",
+        }
+
+    def token(self, **claims):
+        return token(self.sign, {"alg": "RS256", "kid": self.name}, **claims)
+
+    def _run(self, *arguments, **options):
+        return subprocess.run(
+            ["openssl", *arguments], check=True, capture_output=True, timeout=PATIENCE_SECONDS, **options
+        ).stdout
+
+
+class Service:
+    """An HTTP server that answers what `answer(body)` says: JSON, None for an error, or a number of seconds to be silent."""
+
+    def __init__(self, answer):
+        self.asked = []
+        self.headers = []
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+                service.asked.append(body)
+                service.headers.append(self.headers)
+                self.reply(answer(body))
+
+            def do_GET(self):
+                service.asked.append(None)
+                self.reply(answer(None))
+
+            def reply(self, said):
+                if isinstance(said, float):
+                    time.sleep(said)
+                    said = None
+                data = b"" if said is None else json.dumps(said).encode()
+                self.send_response(500 if said is None else 200)
+                self.send_header("Content-Length", str(len(data)))
+                # Whoever asked may have gone meanwhile.
+                with contextlib.suppress(ConnectionError):
+                    self.end_headers()
+                    self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._server.shutdown()
+        self._server.server_close()
 
 
 @unittest.skipIf(given_address(), "the tests were pointed at a running broker")
@@ -56,6 +135,11 @@ class Tokens(unittest.TestCase):
         connection = paho.Connection(version, address, client_id, user=user, password=password, **options)
         self.addCleanup(connection.close)
         return connection
+
+    def service(self, answer):
+        service = Service(answer)
+        self.addCleanup(service.stop)
+        return service
 
     # ---- Tokens --------------------------------------------------------------------------------------------
 
@@ -112,6 +196,39 @@ class Tokens(unittest.TestCase):
         self.assertGreater(time.monotonic() - began, 1.5)
         self.assertEqual([message.payload for message in watcher.take_until("will")], [b"w"])
 
+    @unittest.skipUnless(shutil.which("openssl"), "openssl makes the keys")
+    def test_keys_behind_a_url_rotate(self):
+        old, new, stranger = (Key(self.directory, name) for name in ("old", "new", "stranger"))
+        served = {"keys": [old.jwk()]}
+        service = self.service(lambda _: served)
+        address = self.broker({"jwt": {"jwks_url": service.url, "refresh": "10s"}})
+        self.eventually(lambda: self.connect(address, "c", old.token()))
+        for bad in (new.token(), stranger.token(), token(stranger.sign, {"alg": "RS256", "kid": "old"})):
+            with self.assertRaises(Failure):
+                self.connect(address, "c", bad)
+        served["keys"] = [new.jwk()]
+        # A key that is not in the set has it fetched again, at most every ten seconds.
+        self.eventually(lambda: self.connect(address, "c", new.token()))
+        with self.assertRaises(Failure):
+            self.connect(address, "c", old.token())
+        # A set that cannot be used leaves the one that is there.
+        served["keys"] = []
+        self.midge.wait_for_line("no key of the set")
+        self.connect(address, "c", new.token())
+        self.midge.process.send_signal(signal.SIGHUP)
+        self.midge.wait_for_line("rules were read again")
+        self.connect(address, "c", new.token())
+
+    def eventually(self, attempt):
+        deadline = time.monotonic() + PATIENCE_SECONDS + 10
+        while True:
+            try:
+                return attempt()
+            except Failure:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
     def test_keys_that_cannot_be_used_are_named(self):
         for key, text, reason in [
             ("secret_file", "short", "32 bytes"),
@@ -129,6 +246,59 @@ class Tokens(unittest.TestCase):
             self.assertEqual(midge.wait(), 2, midge.output)
             for expected in (f"security.jwt.{key}", reason):
                 self.assertIn(expected, midge.output)
+
+    # ---- A service -----------------------------------------------------------------------------------------
+
+    def test_a_service_is_asked(self):
+        def answer(question):
+            return {
+                "anna": {"result": "allow", "acl": {"all": ["anna/#"]}},
+                "root": {"result": "allow", "superuser": True},
+                "carl": {"result": "ignore"},
+                "alias": {"result": "allow", "user": "anna"},
+            }.get(question["user"], {"result": "deny"})
+
+        service = self.service(answer)
+        (self.directory / "authorization").write_text("Bearer of news\n")
+        http = {"url": service.url, "authorization_file": str(self.directory / "authorization")}
+        address = self.broker({"http": http}, "http")
+        anna = self.connect(address, "a", "pw", user="anna")
+        self.assertEqual(service.asked[0]["password"], "pw")
+        self.assertEqual({service.asked[0][key] for key in ("client_id", "peer")}, {"a", "127.0.0.1"})
+        self.assertEqual(service.headers[0]["Authorization"], "Bearer of news")
+        anna.subscribe([("anna/#", 1)])
+        with self.assertRaises(Failure):
+            anna.subscribe([("other", 1)])
+        self.connect(address, "r", "pw", user="root").subscribe([("other", 1)])
+        # The session of one user under another name of the same.
+        self.connect(address, "a", "pw", user="alias")
+        for user in ("carl", "dora", None):
+            with self.assertRaises(Failure):
+                self.connect(address, "x", "pw" if user else None, user=user)
+        asked = len(service.asked)
+        self.connect(address, "a", "pw", user="anna")
+        self.assertEqual(len(service.asked), asked, "the answer was remembered")
+
+    def test_a_service_that_fails_lets_nobody_in_and_is_left_alone(self):
+        said = {"what": None}
+        service = self.service(lambda _: said["what"])
+        http = {"url": service.url, "failures_max": 2, "pause": "1s", "timeout": "300ms", "cache": 0}
+        address = self.broker({"http": http}, "http")
+        for code in (None, 1.0, {"result": "perhaps"}, {}):
+            said["what"] = code
+            with self.subTest(code):
+                wire = Wire(address)
+                self.addCleanup(wire.close)
+                wire.connect("c", user="anna", password="pw")
+                self.assertEqual(wire.take().code, 0x88)
+        self.midge.wait_for_line("left alone")
+        asked = len(service.asked)
+        with self.assertRaises(Failure):
+            self.connect(address, "c", "pw", user="anna")
+        self.assertEqual(len(service.asked), asked)
+        said["what"] = {"result": "allow"}
+        self.eventually(lambda: self.connect(address, "c", "pw", user="anna"))
+        self.assertNotIn("pw", self.midge.output)
 
 
 if __name__ == "__main__":

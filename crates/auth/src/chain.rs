@@ -8,6 +8,7 @@
 //! | `certificate` | clients with a verified certificate that has such a name: yes | all others |
 //! | `password_file` | its own users | clients without a user name, and users that are not in the file |
 //! | `jwt` | clients whose password is a token: yes to good ones, no to others | clients whose password is none |
+//! | `http` | clients that the service knows | all others |
 //! | `scram` | clients that name its method: all of them | all others |
 //! | `anonymous` | clients without a user name: yes | all others |
 //!
@@ -41,20 +42,22 @@ pub enum Authenticator {
     Scram,
     /// Whoever has signed the token in the password.
     Token,
+    /// A service of others.
+    Service,
 }
 
 impl Authenticator {
     /// Whether what a client may do can come with its answer.
     #[must_use]
     pub const fn grants(self) -> bool {
-        matches!(self, Self::Token)
+        matches!(self, Self::Token | Self::Service)
     }
 
     /// The method of enhanced authentication that it speaks, if it does.
     #[must_use]
     pub const fn method(self) -> Option<&'static str> {
         match self {
-            Self::PasswordFile | Self::Token => None,
+            Self::PasswordFile | Self::Token | Self::Service => None,
             Self::Scram => Some(SCRAM_SHA_256),
         }
     }
@@ -142,6 +145,9 @@ impl Chain {
             }
             match *link {
                 Link::Ask(Authenticator::Scram) => {}
+                Link::Ask(authenticator @ Authenticator::Service) => {
+                    return Next::Ask(authenticator, index + 1);
+                }
                 Link::Certificate(name) => {
                     if let Some(name) = (shown.certificate)(name).filter(|name| is_name(name)) {
                         return Next::LetIn(Some(name));

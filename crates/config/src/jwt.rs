@@ -21,7 +21,7 @@ pub struct Jwt {
     /// A JWK set with public keys.
     pub jwks_file: Option<PathBuf>,
 
-    /// Where such a set is fetched from: `https://…`, or `http://` on a loopback address. Not served yet: refused.
+    /// Where such a set is fetched from: `https://…`, or `http://` on a loopback address.
     pub jwks_url: Option<String>,
 
     /// How often it is fetched: 10 s to 1 d, default 5 min. Sooner when a token names a key that is not in it.
@@ -85,20 +85,16 @@ impl Jwt {
         match sources.into_iter().filter(|there| *there).count() {
             0 => problems.add(
                 "security.jwt",
-                "no key; set one of secret_file, public_key_file and jwks_file",
+                "no key; set one of secret_file, public_key_file, jwks_file and jwks_url",
             ),
             1 => {}
             _ => problems.add(
                 "security.jwt",
-                "several sources of keys; keep one of secret_file, public_key_file and jwks_file",
+                "several sources of keys; keep one of secret_file, public_key_file, jwks_file and jwks_url",
             ),
         }
         if let Some(url) = &self.jwks_url {
             check_url("security.jwt.jwks_url", url, problems);
-            problems.add(
-                "security.jwt.jwks_url",
-                "keys are not fetched yet; have the set fetched into a file, and name it with jwks_file",
-            );
         }
         let (min, max) = (Period::from_seconds(10), Period::from_seconds(86_400));
         problems.range("security.jwt.refresh", self.refresh, min, max);

@@ -23,6 +23,7 @@ mod admin;
 mod audit;
 mod default;
 mod error;
+mod http;
 mod jwt;
 mod load;
 mod model;
@@ -41,6 +42,7 @@ mod tests;
 pub use admin::Admin;
 pub use audit::Audit;
 pub use error::ConfigError;
+pub use http::HttpAuthenticator;
 pub use jwt::Jwt;
 pub use load::{DEFAULT_FILE, FILE_SIZE_MAX, Loaded, load, parse};
 pub use model::{

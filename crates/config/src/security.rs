@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::http::HttpAuthenticator;
 use crate::jwt::Jwt;
 use crate::model::Listener;
 use crate::protection::{BanRule, check_patterns};
@@ -16,7 +17,7 @@ use crate::validate::Problems;
 pub struct Security {
     /// Who is asked about a client, in this order, on listeners that say nothing of their own; the first answer wins, and
     /// about whom nobody says anything is not let in. Not empty, none twice. Default `null`: whatever is configured below
-    /// (SCRAM, tokens, the password file), then `anonymous` as `allow_anonymous` says.
+    /// (SCRAM, tokens, the password file, the HTTP service), then `anonymous` as `allow_anonymous` says.
     pub authenticators: Option<Vec<Authenticator>>,
 
     /// Whether clients without a user name are served: `anonymous` at the end of every chain (true), or in none (false).
@@ -38,6 +39,9 @@ pub struct Security {
 
     /// Who signs the tokens that clients show as passwords. Default `null`: a token is a password like any other.
     pub jwt: Option<Jwt>,
+
+    /// A service that is asked about clients over HTTP. Default `null`: none is.
+    pub http: Option<HttpAuthenticator>,
 
     /// What each may do, in mosquitto's syntax. Default `null`: everything. Read at the start and at each reload.
     pub acl_file: Option<PathBuf>,
@@ -80,6 +84,8 @@ pub enum Authenticator {
     Scram,
     /// Whoever has signed the token in the password; [`Security::jwt`].
     Jwt,
+    /// The service of [`Security::http`].
+    Http,
     /// Whoever says no user name is let in as nobody.
     Anonymous,
 }
@@ -93,6 +99,7 @@ impl Authenticator {
             Self::PasswordFile => "password_file",
             Self::Scram => "scram",
             Self::Jwt => "jwt",
+            Self::Http => "http",
             Self::Anonymous => "anonymous",
         }
     }
@@ -135,6 +142,7 @@ impl Default for Security {
             password_file: None,
             scram_file: None,
             jwt: None,
+            http: None,
             acl_file: None,
             client_ids: Vec::new(),
             user_names: Vec::new(),
@@ -160,6 +168,9 @@ impl Security {
         }
         if let Some(jwt) = &self.jwt {
             jwt.check(problems);
+        }
+        if let Some(http) = &self.http {
+            http.check(problems);
         }
         check_patterns("security.client_ids", &self.client_ids, problems);
         check_patterns("security.user_names", &self.user_names, problems);
@@ -188,6 +199,9 @@ impl Security {
                 }
                 Authenticator::Jwt if self.jwt.is_none() => {
                     "`jwt` has no keys; set security.jwt, or remove it"
+                }
+                Authenticator::Http if self.http.is_none() => {
+                    "`http` has no address; set security.http, or remove it"
                 }
                 Authenticator::Anonymous if self.allow_anonymous == Choice::No => {
                     "`anonymous` although security.allow_anonymous is false; remove one of them"

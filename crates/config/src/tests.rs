@@ -231,21 +231,27 @@ fn texts_that_are_refused() {
 fn settings_that_are_refused() {
     for (text, problems) in [
         (
-            "security:\n  jwt: {jwks_url: 'https://a/b'}",
+            "security:\n  jwt: {jwks_url: 'http://a.example/b'}",
             &[
-                "m.yaml:2:9: security.jwt.jwks_url: keys are not fetched yet; have the set fetched into a file, and name it with jwks_file",
+                "m.yaml:2:9: security.jwt.jwks_url: no such address is asked; write https://…, or http:// on a loopback address",
             ][..],
         ),
         (
             "security:\n  jwt: {issuers: [a]}",
             &[
-                "m.yaml:2:3: security.jwt: no key; set one of secret_file, public_key_file and jwks_file",
+                "m.yaml:2:3: security.jwt: no key; set one of secret_file, public_key_file, jwks_file and jwks_url",
             ],
         ),
         (
             "security: {authenticators: [jwt]}",
             &[
                 "m.yaml:1:12: security.authenticators: `jwt` has no keys; set security.jwt, or remove it",
+            ],
+        ),
+        (
+            "security: {authenticators: [http]}",
+            &[
+                "m.yaml:1:12: security.authenticators: `http` has no address; set security.http, or remove it",
             ],
         ),
         (

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,10 +12,11 @@ use midge_auth::{
     Step, Verdict,
 };
 use midge_reactor::Reply;
-use midge_token::{Checked, Tokens};
+use midge_services::Refresher;
+use midge_token::{Checked, Keys, Tokens};
 use sha2::{Digest, Sha512};
 
-use crate::security::random;
+use crate::{security::random, service::Service};
 
 /// Passwords known to be right, at most: beyond it all are forgotten.
 const CACHED_MAX: usize = 100_000;
@@ -100,6 +101,9 @@ pub(crate) struct Doors {
     users: Users,
     scram: RwLock<Option<Arc<ScramFile>>>,
     tokens: RwLock<Option<Arc<Tokens>>>,
+    /// Where the keys of tokens are fetched from.
+    keys: OnceLock<Refresher>,
+    service: OnceLock<Arc<Service>>,
 }
 
 impl Doors {
@@ -110,16 +114,49 @@ impl Doors {
             users,
             scram: RwLock::new(files.scram.map(Arc::new)),
             tokens: RwLock::new(files.tokens.map(Arc::new)),
+            keys: OnceLock::new(),
+            service: OnceLock::new(),
         })
     }
 
-    /// Answers about a client.
+    /// Answers about a client, now or later.
     pub(crate) fn ask(&self, login: &Login, reply: Reply) {
-        reply.give(match login.asked {
+        let verdict = match login.asked {
             Authenticator::PasswordFile => self.ask_passwords(login),
             Authenticator::Scram => self.ask_scram(login),
             Authenticator::Token => self.ask_tokens(login),
-        });
+            Authenticator::Service => match self.service.get() {
+                Some(service) => return service.ask(login, reply),
+                None => Verdict::Unknown,
+            },
+        };
+        reply.give(verdict);
+    }
+
+    /// A service is asked from now on.
+    pub(crate) fn set_service(&self, service: Service) {
+        // Set once, at the start.
+        _ = self.service.set(Arc::new(service));
+    }
+
+    /// Keys of tokens are fetched from now on.
+    pub(crate) fn set_refresher(&self, refresher: Refresher) {
+        _ = self.keys.set(refresher);
+    }
+
+    /// A set of keys was fetched, or not. A set that cannot be used leaves the old one.
+    pub(crate) fn fetched(&self, url: &str, body: Option<&[u8]>) {
+        let keys = match body.map(Keys::from_jwks) {
+            Some(Ok(keys)) => keys,
+            None => return tracing::warn!("{url}: no keys came; those that are there stay"),
+            Some(Err(error)) => {
+                return tracing::warn!("{url}: {error}; the keys that are there stay");
+            }
+        };
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = &mut *tokens {
+            *tokens = Arc::new(tokens.with_keys(keys));
+        }
     }
 
     fn ask_passwords(&self, login: &Login) -> Verdict {
@@ -170,7 +207,13 @@ impl Doors {
         let Some(tokens) = tokens else { return Verdict::Unknown };
         match tokens.check(login, now_seconds()) {
             Checked::Verdict(verdict) => verdict,
-            Checked::KeyUnknown => Verdict::Refused,
+            Checked::KeyUnknown => {
+                // It may be there by the time that the client tries again.
+                if let Some(keys) = self.keys.get() {
+                    keys.refresh();
+                }
+                if tokens.has_keys() { Verdict::Refused } else { Verdict::Unavailable }
+            }
         }
     }
 
@@ -178,7 +221,12 @@ impl Doors {
     pub(crate) fn exchange(&self, files: Files) {
         self.users.exchange(files.passwords.unwrap_or_else(nobody));
         *self.scram.write().unwrap_or_else(PoisonError::into_inner) = files.scram.map(Arc::new);
-        *self.tokens.write().unwrap_or_else(PoisonError::into_inner) = files.tokens.map(Arc::new);
+        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        *tokens = files.tokens.map(|new| match &*tokens {
+            // Fetched keys stand in no file.
+            Some(old) if !new.has_keys() => Arc::new(new.with_keys_of(old)),
+            _ => Arc::new(new),
+        });
     }
 }
 
@@ -188,7 +236,7 @@ fn nobody() -> PasswordFile {
 }
 
 /// Since 1970.
-fn now_seconds() -> u64 {
+pub(crate) fn now_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

@@ -37,6 +37,7 @@ mod plan;
 mod reload;
 mod security;
 mod serve;
+mod service;
 mod settings;
 mod signals;
 mod stats;

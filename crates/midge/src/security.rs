@@ -3,7 +3,7 @@
 //! Read at the start and again at each reload. Everything is read before anything changes: a file that cannot be used leaves
 //! the old state as it was.
 
-use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use midge_auth::{
     AccessRules, Authenticator, CertificateName, Chain, FileError, Link, Login, PasswordFile,
@@ -11,12 +11,14 @@ use midge_auth::{
 };
 use midge_config::{Address, Choice, Config, DenyAction, Jwt};
 use midge_reactor::{Doorman, Reply};
+use midge_services::{CallerSettings, Outgoing};
 use midge_shard::Security;
 use midge_token::{Claim, KeyError, Keys, Tokens};
 
 use crate::{
     doors::{Doors, Files},
     failure::Failure,
+    service::Service,
 };
 
 /// What the shards are told, and who answers them about clients.
@@ -24,6 +26,8 @@ use crate::{
 pub(crate) struct Guard {
     pub(crate) security: Security,
     doors: Arc<Doors>,
+    /// From which others are asked; `None` where nobody is.
+    _outgoing: Option<Outgoing>,
 }
 
 impl Guard {
@@ -35,7 +39,8 @@ impl Guard {
         let (security, files) = read(config).map_err(Failure::configuration)?;
         let remembered_for = config.security.password_cache.duration();
         let doors = Arc::new(Doors::new(files, remembered_for).map_err(Failure::Other)?);
-        Ok(Self { security, doors })
+        let outgoing = start_outgoing(config, &doors)?;
+        Ok(Self { security, doors, _outgoing: outgoing })
     }
 
     /// Whom each listener asks, by number.
@@ -80,6 +85,59 @@ pub(crate) struct Prepared {
     files: Files,
 }
 
+/// Whoever is to be asked over HTTP.
+fn start_outgoing(config: &Config, doors: &Arc<Doors>) -> Result<Option<Outgoing>, Failure> {
+    let settings = &config.security;
+    let jwks = settings.jwt.as_ref().and_then(|jwt| Some((jwt, jwt.jwks_url.as_ref()?)));
+    if jwks.is_none() && settings.http.is_none() {
+        return Ok(None);
+    }
+    let outgoing = Outgoing::start()
+        .map_err(|error| Failure::Other(format!("cannot ask others over HTTP: {error}")))?;
+    let wrong = |key: &str, reason: &str| Failure::configuration(format_args!("{key}: {reason}"));
+    if let Some((jwt, url)) = jwks {
+        // The doors hold the refresher: were they held by it in turn, neither would end.
+        let (weak, named) = (Arc::downgrade(doors), url.clone());
+        let then = move |body: Option<Vec<u8>>| {
+            if let Some(doors) = weak.upgrade() {
+                doors.fetched(&named, body.as_deref());
+            }
+        };
+        let refresher = outgoing
+            .fetch(url, jwt.refresh.duration(), FETCH_TIMEOUT, then)
+            .map_err(|reason| wrong("security.jwt.jwks_url", reason))?;
+        doors.set_refresher(refresher);
+    }
+    if let Some(http) = &settings.http {
+        let key = "security.http.authorization_file";
+        let authorization = http
+            .authorization_file
+            .as_deref()
+            .map(|path| secret_text(key, path))
+            .transpose()
+            .map_err(Failure::configuration)?;
+        let authorization =
+            authorization.map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
+        let caller = outgoing
+            .caller(CallerSettings {
+                url: http.url.clone(),
+                authorization,
+                timeout: http.timeout.duration(),
+                concurrency_max: http.concurrency_max.into(),
+                waiting_max: 4 * usize::from(http.concurrency_max),
+                failures_max: http.failures_max.into(),
+                pause: http.pause.duration(),
+            })
+            .map_err(|reason| wrong("security.http", reason))?;
+        let service = Service::new(caller, http.cache.duration());
+        doors.set_service(service.map_err(Failure::Other)?);
+    }
+    Ok(Some(outgoing))
+}
+
+/// How long a set of keys may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+
 fn read(config: &Config) -> Result<(Security, Files), String> {
     let settings = &config.security;
     let passwords = settings.password_file.as_deref().map(read_passwords).transpose()?;
@@ -112,6 +170,7 @@ fn chain(config: &Config, listener: &midge_config::Listener) -> Chain {
             settings.scram_file.as_ref().map(|_| Authenticator::Scram),
             settings.jwt.as_ref().map(|_| Authenticator::Token),
             settings.password_file.as_ref().map(|_| Authenticator::PasswordFile),
+            settings.http.as_ref().map(|_| Authenticator::Service),
         ]
         .into_iter()
         .flatten()
@@ -144,6 +203,7 @@ fn link(authenticator: midge_config::Authenticator, settings: &midge_config::Sec
         midge_config::Authenticator::PasswordFile => Link::Ask(Authenticator::PasswordFile),
         midge_config::Authenticator::Scram => Link::Ask(Authenticator::Scram),
         midge_config::Authenticator::Jwt => Link::Ask(Authenticator::Token),
+        midge_config::Authenticator::Http => Link::Ask(Authenticator::Service),
         midge_config::Authenticator::Anonymous => Link::Anonymous,
     }
 }

@@ -1,11 +1,13 @@
-//! What the broker does beside packets, on Tokio: today the admin endpoint, with metrics for Prometheus and health for
-//! whoever starts and balances processes.
+//! What the broker does beside packets, on Tokio: the admin endpoint, with metrics for Prometheus and health for whoever
+//! starts and balances processes, and what is asked of other services over HTTP.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `admin` | the HTTP server: routes, answers, bounds |
 //! | `ailments` | what ails the durable logs |
+//! | `breaker` | a service that does not answer is left alone for a while |
 //! | `exposition` | statistics pages → Prometheus text |
+//! | `outgoing` | the HTTP client: one answer for each question, or one body again and again |
 //! | `process` | what the kernel says about this process |
 //! | `pulse` | which shards have stopped saying anything |
 //! | `standing` | starts, serves, drains |
@@ -26,7 +28,9 @@
 
 mod admin;
 mod ailments;
+mod breaker;
 mod exposition;
+mod outgoing;
 mod process;
 mod pulse;
 mod standing;
@@ -38,5 +42,6 @@ pub use admin::{
 };
 pub use ailments::Ailments;
 pub use exposition::{ListenerLabel, ListenerLabels};
+pub use outgoing::{BODY_SIZE_MAX, Caller, CallerSettings, Outcome, Outgoing, Refresher};
 pub use pulse::{Pulse, SILENCE_MAX};
 pub use standing::{Stage, Standing};

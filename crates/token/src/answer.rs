@@ -1,7 +1,7 @@
 //! What a service is asked about a client, and what it answers.
 //!
 //! ```json
-//! {"client_id": "c1", "user": "anna", "password": "…", "peer": "192.0.2.1", "listener": "mqtt", "common_name": null}
+//! {"client_id": "c1", "user": "anna", "password": "…", "peer": "192.0.2.1", "common_name": null}
 //! ```
 //!
 //! ```json
@@ -18,7 +18,7 @@ use crate::rules::rights;
 
 /// The question.
 #[must_use]
-pub fn request(login: &Login, listener: &str) -> Vec<u8> {
+pub fn request(login: &Login) -> Vec<u8> {
     let password =
         login.password.as_ref().map(|password| String::from_utf8_lossy(&password.0).into_owned());
     let question = json!({
@@ -26,7 +26,6 @@ pub fn request(login: &Login, listener: &str) -> Vec<u8> {
         "user": login.user.as_deref(),
         "password": password,
         "peer": login.peer.to_string(),
-        "listener": listener,
         "common_name": login.common_name.as_deref(),
     });
     question.to_string().into_bytes()
@@ -91,10 +90,10 @@ mod tests {
 
     #[test]
     fn a_question_says_what_the_client_shows() {
-        let question: Value = serde_json::from_slice(&request(&login(), "mqtt")).unwrap();
+        let question: Value = serde_json::from_slice(&request(&login())).unwrap();
         let expected = json!({
             "client_id": "c1", "user": "anna", "password": "pw", "peer": "127.0.0.1",
-            "listener": "mqtt", "common_name": null,
+            "common_name": null,
         });
         assert_eq!(question, expected);
     }

@@ -4,6 +4,7 @@
 //! refused: signed by nobody we know, too old, of another issuer, for somebody else.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jsonwebtoken::{Validation, decode, decode_header};
 use midge_auth::{Grant, Login, Verdict};
@@ -63,7 +64,7 @@ impl Default for Settings {
 /// Whoever checks tokens.
 pub struct Tokens {
     settings: Settings,
-    keys: Keys,
+    keys: Arc<Keys>,
 }
 
 impl fmt::Debug for Tokens {
@@ -85,7 +86,25 @@ impl Tokens {
     /// Checks tokens with these keys.
     #[must_use]
     pub fn new(settings: Settings, keys: Keys) -> Self {
-        Self { settings, keys }
+        Self { settings, keys: Arc::new(keys) }
+    }
+
+    /// The same with other keys.
+    #[must_use]
+    pub fn with_keys(&self, keys: Keys) -> Self {
+        Self::new(self.settings.clone(), keys)
+    }
+
+    /// The same with the keys of another.
+    #[must_use]
+    pub fn with_keys_of(&self, other: &Self) -> Self {
+        Self { settings: self.settings.clone(), keys: Arc::clone(&other.keys) }
+    }
+
+    /// Whether there is a key at all.
+    #[must_use]
+    pub fn has_keys(&self) -> bool {
+        !self.keys.is_empty()
     }
 
     /// Judges the token in a client's password. `now_seconds` is the time since 1970. Takes up to a tenth of a millisecond.

@@ -1,7 +1,7 @@
 //! What of new settings a running broker cannot take over: what threads, rings and directories were made with, and what
 //! connected clients were told.
 
-use midge_config::{Config, Listener};
+use midge_config::{Config, Jwt, Listener};
 
 /// The settings in force after a reload: `wanted`, except for what only a restart changes. `connections_possible` is how
 /// many connections the rings have room for.
@@ -35,6 +35,13 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     next.shutdown = shutdown.clone();
     next.security.password_threads = security.password_threads;
     next.security.password_cache = security.password_cache;
+    // Others are asked by a thread that is told at the start whom.
+    next.security.http = security.http.clone();
+    let fetched =
+        |jwt: &Option<Jwt>| jwt.as_ref().and_then(|jwt| Some((jwt.jwks_url.clone()?, jwt.refresh)));
+    if fetched(&next.security.jwt) != fetched(&security.jwt) {
+        next.security.jwt = security.jwt.clone();
+    }
 
     // Clients were told when they connected: more is no harm, less would break a promise.
     let told = &mut next.limits;
