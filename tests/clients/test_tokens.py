@@ -247,6 +247,13 @@ class Tokens(unittest.TestCase):
             for expected in (f"security.jwt.{key}", reason):
                 self.assertIn(expected, midge.output)
 
+    def test_a_secret_that_others_may_read_is_warned_of(self):
+        self.with_secret()
+        self.assertNotIn("chmod", self.midge.output)
+        (self.directory / "secret").chmod(0o644)
+        self.with_secret()
+        self.midge.wait_for_line("security.jwt.secret_file: everybody on this machine may read")
+
     # ---- A service -----------------------------------------------------------------------------------------
 
     def test_a_service_is_asked(self):
@@ -264,7 +271,7 @@ class Tokens(unittest.TestCase):
         address = self.broker({"http": http}, "http")
         anna = self.connect(address, "a", "pw", user="anna")
         self.assertEqual(service.asked[0]["password"], "pw")
-        self.assertEqual({service.asked[0][key] for key in ("client_id", "peer")}, {"a", "127.0.0.1"})
+        self.assertEqual((service.asked[0]["client_id"], service.asked[0]["peer"]), ("a", "127.0.0.1"))
         self.assertEqual(service.headers[0]["Authorization"], "Bearer of news")
         anna.subscribe([("anna/#", 1)])
         with self.assertRaises(Failure):

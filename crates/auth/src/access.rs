@@ -36,6 +36,8 @@ pub struct AccessRules {
     users: HashMap<Box<str>, Owner>,
     roles: HashMap<Box<str>, Arc<[Rule]>>,
     patterns: Arc<[Rule]>,
+    /// What the file is called.
+    file: Option<Arc<str>>,
 }
 
 /// What one user has, or those without a name.
@@ -148,7 +150,20 @@ impl AccessRules {
             users: finished.collect::<Result<_, FileError>>()?,
             roles: roles.into_iter().map(|(name, rules)| (name, denials_first(rules))).collect(),
             patterns: denials_first(patterns),
+            file: None,
         })
+    }
+
+    /// The same, of a file with this name.
+    #[must_use]
+    pub fn named(self, file: &str) -> Self {
+        Self { file: Some(file.into()), ..self }
+    }
+
+    /// What the file is called, if that is known.
+    #[must_use]
+    pub fn file(&self) -> Option<&Arc<str>> {
+        self.file.as_ref()
     }
 
     /// What a client may do that says it is `user` (and has proved it) and has this id; `granted` came with its login.

@@ -39,8 +39,16 @@ impl Guard {
         let (security, files) = read(config).map_err(Failure::configuration)?;
         let remembered_for = config.security.password_cache.duration();
         let doors = Arc::new(Doors::new(files, remembered_for).map_err(Failure::Other)?);
-        let outgoing = start_outgoing(config, &doors)?;
-        Ok(Self { security, doors, _outgoing: outgoing })
+        Ok(Self { security, doors, _outgoing: None })
+    }
+
+    /// Asks whoever is to be asked over HTTP, from now on.
+    ///
+    /// # Errors
+    /// When there is no thread for it, or an address or a file cannot be used.
+    pub(crate) fn ask_others(&mut self, config: &Config) -> Result<(), Failure> {
+        self._outgoing = start_outgoing(config, &self.doors)?;
+        Ok(())
     }
 
     /// Whom each listener asks, by number.
@@ -302,7 +310,9 @@ fn warn_of_readers(key: &str, path: &Path) {
 
 fn read_rules(path: &Path) -> Result<AccessRules, String> {
     let key = "security.acl_file";
-    AccessRules::parse(&text(key, path)?).map_err(|error| at_line(key, path, &error))
+    let rules = AccessRules::parse(&text(key, path)?);
+    let rules = rules.map_err(|error| at_line(key, path, &error))?;
+    Ok(rules.named(&path.display().to_string()))
 }
 
 fn text(key: &str, path: &Path) -> Result<String, String> {
@@ -388,6 +398,47 @@ mod tests {
             config.security.allow_anonymous = choice;
             config.listeners[0].authenticators = own;
             assert_eq!(read(&config).unwrap().0.chains[0].links(), expected);
+        }
+    }
+
+    /// Nothing that is secret stands in what a `Debug` shows, or in why a file is refused.
+    #[test]
+    fn secrets_show_themselves_nowhere() {
+        use midge_auth::{Algorithm, KeptPassword, Verifier};
+        let directory = std::env::temp_dir().join(format!("midge-secrets-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let kept = KeptPassword::create(Algorithm::Sha512, b"pencil", [9; 64]).encode();
+        let verifier = Verifier::create(b"pencil", [9; 16], 4096).encode();
+        let secret = "the secret of all tokens, long enough";
+        let mut config = Config::default();
+        let security = &mut config.security;
+        security.password_file = Some(write("passwords", &format!("anna:{kept}\n")));
+        security.scram_file = Some(write("scram", &format!("anna:{verifier}\n")));
+        security.jwt = Some(Jwt { secret_file: Some(write("jwt", secret)), ..Jwt::default() });
+        let guard = Guard::load(&config).unwrap();
+        let shown = format!("{guard:?} {config:?}");
+        // A bad line of each, in which the secret stands.
+        config.security.password_file = Some(write("passwords", &format!("anna:{kept}x$\n")));
+        let mut errors = vec![read(&config).map(|_| ()).unwrap_err()];
+        config.security.password_file = None;
+        config.security.scram_file = Some(write("scram", &format!("anna:{verifier}====\n")));
+        errors.push(read(&config).map(|_| ()).unwrap_err());
+        config.security.scram_file = None;
+        config.security.jwt =
+            Some(Jwt { secret_file: Some(write("jwt", "pencil")), ..Jwt::default() });
+        errors.push(read(&config).map(|_| ()).unwrap_err());
+        fs::remove_dir_all(&directory).unwrap();
+        for text in errors.iter().chain([&shown]) {
+            let parts = kept.split('$').chain(verifier.split(['$', ':'])).filter(|p| p.len() > 6);
+            for hidden in parts.filter(|part| !part.starts_with("SCRAM")).chain([secret, "pencil"])
+            {
+                assert!(!text.contains(hidden), "{hidden} in {text}");
+            }
         }
     }
 }

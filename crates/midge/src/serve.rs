@@ -47,7 +47,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let guard = Guard::load(settings.config())?;
+    let mut guard = Guard::load(settings.config())?;
+    guard.ask_others(settings.config())?;
     let audit_settings = &settings.config().audit;
     let audit_file = audit_settings.file.as_deref();
     let audit_file = audit_file

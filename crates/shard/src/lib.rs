@@ -98,6 +98,6 @@ pub use protection::{
     Protection, Quota, Rates,
 };
 pub use retained::RetainedCounts;
-pub use security::Security;
+pub use security::{ClientRights, Explanation, Security};
 pub use settings::Settings;
 pub use shard::{Shard, Shared};

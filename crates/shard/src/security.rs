@@ -157,6 +157,28 @@ impl Guards {
             .is_none_or(|rights| rights.may_write(topic).allowed)
     }
 
+    /// Why a session's client may not receive a topic; `None`: it may.
+    pub(crate) fn why_not(
+        &self,
+        session: SessionId,
+        client_id: &str,
+        topic: &str,
+    ) -> Option<Explanation> {
+        if self.is_open() {
+            return None;
+        }
+        let rights = self.rights(session, client_id);
+        let why = explained(self.rules.as_ref(), rights.as_ref(), |one| one.may_read(topic));
+        (!why.allowed).then_some(why)
+    }
+
+    /// The rights of a session's client, without keeping them.
+    fn rights(&self, session: SessionId, client_id: &str) -> Option<Rights> {
+        let guard = self.by_session.get(&session);
+        let granted = guard.and_then(|guard| guard.granted.as_ref());
+        rights_of(self.rules.as_ref(), granted, self.user(session), client_id)
+    }
+
     fn ask(
         &mut self,
         session: SessionId,
@@ -173,6 +195,48 @@ impl Guards {
         let everything = Decision { allowed: true, source: Source::NoRule };
         guard.rights.as_ref().map_or(everything, question)
     }
+}
+
+/// An answer about rights, for whoever asks why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Yes or no.
+    pub allowed: bool,
+    /// What decided; `None`: there are no rules for this client, so that it may do everything.
+    pub source: Option<Source>,
+    /// The rule that decided, as it stands in the file.
+    pub rule: Option<Box<str>>,
+    /// The file's name.
+    pub file: Option<Arc<str>>,
+}
+
+/// What one client may do with one topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRights {
+    /// Whether it has a session; otherwise it is what a client with such names would be allowed by the file.
+    pub known: bool,
+    /// Its user name.
+    pub user: Option<Box<str>>,
+    /// To publish to the topic.
+    pub publish: Explanation,
+    /// To subscribe to it.
+    pub subscribe: Explanation,
+    /// To receive it.
+    pub receive: Explanation,
+}
+
+fn explained(
+    rules: Option<&Arc<AccessRules>>,
+    rights: Option<&Rights>,
+    ask: impl Fn(&Rights) -> Decision,
+) -> Explanation {
+    let Some(rights) = rights else {
+        return Explanation { allowed: true, source: None, rule: None, file: None };
+    };
+    let decision = ask(rights);
+    let rule = rights.rule(decision).map(|rule| rule.to_string().into());
+    let file = rules.and_then(|rules| rules.file()).cloned();
+    Explanation { allowed: decision.allowed, source: Some(decision.source), rule, file }
 }
 
 /// What a client may do; `None`: everything.
@@ -192,6 +256,28 @@ fn rights_of(
 }
 
 impl Shard {
+    /// What a client may do with a topic, and why. `user` counts where it has no session.
+    pub(crate) fn explain_rights(
+        &self,
+        client_id: &str,
+        user: Option<&str>,
+        topic: &str,
+    ) -> ClientRights {
+        let session = self.sessions.find(client_id);
+        let (user, rights) = match session {
+            Some(session) => (self.guards.user(session), self.guards.rights(session, client_id)),
+            None => (user, rights_of(self.guards.rules.as_ref(), None, user, client_id)),
+        };
+        let rules = self.guards.rules.as_ref();
+        ClientRights {
+            known: session.is_some(),
+            user: user.map(Into::into),
+            publish: explained(rules, rights.as_ref(), |one| one.may_write(topic)),
+            subscribe: explained(rules, rights.as_ref(), |one| one.may_subscribe(topic)),
+            receive: explained(rules, rights.as_ref(), |one| one.may_read(topic)),
+        }
+    }
+
     /// New users and rules: who is connected stays, and may do from now on what the new rules say.
     pub fn handle_security(&mut self, security: Security) {
         self.guards.set_rules(security.access.clone());
@@ -255,7 +341,7 @@ pattern readwrite own/%c/#
 ";
 
     fn rules(text: &str) -> Option<Arc<AccessRules>> {
-        Some(Arc::new(AccessRules::parse(text).unwrap()))
+        Some(Arc::new(AccessRules::parse(text).unwrap().named("rules")))
     }
 
     fn broker(security: Security) -> Broker {
@@ -682,5 +768,34 @@ pattern readwrite own/%c/#
         assert_eq!(broker.everybodys_payloads(), []);
         assert_eq!(broker.shards[0].counters().dropped_denied, 2);
         broker.shards[0].check_integrity();
+    }
+
+    #[test]
+    fn whoever_asks_is_told_which_line_decided() {
+        let mut broker = secured();
+        broker.log_in(1, &as_user(V311, "c1", "anna"), granted("anna"));
+        broker.log_in(2, &as_user(V311, "c2", "ben"), granted("ben"));
+        broker.subscribes(2, "#");
+        let shard = &broker.shards[0];
+        let why = |line, rule: &str, allowed| Explanation {
+            allowed,
+            source: Some(Source::File(line)),
+            rule: Some(rule.into()),
+            file: Some("rules".into()),
+        };
+        let rights = shard.explain_rights("c1", None, "anna/secret");
+        assert_eq!(rights.user.as_deref(), Some("anna"));
+        assert_eq!(rights.publish, why(4, "topic deny anna/secret", false));
+        assert_eq!(rights.receive, why(4, "topic deny anna/secret", false));
+        let rights = shard.explain_rights("c1", None, "own/c1/x");
+        assert_eq!(rights.publish, why(8, "pattern readwrite own/%c/#", true));
+        // One that is not there, and one that no rule is about.
+        let rights = shard.explain_rights("nobody", Some("anna"), "anna/x");
+        assert!(!rights.known && rights.publish.allowed);
+        let rights = shard.explain_rights("nobody", Some("carl"), "anna/x");
+        assert_eq!(rights.publish.source, Some(Source::NoRule));
+        let session = shard.sessions.find("c2").unwrap();
+        assert_eq!(shard.guards.why_not(session, "c2", "anna/x"), None);
+        assert!(shard.guards.why_not(session, "c2", "log").is_some());
     }
 }

@@ -31,6 +31,7 @@ use midge_codec::{ProtocolVersion, QoS};
 use midge_session::Time;
 
 use crate::ids::{ListenerId, SessionId, SessionRef};
+use crate::security::{ClientRights, Explanation};
 use crate::shard::Shard;
 
 pub use place::Place;
@@ -83,6 +84,15 @@ pub enum Question {
         /// A Topic Name.
         topic: Box<str>,
     },
+    /// What a client may do with a topic, and why, as its home shard.
+    Rights {
+        /// Whose.
+        client_id: Box<str>,
+        /// Its user name, where it has no session.
+        user: Option<Box<str>>,
+        /// A Topic Name.
+        topic: Box<str>,
+    },
     /// This shard's part of a cut through all logs, for a copy of them. Asked of any shard first, then of all.
     Cut {
         /// Its number, a new one for each cut.
@@ -108,6 +118,8 @@ pub enum Answer {
     Kicked(Kicked),
     /// Who would get it.
     Explained(Box<Explained>),
+    /// What it may do.
+    Rights(Box<ClientRights>),
     /// How far the log belongs to the cut; `None` when nothing is kept.
     Cut(Option<CutPlace>),
     /// Client ids, `None` for sessions that are gone.
@@ -276,6 +288,8 @@ pub struct Explained {
     pub subscriptions: usize,
     /// The first of them, at most [`SLICE`].
     pub receivers: Vec<SubscriptionRow>,
+    /// Which clients among those may not receive it, and why.
+    pub denied: Vec<(Box<str>, Explanation)>,
     /// Shared subscriptions that match and for which this shard chooses, at most [`SLICE`].
     pub groups: Vec<GroupRow>,
     /// Whether `receivers` and `groups` name all. If not, `subscriptions` may count a few groups.
@@ -306,6 +320,9 @@ impl Shard {
                 Answer::Kicked(kicked)
             }
             Question::Explain { topic } => Answer::Explained(Box::new(self.explain_topic(topic))),
+            Question::Rights { client_id, user, topic } => {
+                Answer::Rights(Box::new(self.explain_rights(client_id, user.as_deref(), topic)))
+            }
             Question::Cut { id } => {
                 let place = self.cut(*id);
                 self.settle();

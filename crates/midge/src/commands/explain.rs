@@ -1,4 +1,4 @@
-//! `midge explain`: who would get a message to a topic, by which filter, over which hops.
+//! `midge explain`: who would get a message to a topic, by which filter, over which hops, and which rules let whom.
 
 use std::{
     fmt::Write as _,
@@ -33,9 +33,13 @@ pub(crate) struct ExplainArguments {
     #[arg(value_name = "TOPIC")]
     topic: String,
 
-    /// The publisher, to count the hops from its home shard.
+    /// The publisher: to count the hops from its home shard, and to say what it may do with the topic, and which rule says so.
     #[arg(long, value_name = "CLIENT_ID")]
     from: Option<String>,
+
+    /// The user name of a publisher that has no session.
+    #[arg(long, value_name = "NAME", requires = "from")]
+    user: Option<String>,
 
     /// Everything as one JSON object.
     #[arg(long)]
@@ -48,6 +52,7 @@ pub(crate) fn run(arguments: &ExplainArguments) -> Result<(), Failure> {
     let request = Request::Explain(ExplainRequest {
         topic: arguments.topic.clone(),
         from: arguments.from.clone(),
+        user: arguments.user.clone(),
     });
     let mut explained = None;
     client::ask(&arguments.instance, &request, |line| {
@@ -104,6 +109,26 @@ fn text(explained: &Explained) -> String {
         }
         None => writeln!(text, "hops          {hops}"),
     };
+    if let Some(rights) = &explained.rights {
+        let user = match (&rights.user, rights.absent) {
+            (Some(user), _) => format!("as {}", printable(user)),
+            (None, _) => "without a user name".into(),
+        };
+        let absent = if rights.absent { ", which has no session" } else { "" };
+        _ = writeln!(text, "publisher     {} {user}{absent}", printable(&rights.client_id));
+        for (name, decision) in [
+            ("may publish", &rights.publish),
+            ("may subscribe", &rights.subscribe),
+            ("may receive", &rights.receive),
+        ] {
+            let answer = if decision.allowed { "yes" } else { "no" };
+            _ = writeln!(text, "{name:<13} {answer}: {}", printable(&decision.why));
+        }
+    }
+    for denied in &explained.denied {
+        let client_id = printable(&denied.client_id);
+        _ = writeln!(text, "not received  by {client_id}: {}", printable(&denied.why));
+    }
     if !explained.groups.is_empty() {
         text.push('\n');
         text.push_str(&groups(explained));

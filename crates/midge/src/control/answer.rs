@@ -11,10 +11,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use midge_auth::Source;
 use midge_codec::{ProtocolVersion, QoS};
 use midge_reactor::{AskError, Asker};
 use midge_shard::{
-    BanSubject, home_shard,
+    BanSubject, Explanation, home_shard,
     survey::{
         Answer, CUT_HOLD_MS, ClientFilter, ClientRow, GroupRow, Holder, Part, Place, Question,
         RetainedRow, SubscriptionFilter, SubscriptionRow,
@@ -30,10 +31,10 @@ use crate::reload::{self, Directory, Reload};
 use super::{
     cursor::Cursor,
     protocol::{
-        self, BanRequest, Banned, Client, ClientsRequest, End, ErrorCode, ErrorLine,
-        ExplainRequest, Explained, Group, Interest, KickRequest, Kicked, Line, Outcome,
-        ReloadRequest, Request, Retained, RetainedRequest, Subscription, SubscriptionsRequest,
-        UnbanRequest,
+        self, BanRequest, Banned, Client, ClientsRequest, Decision, Denied, End, ErrorCode,
+        ErrorLine, ExplainRequest, Explained, Group, Interest, KickRequest, Kicked, Line, Outcome,
+        PublisherRights, ReloadRequest, Request, Retained, RetainedRequest, Subscription,
+        SubscriptionsRequest, UnbanRequest,
     },
 };
 
@@ -275,6 +276,8 @@ impl Answering {
             hops_min: 0,
             hops_max: 0,
             from,
+            rights: self.rights(request)?,
+            denied: Vec::new(),
         };
         for shard in 0..shards {
             let question = Question::Explain { topic: topic.into() };
@@ -291,6 +294,11 @@ impl Answering {
             });
             let receivers = found.receivers.into_iter();
             explained.receivers.extend(receivers.map(|row| subscription(shard, row)));
+            let denied = found.denied.into_iter().map(|(client_id, why)| Denied {
+                client_id: client_id.into(),
+                why: self.why(&why),
+            });
+            explained.denied.extend(denied);
             if let Some(row) = found.retained {
                 explained.retained = Some(retained(shard, row));
             }
@@ -370,6 +378,43 @@ impl Answering {
         self.audit.admin("unban", about);
         sink.line(&Line::Unbanned(banned(subject, None, String::new())))?;
         Ok(End { rows: 1, next: None })
+    }
+
+    /// What the publisher of an explained message may do.
+    fn rights(&self, request: &ExplainRequest) -> Result<Option<PublisherRights>, Cut> {
+        let Some(client_id) = request.from.as_deref() else { return Ok(None) };
+        let question = Question::Rights {
+            client_id: client_id.into(),
+            user: request.user.as_deref().map(Into::into),
+            topic: request.topic.as_str().into(),
+        };
+        let home = home_shard(client_id, self.asker.shards()).get();
+        let Answer::Rights(found) = self.asker.ask(home, question)? else { return Err(mismatch()) };
+        let decision = |explanation: &Explanation| Decision {
+            allowed: explanation.allowed,
+            why: self.why(explanation),
+        };
+        Ok(Some(PublisherRights {
+            client_id: client_id.into(),
+            user: found.user.as_deref().map(String::from),
+            absent: !found.known,
+            publish: decision(&found.publish),
+            subscribe: decision(&found.subscribe),
+            receive: decision(&found.receive),
+        }))
+    }
+
+    fn why(&self, explanation: &Explanation) -> String {
+        let rule = explanation.rule.as_deref().unwrap_or_default();
+        match explanation.source {
+            None => "no rules are for this client".into(),
+            Some(Source::NoRule) => "no rule grants it".into(),
+            Some(Source::Superuser) => "a superuser, as its login said".into(),
+            Some(Source::Login(number)) => format!("rule {number} of its login: {rule}"),
+            Some(Source::File(line)) => {
+                format!("{}:{line}: {rule}", explanation.file.as_deref().unwrap_or("the ACL file"))
+            }
+        }
     }
 
     fn group(&self, shard: u16, row: GroupRow) -> Result<Group, Cut> {

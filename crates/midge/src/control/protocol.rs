@@ -96,9 +96,12 @@ pub(crate) struct KickRequest {
 pub(crate) struct ExplainRequest {
     /// A Topic Name.
     pub(crate) topic: String,
-    /// The publisher, to count the hops from its home shard.
+    /// The publisher, to count the hops from its home shard, and to say what it may do with the topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) from: Option<String>,
+    /// The user name of a publisher that has no session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) user: Option<String>,
 }
 
 /// See [`Request::Reload`].
@@ -441,6 +444,39 @@ pub(crate) struct Explained {
     pub(crate) hops_max: usize,
     /// The publisher's home, if the request names one; both numbers above are counted from it.
     pub(crate) from: Option<u16>,
+    /// What the publisher may do with the topic, if the request names one.
+    #[serde(default)]
+    pub(crate) rights: Option<PublisherRights>,
+    /// Clients among the receivers that may not receive it.
+    #[serde(default)]
+    pub(crate) denied: Vec<Denied>,
+}
+
+/// What a client may do with a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PublisherRights {
+    pub(crate) client_id: String,
+    pub(crate) user: Option<String>,
+    /// It has no session: what the ACL file says about its names.
+    pub(crate) absent: bool,
+    pub(crate) publish: Decision,
+    pub(crate) subscribe: Decision,
+    pub(crate) receive: Decision,
+}
+
+/// A yes or a no, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Decision {
+    pub(crate) allowed: bool,
+    /// `FILE:LINE: RULE`, or a sentence.
+    pub(crate) why: String,
+}
+
+/// A client that has subscribed to more than it may receive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Denied {
+    pub(crate) client_id: String,
+    pub(crate) why: String,
 }
 
 /// A shared subscription and who is next.
@@ -490,7 +526,7 @@ mod tests {
             }),
             Request::Retained(RetainedRequest { limit: u64::MAX, ..Default::default() }),
             Request::Kick(KickRequest { client_id: String::new() }),
-            Request::Explain(ExplainRequest { topic: "t".into(), from: None }),
+            Request::Explain(ExplainRequest { topic: "t".into(), from: None, user: None }),
             Request::Reload(ReloadRequest::default()),
             Request::Bans(BansRequest {}),
             Request::Ban(BanRequest {

@@ -4,6 +4,7 @@ use midge_mesh::ShardSet;
 use midge_topic::TopicName;
 
 use crate::groups;
+use crate::ids::SessionId;
 use crate::own;
 use crate::shard::Shard;
 
@@ -39,6 +40,14 @@ impl Shard {
                 } else if explained.receivers.len() < SLICE {
                     let row = self.subscription_row(filter, subscriber, options);
                     explained.receivers.extend(row);
+                    let session = SessionId(subscriber.0);
+                    if let Some(entry) = self.sessions.get(session)
+                        && let client_id = &entry.session.client_id
+                        && let Some(why) = self.guards.why_not(session, client_id, topic)
+                        && explained.denied.iter().all(|(denied, _)| denied != client_id)
+                    {
+                        explained.denied.push((client_id.clone(), why));
+                    }
                 }
             }
             left = left.saturating_sub(count);
