@@ -49,12 +49,15 @@ pub fn access(bytes: &[u8]) {
         Ok(rules) => rules,
         Err(error) => return assert!((1..=lines).contains(&error.line), "{error}"),
     };
-    let rights = rules.rights(user, client_id);
+    let rights = rules.rights(user, client_id, None);
     let (read, write) = (rights.may_read(topic), rights.may_write(topic));
     let subscribe = rights.may_subscribe(topic);
     for decision in [read, write, subscribe] {
-        assert!(decision.line.is_none_or(|line| (1..=lines).contains(&line)));
-        assert!(!decision.allowed || decision.line.is_some(), "nothing is allowed without a rule");
+        assert!(decision.line().is_none_or(|line| (1..=lines).contains(&line)));
+        assert!(
+            !decision.allowed || decision.line().is_some(),
+            "nothing is allowed without a rule"
+        );
     }
     // Whoever may receive a topic may ask for it.
     if read.allowed && !topic.contains(['+', '#']) {
