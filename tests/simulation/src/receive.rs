@@ -21,6 +21,9 @@ enum Copy {
     Either,
 }
 
+/// After its SUBACK, a SUBSCRIBE may be answered with what was retained a little later.
+const RETAINED_SLACK: u64 = 10 * SECOND;
+
 impl Client {
     /// Something arrived on a pipe of this client.
     pub fn arrive(&mut self, net: &mut Net, oracle: &mut Oracle, pipe: PipeId) {
@@ -571,6 +574,16 @@ impl Client {
             let asked = possible.iter().map(|one| one.asked).min().unwrap_or(0);
             if !oracle.may_be_retained(id, asked) {
                 return Err(format!("[MQTT-3.3.1-5] {id} is not what {topic} keeps"));
+            }
+            // What is kept is asked for by a SUBSCRIBE, and the answer may take its time.
+            let long_there = |one: &&Subscription| {
+                one.active.is_some_and(|at| at + RETAINED_SLACK < publication.first_sent)
+            };
+            if !publication.will && stable.len() == possible.len() && stable.iter().all(long_there)
+            {
+                return Err(format!(
+                    "[MQTT-3.3.1-12] publication {id} came with RETAIN to who had subscribed before"
+                ));
             }
         }
         self.count_copy(net, oracle, (id, publish.qos), copy, &possible)?;
