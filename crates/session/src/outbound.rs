@@ -377,6 +377,9 @@ impl Outbound {
         for entry in self.in_flight.iter_mut().take(self.sent) {
             entry.sent_before = true;
         }
+        if mutant!("resume-sends-nothing") {
+            return;
+        }
         self.sent = 0;
     }
 

@@ -227,9 +227,7 @@ impl Shard {
         }
         if session_present {
             self.tell_choosers(session);
-            if !mutant!("resume-sends-nothing") {
-                self.pump(session);
-            }
+            self.pump(session);
         }
     }
 
