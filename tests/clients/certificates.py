@@ -3,7 +3,10 @@
 Nothing of it outlives the run, so no key lies in the repository and nothing expires there.
 """
 
+import base64
+import hashlib
 import pathlib
+import re
 import subprocess
 
 
@@ -70,6 +73,12 @@ class Authority:
             self.directory, "ca", "-batch", "-notext", "-config", f"{self.name}.cnf", "-in", f"{file}.csr",
             "-extfile", f"{file}.ext", "-out", f"{file}.crt",
         )  # fmt: skip
+
+    def key_hash(self, file):
+        """The base64 of the SHA-256 of FILE.crt's public key, as browsers want it."""
+        pem = openssl(self.directory, "x509", "-in", f"{file}.crt", "-noout", "-pubkey")
+        key = base64.b64decode(re.sub(r"-----.*?-----|\s", "", pem))
+        return base64.b64encode(hashlib.sha256(key).digest()).decode()
 
     def revoke(self, file):
         openssl(self.directory, "ca", "-config", f"{self.name}.cnf", "-revoke", f"{file}.crt")

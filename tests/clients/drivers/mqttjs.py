@@ -1,4 +1,7 @@
-"""MQTT.js: all clients live in one Node.js process, which takes and gives lines of JSON (mqttjs_bridge.js)."""
+"""MQTT.js: all clients live in one Node.js process, which takes and gives lines of JSON (mqttjs_bridge.js).
+
+The same clients live in a web page, too: browser.py.
+"""
 
 import base64
 import dataclasses
@@ -46,7 +49,49 @@ class Kind:
         return connection
 
 
-class _Bridge:
+class Bridge:
+    """Where clients of MQTT.js live: takes commands and says events, as mqttjs_operations.js has them. Hosts extend it."""
+
+    # What a failure calls it.
+    name = "MQTT.js"
+
+    def __init__(self):
+        self._numbers = itertools.count(1)
+        self._connections = {}
+        self._answers = {}
+        self._answered = threading.Condition()
+
+    def send(self, command):
+        """Hands one command over."""
+        raise NotImplementedError
+
+    def on_event(self, event):
+        """Called by the host for each event, in order."""
+        if event["event"] == "answer":
+            with self._answered:
+                self._answers[event["call"]] = event
+                self._answered.notify_all()
+        else:
+            self._connections[event["connection"]].on_event(event)
+
+    def open(self, connection):
+        number = next(self._numbers)
+        self._connections[number] = connection
+        return number
+
+    def call(self, command):
+        number = next(self._numbers)
+        self.send({**command, "call": number})
+        with self._answered:
+            if not self._answered.wait_for(lambda: number in self._answers, PATIENCE_SECONDS):
+                raise Failure(f"{self.name} did not finish {command['operation']} within {PATIENCE_SECONDS} s")
+            answer = self._answers.pop(number)
+        if answer.get("error"):
+            raise Failure(f"{self.name} {command['operation']}: {answer['error']}")
+        return answer
+
+
+class _Node(Bridge):
     """The Node.js process. Started with the first client, ended with the tests."""
 
     _instance = None
@@ -68,51 +113,31 @@ class _Bridge:
                 cls._instance = None
 
     def __init__(self):
+        super().__init__()
         self._process = subprocess.Popen(
             ["node", str(_BRIDGE)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ
         )
-        self._numbers = itertools.count(1)
-        self._connections = {}
-        self._answers = {}
-        self._answered = threading.Condition()
         self._writing = threading.Lock()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
         for line in self._process.stdout:
-            event = json.loads(line)
-            if event["event"] == "answer":
-                with self._answered:
-                    self._answers[event["call"]] = event
-                    self._answered.notify_all()
-            else:
-                self._connections[event["connection"]].on_event(event)
+            self.on_event(json.loads(line))
 
-    def open(self, connection):
-        number = next(self._numbers)
-        self._connections[number] = connection
-        return number
-
-    def call(self, command):
-        number = next(self._numbers)
-        line = json.dumps({**command, "call": number}).encode() + b"\n"
+    def send(self, command):
         with self._writing:
-            self._process.stdin.write(line)
+            self._process.stdin.write(json.dumps(command).encode() + b"\n")
             self._process.stdin.flush()
-        with self._answered:
-            if not self._answered.wait_for(lambda: number in self._answers, PATIENCE_SECONDS):
-                raise Failure(f"MQTT.js did not finish {command['operation']} within {PATIENCE_SECONDS} s")
-            answer = self._answers.pop(number)
-        if answer.get("error"):
-            raise Failure(f"MQTT.js {command['operation']}: {answer['error']}")
-        return answer
 
 
-stop_bridge = _Bridge.stop
+stop_bridge = _Node.stop
 
 
 class Connection(Subscriber):
-    """One connected client. `topic_aliases` lets it use aliases for what it sends and offers the same to the broker."""
+    """One connected client. `topic_aliases` lets it use aliases for what it sends and offers the same to the broker.
+
+    It lives in a Node.js process unless another `bridge` is given.
+    """
 
     def __init__(
         self,
@@ -125,10 +150,11 @@ class Connection(Subscriber):
         topic_aliases=0,
         keep_alive_seconds=60,
         transport=Transport(),
+        bridge=None,
     ):
         super().__init__(client_id)
         self.version = version
-        self._bridge = _Bridge.get()
+        self._bridge = bridge or _Node.get()
         self._number = self._bridge.open(self)
         host, port = address
         answer = self.call(
@@ -146,6 +172,8 @@ class Connection(Subscriber):
         )
         # A CONNACK of 3.1 has no such flag.
         self.session_present = None if version == 3 else answer["sessionPresent"]
+        # What the host saw of the transport: in a page `url` and `subprotocol` of the WebSocket.
+        self.transport = answer["transport"]
 
     def call(self, operation, **arguments):
         return self._bridge.call({"operation": operation, "connection": self._number, **arguments})

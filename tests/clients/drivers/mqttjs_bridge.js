@@ -1,131 +1,29 @@
-// Many MQTT.js clients in one process, steered by lines of JSON on standard input (see mqttjs.py).
-//
-// Each line in is {call, operation, connection, ...} and is answered by {event: 'answer', call, error?, ...};
-// messages and the broker's DISCONNECT come in between as events of their own. The process ends with its input.
+// Many MQTT.js clients in one process of Node.js, steered by lines of JSON on standard input (see mqttjs.py and
+// mqttjs_operations.js). The process ends with its input.
 'use strict'
 
 const fs = require('node:fs')
 const { createRequire } = require('node:module')
 const path = require('node:path')
 const readline = require('node:readline')
+const { mqttjsHandler } = require('./mqttjs_operations.js')
 
 // The packages live in an untracked place that the test command names.
 const modules = process.env.MIDGE_TEST_NODE_MODULES
-const mqtt = (modules ? createRequire(path.join(modules, 'package.json')) : require)('mqtt')
 
-const connections = new Map()
-
-function say (event) {
-  process.stdout.write(JSON.stringify(event) + '\n')
-}
-
-function plainProperties (properties = {}) {
-  const plain = { ...properties }
-  if (plain.correlationData) plain.correlationData = plain.correlationData.toString('base64')
-  if (plain.userProperties) plain.userProperties = { ...plain.userProperties }
-  return plain
-}
-
-function packetProperties (properties) {
-  const made = { ...properties }
-  if (made.correlationData) made.correlationData = Buffer.from(made.correlationData, 'base64')
-  // On the wire this is a byte; MQTT.js wants a truth value.
-  if ('payloadFormatIndicator' in made) made.payloadFormatIndicator = Boolean(made.payloadFormatIndicator)
-  return made
-}
-
-const operations = {
-  connect (command, answer) {
-    const v5 = command.version === 5
-    const options = {
-      host: command.host,
-      port: command.port,
-      protocol: { tcp: 'mqtt', tls: 'mqtts', ws: 'ws', wss: 'wss' }[command.transport.protocol],
-      clientId: command.clientId,
-      protocolVersion: command.version,
-      protocolId: command.version === 3 ? 'MQIsdp' : 'MQTT',
-      clean: command.clean,
-      keepalive: command.keepAliveSeconds,
-      reconnectPeriod: 0,
-      connectTimeout: 15000
-    }
-    const transport = command.transport
-    if (transport.protocol.startsWith('ws')) options.path = transport.path
+const handle = mqttjsHandler({
+  mqtt: (modules ? createRequire(path.join(modules, 'package.json')) : require)('mqtt'),
+  say: (event) => process.stdout.write(JSON.stringify(event) + '\n'),
+  bytes: (base64) => Buffer.from(base64, 'base64'),
+  transport: (transport) => {
+    const options = {}
     for (const [ours, theirs] of [['ca', 'ca'], ['certificate', 'cert'], ['key', 'key']]) {
       if (transport[ours]) options[theirs] = fs.readFileSync(transport[ours])
     }
-    if (v5) options.properties = { sessionExpiryInterval: command.expirySeconds }
-    if (command.topicAliases > 0) {
-      options.properties.topicAliasMaximum = command.topicAliases
-      options.autoAssignTopicAlias = true
-    }
-    if (command.will) {
-      const will = command.will
-      options.will = {
-        topic: will.topic,
-        payload: Buffer.from(will.payload, 'base64'),
-        qos: will.qos,
-        retain: will.retain
-      }
-      if (v5) options.will.properties = packetProperties(will.properties)
-    }
-    const client = mqtt.connect(options)
-    connections.set(command.connection, client)
-    let answered = false
-    const once = (result) => {
-      if (!answered) answer(result)
-      answered = true
-    }
-    client.on('connect', (packet) => once({ sessionPresent: packet.sessionPresent }))
-    client.on('error', (error) => once({ error: String(error) }))
-    client.on('close', () => once({ error: 'closed before CONNACK' }))
-    client.on('disconnect', (packet) => say({
-      event: 'disconnect', connection: command.connection, reasonCode: packet.reasonCode
-    }))
-    client.on('message', (topic, payload, packet) => say({
-      event: 'message',
-      connection: command.connection,
-      topic,
-      payload: payload.toString('base64'),
-      qos: packet.qos,
-      retain: packet.retain,
-      properties: plainProperties(packet.properties)
-    }))
-  },
-
-  subscribe (command, answer) {
-    const filters = Object.fromEntries(command.filters.map(([filter, qos]) => [filter, { qos }]))
-    connections.get(command.connection).subscribe(filters, (error, _granted, packet) => {
-      answer(error ? { error: String(error) } : { granted: Array.from(packet.granted) })
-    })
-  },
-
-  publish (command, answer) {
-    const options = { qos: command.qos, retain: command.retain }
-    if (Object.keys(command.properties).length > 0) options.properties = packetProperties(command.properties)
-    const payload = Buffer.from(command.payload, 'base64')
-    connections.get(command.connection).publish(command.topic, payload, options, (error) => {
-      answer(error ? { error: String(error) } : {})
-    })
-  },
-
-  end (command, answer) {
-    connections.get(command.connection).end(false, {}, () => answer({}))
-  },
-
-  kill (command, answer) {
-    const client = connections.get(command.connection)
-    client.stream.destroy()
-    client.end(true, {}, () => answer({}))
+    return options
   }
-}
+})
 
-readline.createInterface({ input: process.stdin }).on('line', (line) => {
-  const command = JSON.parse(line)
-  const answer = (result) => say({ event: 'answer', call: command.call, ...result })
-  try {
-    operations[command.operation](command, answer)
-  } catch (error) {
-    answer({ error: String(error) })
-  }
-}).on('close', () => process.exit(0))
+readline.createInterface({ input: process.stdin })
+  .on('line', (line) => handle(JSON.parse(line)))
+  .on('close', () => process.exit(0))
