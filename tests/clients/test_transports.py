@@ -7,14 +7,13 @@ import base64
 import os
 import pathlib
 import re
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import tempfile
 import unittest
 
+import haproxy
 from broker import PATIENCE_SECONDS, SHARDS, Midge, given_address
 from certificates import Authority, openssl
 from drivers import Failure, Publication, Transport, mosquitto, mqttjs, paho
@@ -314,48 +313,26 @@ class Proxy(Case):
         connection.sendall(b"PROXY TCP4 203.0.113.9 127.0.0.1 1 2\r\n" + CONNECT)
         self.assertEqual(self.assertClosed(connection), b"")
 
-    @unittest.skipUnless(shutil.which("haproxy") or os.path.exists("/usr/sbin/haproxy"), "no haproxy here")
+    @unittest.skipUnless(haproxy.program(), "no haproxy here")
     def test_haproxy_in_front(self):
-        """HAProxy with PROXY protocol 2 in front of plain, TLS and unix-domain listeners."""
-        haproxy = shutil.which("haproxy") or "/usr/sbin/haproxy"
-        # HAProxy takes a listening socket that is open already: so the kernel chooses the port.
-        fronts, sections = {}, []
+        """HAProxy with PROXY protocol 2 in front of plain, TLS and unix-domain listeners (1 for the latter)."""
         targets = {
             "proxy": "{}:{} send-proxy-v2".format(*self.addresses["proxy"]),
             "proxy_tls": "{}:{} send-proxy-v2".format(*self.addresses["proxy_tls"]),
             "unix": f"unix@{self.directory}/proxied.sock send-proxy",
         }
-        for name, target in targets.items():
-            listening = socket.create_server(("127.0.0.1", 0))
-            self.addCleanup(listening.close)
-            fronts[name] = listening
-            sections.append(
-                f"listen {name}\n  mode tcp\n  bind fd@{listening.fileno()}\n  server midge {target}\n"
-            )
-        path = self.directory / "haproxy.cfg"
-        path.write_text(
-            "global\n  maxconn 100\ndefaults\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n"
-            + "".join(sections)
-        )
-        process = subprocess.Popen(
-            [haproxy, "-db", "-f", str(path)],
-            pass_fds=[listening.fileno() for listening in fronts.values()],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        self.addCleanup(process.wait, PATIENCE_SECONDS)
-        self.addCleanup(process.terminate)
-        for name, listening in fronts.items():
+        front = haproxy.HaProxy(self.directory, {name: ("", target) for name, target in targets.items()})
+        self.addCleanup(front.stop)
+        for name, address in front.addresses.items():
             with self.subTest(name=name):
                 transport = self.transport("tls" if name == "proxy_tls" else "tcp")
-                address = listening.getsockname()
                 client = paho.Connection(5, address, f"through-{name}", transport=transport)
                 self.addCleanup(client.close)
                 client.subscribe([("t", 1)])
                 client.publish(Publication("t", b"through", 1))
                 self.assertEqual([m.payload for m in client.wait_for(1)], [b"through"])
         # The broker sees the client's own address, not the proxy's.
-        connection = socket.create_connection(fronts["proxy"].getsockname(), PATIENCE_SECONDS)
+        connection = socket.create_connection(front.addresses["proxy"], PATIENCE_SECONDS)
         self.addCleanup(connection.close)
         own = "{}:{}".format(*connection.getsockname())
         connection.sendall(b"\xf0\x00")

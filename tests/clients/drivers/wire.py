@@ -112,6 +112,8 @@ class Wire:
         try:
             while self._socket.recv(4096):
                 pass
+        except TimeoutError:
+            return False
         except OSError:
             pass
         return True
