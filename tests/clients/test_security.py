@@ -1,6 +1,6 @@
 """Users and rules: who is let in, what each may do, and that both can be exchanged while clients are connected.
 
-The last test asks Debian's mosquitto the same thousand questions about the same two files.
+The last two tests ask Debian's mosquitto the same questions about the same files, a thousand each.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import unittest
 
 from broker import PATIENCE_SECONDS, SHARDS, Midge, binary, given_address
 from drivers import Failure, Publication, paho
+from drivers.wire import packet, text
 
 SERVE = ("serve", "--shards", str(SHARDS), "--ephemeral")
 
@@ -33,6 +34,8 @@ pattern readwrite own/%c/#
 
 @unittest.skipIf(given_address(), "the tests were pointed at a running broker")
 class Security(unittest.TestCase):
+    maxDiff = 5000
+
     def directory(self):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
@@ -207,8 +210,6 @@ class Security(unittest.TestCase):
     # ---- The same answers as mosquitto's -------------------------------------------------------------------
 
     def test_a_thousand_questions_get_mosquittos_answers(self):
-        mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-        self.assertIsNotNone(mosquitto, "Debian's mosquitto is what the answers are compared with")
         seed = random.randrange(1 << 32)
         chance = random.Random(seed)
         topics = [f"{a}/{b}" for a in ("a", "b", "ann", "c1", "%c") for b in ("", "x", "ann", "c2", "x/y")]
@@ -223,27 +224,99 @@ class Security(unittest.TestCase):
 
         midge = Midge(*SERVE, "--config", str(self.configuration(directory, passwords)))
         self.addCleanup(midge.stop)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        (directory / "mosquitto.conf").write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\n"
-            f"password_file {passwords}\nacl_file {directory / 'rules'}\nuser root\n"
-        )
-        peer = subprocess.Popen(
-            [mosquitto, "-c", str(directory / "mosquitto.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self.addCleanup(peer.wait, PATIENCE_SECONDS)
-        self.addCleanup(peer.terminate)
-        wait_until_it_listens(port)
+        peer = self.mosquitto(directory, f"allow_anonymous true\nacl_file {directory / 'rules'}\n", passwords)
 
         questions = [(person, topic) for person in people for topic in topics]
         self.assertEqual(len(questions) * 2, 1000)
         ours = self.answers(midge.addresses()[0], people, topics)
-        theirs = self.answers(("127.0.0.1", port), people, topics)
+        theirs = self.answers(peer, people, topics)
         different = sorted(ours ^ theirs, key=str)
         self.assertEqual(different, [], f"seed {seed}, rules:\n{rules}")
         self.assertGreater(len(ours), 50, "most questions would have been answered by `no`")
+
+    def mosquitto(self, directory, settings, passwords):
+        """Starts Debian's broker on the same files; returns its address."""
+        program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+        self.assertIsNotNone(program, "Debian's mosquitto is what the answers are compared with")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        (directory / "mosquitto.conf").write_text(
+            f"listener {port} 127.0.0.1\nuser root\npassword_file {passwords}\n{settings}"
+        )
+        peer = subprocess.Popen(
+            [program, "-c", str(directory / "mosquitto.conf")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self.addCleanup(peer.wait, PATIENCE_SECONDS)
+        self.addCleanup(peer.terminate)
+        wait_until_it_listens(port)
+        return "127.0.0.1", port
+
+    def test_a_thousand_logins_get_mosquittos_answers(self):
+        """A file that Debian's mosquitto_passwd wrote, with both of its hashes; a third of the questions is the right one."""
+        seed = random.randrange(1 << 32)
+        chance = random.Random(seed)
+        directory = self.directory()
+        path = directory / "passwords"
+        path.touch(0o600)
+        letters = "abzAZ019 _-.,;!?/#+$%\\\"'äß€語"
+        users = {}
+        for number in range(24):
+            # Neither broker can have a colon in a name; an empty password is no password to mosquitto's tool.
+            name = f"{number}" + "".join(chance.choices(letters, k=chance.randrange(9))).rstrip()
+            users[name] = "".join(chance.choices(letters + ":", k=chance.choice([1, 2, 8, 40]))).strip() or "x"
+        for number, (name, password) in enumerate(users.items()):
+            algorithm = ["sha512", "sha512-pbkdf2"][number % 2]
+            command = ["mosquitto_passwd", "-H", algorithm, "-b", str(path), name, password]
+            subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE_SECONDS)
+
+        def question():
+            name, password = chance.choice(list(users.items()))
+            wrong = [
+                password + " ", password[:-1], password + password, password.swapcase(), name, "", None,
+                chance.choice(list(users.values())), "".join(chance.choices(letters, k=8)),
+            ]  # fmt: skip
+            stranger = [name + "x", name[:-1], name.swapcase(), " " + name, name + " ", "", None]
+            kind = chance.randrange(3)
+            # Without a name there is no password to go with it [MQTT-3.1.2-22 @3.1.1].
+            user = chance.choice(stranger) if kind == 2 else name
+            return user, None if user is None else password if kind != 1 else chance.choice(wrong)
+
+        questions = [question() for _ in range(500)]
+        for anonymous in ("true", "false"):
+            with self.subTest(anonymous=anonymous):
+                settings = directory / "midge.yaml"
+                settings.write_text(
+                    "listeners: [{address: '127.0.0.1:0'}]\n"
+                    f"security:\n  allow_anonymous: {anonymous}\n  password_file: {path}\n"
+                )
+                midge = Midge(*SERVE, "--config", str(settings))
+                self.addCleanup(midge.stop)
+                peer = self.mosquitto(directory, f"allow_anonymous {anonymous}\n", path)
+                ours = [self.login(midge.addresses()[0], f"c{at}", *one) for at, one in enumerate(questions)]
+                theirs = [self.login(peer, f"c{at}", *one) for at, one in enumerate(questions)]
+                different = [
+                    (*one, our, their)
+                    for one, our, their in zip(questions, ours, theirs)
+                    # To mosquitto an empty name is none, to us it is one that does not exist: docs/access.md.
+                    if (our == 0) != (their == 0 and one[0] != "")
+                ]
+                self.assertEqual(different, [], f"seed {seed}")
+                self.assertGreater(ours.count(0), 100, "most questions would have been answered by `no`")
+                self.assertGreater(len(ours) - ours.count(0), 100, "or by `yes`")
+                # What kind of no is ours to say: docs/access.md.
+                self.assertLessEqual({*ours}, {0, 4, 5})
+
+    @staticmethod
+    def login(address, client_id, user, password):
+        """The return code of 3.1.1's CONNACK, 0 for yes."""
+        flags = 0x02 | (0x80 if user is not None else 0) | (0x40 if password is not None else 0)
+        body = text("MQTT") + bytes([4, flags, 0, 60]) + text(client_id)
+        body += b"".join(text(part) for part in (user, password) if part is not None)
+        with socket.create_connection(address, PATIENCE_SECONDS) as connection:
+            connection.sendall(packet(0x10, body))
+            answer = connection.recv(4)
+            return answer[3] if len(answer) == 4 else None
 
     def configuration(self, directory, passwords):
         path = directory / "midge.yaml"
