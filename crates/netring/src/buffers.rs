@@ -81,14 +81,13 @@ impl Buffers {
         Ok(buffers)
     }
 
-    /// They ran out: gives the kernel twice as many, if there are so many.
+    /// They ran out during the last turn: gives the kernel twice as many, if there are so many. Once a turn, however many
+    /// receives found none, and whatever has come back since: what counts is how many the kernel had then.
     #[cold]
     pub(crate) fn grow(&mut self) {
         self.ran_out = true;
-        if self.published <= self.wanted / 2 {
-            self.wanted = (self.wanted * 2).min(self.count);
-            self.publish();
-        }
+        self.wanted = (self.wanted * 2).min(self.count);
+        self.publish();
     }
 
     /// To be called now and then, every few seconds: takes back half of what the kernel has if that was enough since the

@@ -352,7 +352,6 @@ impl NetRing {
                 libc::ENOBUFS => {
                     self.counters.buffers_exhausted += 1;
                     state.set(SlotState::STARVING);
-                    self.buffers.grow();
                     self.starving.push_back(slot);
                     self.settle(slot);
                 }

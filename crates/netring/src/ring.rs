@@ -250,8 +250,10 @@ impl NetRing {
         self.buffers.give(received.buffer);
     }
 
-    /// Arms receives that found no buffer, as many as there are buffers now.
+    /// Arms receives that found no buffer, as many as there are buffers now. Those that were left over from the turn before
+    /// count as short again: so many peers are ready at a time.
     fn feed_starving(&mut self) {
+        self.buffers.grow();
         for _ in 0..self.buffers.available() {
             let Some(slot) = self.starving.pop_front() else { break };
             if let Some(state) = self.slots.get(slot)

@@ -198,6 +198,46 @@ fn without_a_buffer_receiving_waits_without_spinning() {
     closed(&mut ring, slot);
 }
 
+#[test]
+fn buffers_that_come_back_at_once_still_grow_to_what_is_ready_at_a_time() {
+    const CLIENTS: usize = 100;
+    let (mut ring, address) = listening(&RingConfig {
+        slots: 128,
+        receive_buffer_size: 64,
+        receive_buffer_count: 256,
+        ..config()
+    });
+    let mut clients: Vec<TcpStream> = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(TcpStream::connect(address).unwrap());
+        let slot = accepted(&mut ring);
+        ring.receive(slot, Receive::Continuous);
+    }
+    let mut round = || {
+        for client in &mut clients {
+            client.write_all(&[7; 64]).unwrap();
+        }
+        let mut received = 0;
+        while received < CLIENTS {
+            ring.turn(Wait::Forever).unwrap();
+            while let Some(event) = ring.next_event() {
+                match event {
+                    Event::Received { data, .. } => {
+                        received += 1;
+                        ring.recycle(data);
+                    }
+                    other => panic!("unexpected: {other:?}"),
+                }
+            }
+        }
+        ring.counters().buffers_exhausted
+    };
+    // From 16 to 128 in three steps, one a turn.
+    let exhausted = (0..3).map(|_| round()).last().unwrap();
+    assert!(exhausted > 0);
+    assert_eq!((0..5).map(|_| round()).last().unwrap(), exhausted, "there are enough now");
+}
+
 fn until_received(ring: &mut NetRing) -> midge_netring::Received {
     match next(ring) {
         Event::Received { data, .. } => data,
