@@ -11,6 +11,7 @@ use crate::{
         Performance, RecoveryMode, Runtime, Shutdown, Sys,
     },
     protection::ListenerLimits,
+    sandbox::Sandbox,
     security::Security,
     transport::{FileMode, Protocol, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -30,6 +31,7 @@ impl Default for Config {
             sys: Sys::default(),
             durability: Durability::default(),
             audit: Audit::default(),
+            sandbox: Sandbox::default(),
             log: Log::default(),
             shutdown: Shutdown::default(),
         }

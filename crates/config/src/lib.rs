@@ -29,6 +29,7 @@ mod load;
 mod model;
 mod positions;
 mod protection;
+mod sandbox;
 mod security;
 mod transport;
 mod units;
@@ -51,6 +52,7 @@ pub use model::{
 };
 pub use positions::Origin;
 pub use protection::{BanRule, ListenerLimits};
+pub use sandbox::{Sandbox, SandboxMode};
 pub use security::{Authenticator, CertificateName, DenyAction, Security};
 pub use transport::{
     Address, ClientCertificates, FileMode, NamedCertificate, Protocol, ProxyProtocol, Tls,

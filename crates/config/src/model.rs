@@ -14,6 +14,7 @@ use crate::{
     admin::Admin,
     audit::Audit,
     protection::ListenerLimits,
+    sandbox::Sandbox,
     security::{Authenticator, Security},
     transport::{Address, FileMode, Protocol, ProxyProtocol, Tls, WebSocket},
     units::{Auto, ByteSize, Choice, Expiry, Period},
@@ -57,6 +58,9 @@ pub struct Config {
 
     /// Who came, went and was denied, in a file of its own.
     pub audit: Audit,
+
+    /// What the process gives up once it has started.
+    pub sandbox: Sandbox,
 
     /// What is written to standard error, and how.
     pub log: Log,

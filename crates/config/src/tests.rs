@@ -122,7 +122,7 @@ fn texts_that_are_refused() {
         (
             "foo: 1",
             "m.yaml:1:1: foo: unknown key; the keys here are listeners, shards, pin_cores, limits, \
-             security, performance, runtime, admin, sys, durability, audit, log, shutdown",
+             security, performance, runtime, admin, sys, durability, audit, sandbox, log, shutdown",
         ),
         ("# One.\nshard: 1", "m.yaml:2:1: shard: unknown key; did you mean `shards`?"),
         (
@@ -140,7 +140,7 @@ fn texts_that_are_refused() {
         ),
         (
             "1: 2",
-            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, sys, durability, audit, log, shutdown",
+            "m.yaml:1:1: 1: unknown key; the keys here are listeners, shards, pin_cores, limits, security, performance, runtime, admin, sys, durability, audit, sandbox, log, shutdown",
         ),
         (
             "admin: {listen: here}",

@@ -81,17 +81,7 @@ impl OwnInstance {
     /// # Errors
     /// What could not be done and why: one sentence without its end, for the caller to say what is missing now.
     pub(crate) fn create(base: &Path) -> Result<Self, String> {
-        let told = |path: &Path, error: &io::Error| {
-            let reason = error.to_string();
-            let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
-            format!("cannot make {}: {reason}", path.display())
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(base)
-            .map_err(|error| told(base, &error))?;
-        check_owner(base)?;
+        make_base(base)?;
         let pid = std::process::id();
         sweep(base, pid);
         let directory = base.join(pid.to_string());
@@ -155,6 +145,25 @@ fn default_base(systemd: Option<String>, session: Option<PathBuf>, user: u32) ->
         (None, Some(session)) => session.join("midge"),
         (None, None) => format!("/tmp/midge-{user}").into(),
     }
+}
+
+/// Makes the directory of all brokers if need be.
+///
+/// # Errors
+/// Why it cannot be ours, as of [`OwnInstance::create`].
+pub(crate) fn make_base(base: &Path) -> Result<(), String> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(base)
+        .map_err(|error| told(base, &error))?;
+    check_owner(base)
+}
+
+fn told(path: &Path, error: &io::Error) -> String {
+    let reason = error.to_string();
+    let reason = reason.split(" (os error").next().unwrap_or_default().to_lowercase();
+    format!("cannot make {}: {reason}", path.display())
 }
 
 /// Where anybody may make directories, somebody could be there first and see, or feign, what is ours.

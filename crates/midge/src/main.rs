@@ -35,6 +35,7 @@ mod notify;
 mod passwd;
 mod plan;
 mod reload;
+mod sandbox;
 mod security;
 mod serve;
 mod service;

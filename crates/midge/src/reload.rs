@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use crate::audit::Audit;
 use crate::{
     arguments::ServeArguments, broker::Reloader, failure::Failure, host::Host, memory::MemoryWatch,
-    minds::Minds, security::Guard, settings::Settings, transports::Transports,
+    minds::Minds, sandbox::Sandbox, security::Guard, settings::Settings, transports::Transports,
 };
 
 pub(crate) use difference::Change;
@@ -64,6 +64,7 @@ struct State {
     minds: Minds,
     memory: MemoryWatch,
     audit: Audit,
+    sandbox: Sandbox,
 }
 
 /// What a [`Reload`] begins with: everything that the start has made.
@@ -79,6 +80,7 @@ pub(crate) struct Beginning<'a> {
     pub(crate) minds: Minds,
     pub(crate) memory: MemoryWatch,
     pub(crate) audit: Audit,
+    pub(crate) sandbox: Sandbox,
 }
 
 impl Reload {
@@ -95,6 +97,7 @@ impl Reload {
             minds: beginning.minds,
             memory: beginning.memory,
             audit: beginning.audit,
+            sandbox: beginning.sandbox,
         }))
     }
 
@@ -126,6 +129,11 @@ impl State {
             config: config.or_else(|| self.arguments.config.clone()),
             ..self.arguments.clone()
         };
+        if let Some(problem) =
+            arguments.config.as_deref().and_then(|path| self.sandbox.file_out_of_reach(path))
+        {
+            return Err(vec![problem]);
+        }
         let wanted = Settings::resolve(&arguments, &self.host).map_err(sentences)?;
         let settings = self.settings.take_over(wanted.loaded, &self.host, fixed::in_force);
         let changes = difference::between(
@@ -136,6 +144,10 @@ impl State {
         let settings = settings.settings;
 
         let config = settings.config();
+        let problems = self.sandbox.out_of_reach(config);
+        if !problems.is_empty() {
+            return Err(problems);
+        }
         let plan = self.seats.plan(&config.listeners).map_err(|problem| vec![problem])?;
         let spoken = self.transports.prepare(&plan.numbered(), &settings.loaded)?;
         let rules = self.guard.prepare(config).map_err(|problem| vec![problem])?;

@@ -1,6 +1,6 @@
 //! `midge serve`: the order of start and end.
 //!
-//! Start: settings → signals held → log → sockets → runtime directory → shards → start-up line. Each
+//! Start: settings → signals held → sandbox → log → sockets → runtime directory → shards → start-up line. Each
 //! step can only fail before the next has begun, and dropping what the earlier ones made undoes
 //! them. Only then the service manager is told. The runtime directory alone may fail without an end: clients matter more.
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
@@ -28,6 +28,7 @@ use crate::{
     minds::Minds,
     notify::Notifier,
     reload::{self, Beginning, Reload, Seats},
+    sandbox::Sandbox,
     security::Guard,
     settings::Settings,
     signals, sys,
@@ -41,6 +42,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let signals = signals::hold().map_err(|error| {
         Failure::Other(format!("cannot take SIGTERM, SIGINT and SIGHUP from the system: {error}"))
     })?;
+    // Before the first thread: it holds those that come after it.
+    let sandbox = Sandbox::enter(&settings, arguments.config.as_deref())?;
     let logging = Logging::start(&settings.config().log)
         .map_err(|error| Failure::Other(format!("cannot start the log thread: {error}")))?;
 
@@ -124,6 +127,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let memory_max = settings.config().limits.memory_max.bytes();
     let memory = MemoryWatch::start(memory_max, host.memory_bytes, broker.reloader());
     let memory = memory.map_err(thread)?;
+    let closed_in = sandbox.line.clone();
     let reload = Arc::new(Reload::new(Beginning {
         arguments,
         host,
@@ -135,6 +139,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         minds,
         memory,
         audit: audit.clone(),
+        sandbox,
     }));
     let on_hangup = Arc::clone(&reload);
     signals
@@ -195,6 +200,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         Ok(Err(error)) => tracing::warn!("control is off: cannot open its socket: {error}"),
         Ok(Ok(())) => {}
     }
+    tracing::info!("{closed_in}");
     let pages = statistics.and_then(|directory| Instance::open(directory).ok());
     notifier
         .watch(pages)

@@ -49,7 +49,7 @@ pub(super) fn examine(host: &Host, wanted: &Wanted) -> Vec<Finding> {
 
 type Check = fn(&Host, &Wanted) -> Option<Finding>;
 
-const CHECKS: [Check; 22] = [
+const CHECKS: [Check; 23] = [
     kernel,
     io_uring,
     io_uring_for_others,
@@ -72,6 +72,7 @@ const CHECKS: [Check; 22] = [
     handshakes,
     irqbalance,
     clock,
+    sandbox,
 ];
 
 // ---- What the broker cannot do without -----------------------------------------------------------
@@ -635,6 +636,35 @@ fn clock(host: &Host, _: &Wanted) -> Option<Finding> {
         )),
         // The kernel has found the processor's counter to be unreliable.
         None => finding.mended_by("dmesg | grep -i -e clocksource -e tsc"),
+    })
+}
+
+/// What a broker that somebody has taken over could still do.
+fn sandbox(host: &Host, wanted: &Wanted) -> Option<Finding> {
+    if wanted.role == Role::Generator {
+        return None;
+    }
+    let (landlock, seccomp) = (host.landlock?, host.seccomp?);
+    let found = match (landlock, seccomp) {
+        (true, true) => "landlock and seccomp",
+        (true, false) => "landlock alone",
+        (false, true) => "seccomp alone",
+        (false, false) => "neither landlock nor seccomp",
+    };
+    let finding = Finding::fine("sandbox", "what the broker can give up", found);
+    if landlock && seccomp {
+        return Some(finding);
+    }
+    let why = "With both the broker gives up, once it has started, all files that its configuration \
+               does not name, other programs and most ways into the kernel (sandbox.mode). It serves \
+               without, too; the systemd unit has rules of its own.";
+    let finding = finding.bad(Verdict::Hurts, "both", why);
+    Some(if landlock {
+        finding
+    } else {
+        finding.mended_by(
+            "lsm=landlock,… on the kernel's command line (cat /proc/cmdline), and a restart",
+        )
     })
 }
 

@@ -21,6 +21,10 @@ pub(super) struct Host {
     pub(super) io_uring: Option<Result<(), NetRingError>>,
     /// `kernel.io_uring_disabled`; the file came with Linux 6.6.
     pub(super) io_uring_disabled: Option<u64>,
+    /// Whether the kernel can hold a process to some files. `None`: not tried (made-up hosts).
+    pub(super) landlock: Option<bool>,
+    /// Whether the kernel has filters of system calls. `None`: it does not say.
+    pub(super) seccomp: Option<bool>,
     /// Effective capabilities of this process as a bit set.
     pub(super) capabilities: u64,
     /// Cores' worth of time that this process may use: affinity and control-group quota counted.
@@ -109,6 +113,7 @@ impl Host {
     pub(super) fn read() -> Self {
         Self {
             io_uring: Some(midge_netring::check_kernel()),
+            landlock: Some(midge_sandbox::landlock_works()),
             parallelism: std::thread::available_parallelism().map_or(1, NonZero::get),
             cores: cores(),
             ..Self::read_below(Path::new("/"))
@@ -125,6 +130,9 @@ impl Host {
         Self {
             kernel: files.word("proc/sys/kernel/osrelease"),
             io_uring: None,
+            landlock: None,
+            // The line is there where the kernel was built with it.
+            seccomp: files.text("proc/self/status").map(|text| field(&text, "Seccomp:").is_some()),
             io_uring_disabled: sysctl("kernel/io_uring_disabled"),
             capabilities: files
                 .text("proc/self/status")
@@ -377,7 +385,7 @@ mod tests {
         for (path, text) in [
             ("proc/sys/kernel/osrelease", "6.1.0-test\n"),
             ("proc/sys/kernel/io_uring_disabled", "2\n"),
-            ("proc/self/status", "Name:\tmidge\nCapEff:\t0000000001204000\n"),
+            ("proc/self/status", "Name:\tmidge\nCapEff:\t0000000001204000\nSeccomp:\t0\n"),
             (
                 "proc/self/limits",
                 "Limit        Soft Limit  Hard Limit  Units\n\
@@ -431,6 +439,7 @@ mod tests {
         let host = Host::read_below(&root.0);
         assert_eq!(host.kernel.as_deref(), Some("6.1.0-test"));
         assert_eq!(host.io_uring_disabled, Some(2));
+        assert_eq!(host.seccomp, Some(true));
         assert!(host.may(CAP_IPC_LOCK) && host.may(CAP_SYS_ADMIN) && host.may(CAP_SYS_RESOURCE));
         assert!(!host.may(1));
         assert_eq!((host.descriptors_max, host.locked_bytes_max), (Some(20_000), Some(u64::MAX)));
@@ -452,7 +461,7 @@ mod tests {
         assert_eq!(host.cards, [card]);
         assert!(host.irqbalance);
         // What is not there is not made up.
-        assert_eq!((host.somaxconn, host.swappiness), (None, None));
+        assert_eq!((host.somaxconn, host.swappiness, host.landlock), (None, None, None));
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
         sys,
         durability,
         audit,
+        sandbox,
         log,
         shutdown,
         listeners: _,
@@ -31,6 +32,7 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     next.sys = sys.clone();
     next.durability = durability.clone();
     next.audit = audit.clone();
+    next.sandbox = sandbox.clone();
     next.log = log.clone();
     next.shutdown = shutdown.clone();
     next.security.password_threads = security.password_threads;

@@ -9,6 +9,8 @@ fn sound() -> Host {
         kernel: Some("6.18.44-test".into()),
         io_uring: Some(Ok(())),
         io_uring_disabled: Some(0),
+        landlock: Some(true),
+        seccomp: Some(true),
         capabilities: 0,
         parallelism: 64,
         cores: 64,
@@ -61,7 +63,7 @@ fn nothing_is_wrong_with_a_sound_host() {
     for role in [Role::Broker, Role::Generator, Role::Both] {
         assert_eq!(wrong(&sound(), &Wanted { role, ..MILLION }), []);
     }
-    assert_eq!(examine(&sound(), &MILLION).len(), 19);
+    assert_eq!(examine(&sound(), &MILLION).len(), 20);
 }
 
 /// Each line breaks one thing and expects one finding: its name, its verdict, and the command that mends it.
@@ -69,7 +71,7 @@ fn nothing_is_wrong_with_a_sound_host() {
 fn one_thing_wrong_at_a_time() {
     type Break = fn(&mut Host);
     let stops = |possible| Verdict::Stops { possible };
-    let cases: [(Break, &str, Verdict, &str); 28] = [
+    let cases: [(Break, &str, Verdict, &str); 30] = [
         (|host| host.kernel = Some("5.15.0-91".into()), "kernel", stops(0), ""),
         (|host| host.kernel = Some("6.0.19".into()), "kernel", stops(0), ""),
         (
@@ -218,6 +220,13 @@ fn one_thing_wrong_at_a_time() {
             Verdict::Hurts,
             "echo tsc | sudo tee /sys/devices/system/clocksource/clocksource0/current_clocksource",
         ),
+        (
+            |host| host.landlock = Some(false),
+            "what the broker can give up",
+            Verdict::Hurts,
+            "lsm=landlock,… on the kernel's command line (cat /proc/cmdline), and a restart",
+        ),
+        (|host| host.seccomp = Some(false), "what the broker can give up", Verdict::Hurts, ""),
         (
             |host| host.cards[0].queues = 1,
             "packets",
