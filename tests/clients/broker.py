@@ -53,9 +53,9 @@ def has_ipv6():
 class Midge:
     """One `midge` process and everything it has printed."""
 
-    def __init__(self, *arguments, preexec=None, directory=None):
+    def __init__(self, *arguments, preexec=None, directory=None, program=None):
         self.process = subprocess.Popen(
-            [binary(), *arguments],
+            [program or binary(), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
