@@ -432,17 +432,19 @@ pub enum RecoveryMode {
     Strict,
 }
 
-/// What an acknowledgement waits for, when somebody must keep what it acknowledges.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+/// What an acknowledgement waits for, when somebody must keep what it acknowledges; in the order of strictness.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum DurabilityLevel {
+    /// For nothing: a crash may take the last tenth of a second.
+    Memory,
+    /// For the operating system: it outlives the process, and a power cut may take the last tenth of a second.
+    Written,
     /// For the disk: it outlives a power cut.
     #[default]
     Fsync,
-    /// For the operating system: it outlives the process, and a power cut may take the last tenth of a second.
-    Written,
-    /// For nothing: a crash may take the last tenth of a second.
-    Memory,
 }
 
 /// What is written to standard error, and how.

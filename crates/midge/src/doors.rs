@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -26,7 +29,8 @@ const CACHED_MAX: usize = 100_000;
 pub(crate) struct Users {
     file: RwLock<Arc<PasswordFile>>,
     right: Mutex<HashMap<[u8; 64], Instant>>,
-    remembered_for: Duration,
+    /// How long one that was right is remembered, in milliseconds.
+    remembered_ms: AtomicU64,
     /// Makes what is remembered of a password worthless to whoever sees it elsewhere.
     key: [u8; 64],
 }
@@ -36,7 +40,7 @@ impl Users {
         Ok(Self {
             file: RwLock::new(Arc::new(file)),
             right: Mutex::default(),
-            remembered_for,
+            remembered_ms: AtomicU64::new(as_ms(remembered_for)),
             key: random()?,
         })
     }
@@ -53,11 +57,13 @@ impl Users {
         }
         let file = Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner));
         let answer = file.verify(user, password);
+        // Relaxed: a number that stands by itself.
+        let remembered_for = Duration::from_millis(self.remembered_ms.load(Ordering::Relaxed));
         let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
         // What was right for a file that was exchanged meanwhile is not remembered.
         let file_now = self.file.read().unwrap_or_else(PoisonError::into_inner);
         if answer == PasswordAnswer::Right
-            && !self.remembered_for.is_zero()
+            && !remembered_for.is_zero()
             && Arc::ptr_eq(&file, &file_now)
             && let Some(remembered) = remembered
         {
@@ -67,12 +73,13 @@ impl Users {
             if right.len() >= CACHED_MAX {
                 right.clear();
             }
-            right.insert(remembered, now + self.remembered_for);
+            right.insert(remembered, now + remembered_for);
         }
         answer
     }
 
-    fn exchange(&self, file: PasswordFile) {
+    fn exchange(&self, file: PasswordFile, remembered_for: Duration) {
+        self.remembered_ms.store(as_ms(remembered_for), Ordering::Relaxed);
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
         self.right.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -95,15 +102,23 @@ pub(crate) struct Files {
     pub(crate) tokens: Option<Tokens>,
 }
 
+/// Who knows tokens.
+#[derive(Debug, Default)]
+struct Holders {
+    tokens: Option<Arc<Tokens>>,
+    /// How often it was decided where keys are fetched from: what comes from elsewhere, later, is not taken.
+    source: u64,
+}
+
 /// Everybody who may be asked.
 #[derive(Debug)]
 pub(crate) struct Doors {
     users: Users,
     scram: RwLock<Option<Arc<ScramFile>>>,
-    tokens: RwLock<Option<Arc<Tokens>>>,
+    tokens: RwLock<Holders>,
     /// Where the keys of tokens are fetched from.
-    keys: OnceLock<Refresher>,
-    service: OnceLock<Arc<Service>>,
+    keys: Mutex<Option<Refresher>>,
+    service: RwLock<Option<Arc<Service>>>,
 }
 
 impl Doors {
@@ -113,9 +128,9 @@ impl Doors {
         Ok(Self {
             users,
             scram: RwLock::new(files.scram.map(Arc::new)),
-            tokens: RwLock::new(files.tokens.map(Arc::new)),
-            keys: OnceLock::new(),
-            service: OnceLock::new(),
+            tokens: RwLock::new(Holders { tokens: files.tokens.map(Arc::new), source: 0 }),
+            keys: Mutex::default(),
+            service: RwLock::default(),
         })
     }
 
@@ -125,27 +140,43 @@ impl Doors {
             Authenticator::PasswordFile => self.ask_passwords(login),
             Authenticator::Scram => self.ask_scram(login),
             Authenticator::Token => self.ask_tokens(login),
-            Authenticator::Service => match self.service.get() {
-                Some(service) => return service.ask(login, reply),
-                None => Verdict::Unknown,
-            },
+            Authenticator::Service => {
+                let service = self.service.read().unwrap_or_else(PoisonError::into_inner).clone();
+                match service {
+                    Some(service) => return service.ask(login, reply),
+                    None => Verdict::Unknown,
+                }
+            }
         };
         reply.give(verdict);
     }
 
-    /// A service is asked from now on.
-    pub(crate) fn set_service(&self, service: Service) {
-        // Set once, at the start.
-        _ = self.service.set(Arc::new(service));
+    /// Another service is asked from now on, or none. Questions that are under way are answered by the one before.
+    pub(crate) fn set_service(&self, service: Option<Service>) {
+        let service = service.map(Arc::new);
+        *self.service.write().unwrap_or_else(PoisonError::into_inner) = service;
+    }
+
+    /// Nothing is fetched any more by whom it was until now, and those keys of tokens that there are count no more, if they are
+    /// to be forgotten. Returns by what number others are to be brought: [`Doors::fetched`].
+    pub(crate) fn change_source(&self, forget: bool) -> u64 {
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut holders = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        holders.source += 1;
+        if forget {
+            let without = |tokens: &Arc<Tokens>| Arc::new(tokens.with_keys(Keys::default()));
+            holders.tokens = holders.tokens.as_ref().map(without);
+        }
+        holders.source
     }
 
     /// Keys of tokens are fetched from now on.
     pub(crate) fn set_refresher(&self, refresher: Refresher) {
-        _ = self.keys.set(refresher);
+        *self.keys.lock().unwrap_or_else(PoisonError::into_inner) = Some(refresher);
     }
 
     /// A set of keys was fetched, or not. A set that cannot be used leaves the old one.
-    pub(crate) fn fetched(&self, url: &str, body: Option<&[u8]>) {
+    pub(crate) fn fetched(&self, source: u64, url: &str, body: Option<&[u8]>) {
         let keys = match body.map(Keys::from_jwks) {
             Some(Ok(keys)) => keys,
             None => return tracing::warn!("{url}: no keys came; those that are there stay"),
@@ -153,9 +184,11 @@ impl Doors {
                 return tracing::warn!("{url}: {error}; the keys that are there stay");
             }
         };
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tokens) = &mut *tokens {
-            *tokens = Arc::new(tokens.with_keys(keys));
+        let mut holders = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = &holders.tokens
+            && holders.source == source
+        {
+            holders.tokens = Some(Arc::new(tokens.with_keys(keys)));
         }
     }
 
@@ -203,13 +236,14 @@ impl Doors {
     }
 
     fn ask_tokens(&self, login: &Login) -> Verdict {
-        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let tokens = self.tokens.read().unwrap_or_else(PoisonError::into_inner).tokens.clone();
         let Some(tokens) = tokens else { return Verdict::Unknown };
         match tokens.check(login, now_seconds()) {
             Checked::Verdict(verdict) => verdict,
             Checked::KeyUnknown => {
                 // It may be there by the time that the client tries again.
-                if let Some(keys) = self.keys.get() {
+                let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(keys) = &*keys {
                     keys.refresh();
                 }
                 if tokens.has_keys() { Verdict::Refused } else { Verdict::Unavailable }
@@ -218,16 +252,21 @@ impl Doors {
     }
 
     /// The users of these files count from now on.
-    pub(crate) fn exchange(&self, files: Files) {
-        self.users.exchange(files.passwords.unwrap_or_else(nobody));
+    pub(crate) fn exchange(&self, files: Files, remembered_for: Duration) {
+        self.users.exchange(files.passwords.unwrap_or_else(nobody), remembered_for);
         *self.scram.write().unwrap_or_else(PoisonError::into_inner) = files.scram.map(Arc::new);
-        let mut tokens = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
-        *tokens = files.tokens.map(|new| match &*tokens {
+        let mut holders = self.tokens.write().unwrap_or_else(PoisonError::into_inner);
+        let earlier = holders.tokens.take();
+        holders.tokens = files.tokens.map(|new| match &earlier {
             // Fetched keys stand in no file.
-            Some(old) if !new.has_keys() => Arc::new(new.with_keys_of(old)),
+            Some(earlier) if !new.has_keys() => Arc::new(new.with_keys_of(earlier)),
             _ => Arc::new(new),
         });
     }
+}
+
+fn as_ms(period: Duration) -> u64 {
+    u64::try_from(period.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A password file without users.
@@ -264,9 +303,35 @@ mod tests {
         assert_eq!(users.right.lock().unwrap().len(), 1);
         assert!(check(b"a"));
         assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
-        users.exchange(file(&[("anna", "b")]));
+        users.exchange(file(&[("anna", "b")]), Duration::from_secs(60));
         assert!(!check(b"a"), "the old password");
         assert!(check(b"b"));
+        users.exchange(file(&[("anna", "c")]), Duration::ZERO);
+        assert!(check(b"c"));
+        assert!(users.right.lock().unwrap().is_empty(), "nothing is remembered any more");
+    }
+
+    /// Keys that come late from where they are not fetched any more.
+    #[test]
+    fn keys_from_elsewhere_are_not_taken() {
+        let tokens = || Some(Tokens::new(midge_token::Settings::default(), Keys::default()));
+        let files = || Files { tokens: tokens(), ..Files::default() };
+        let doors = Doors::new(files(), Duration::ZERO).unwrap();
+        // That of RFC 8037.
+        let set = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+        let has_keys = || doors.tokens.read().unwrap().tokens.as_ref().unwrap().has_keys();
+        let first = doors.change_source(true);
+        doors.fetched(first, "first", Some(set.as_bytes()));
+        assert!(has_keys());
+        // The same settings read again keep what was fetched; other ones do not.
+        doors.exchange(files(), Duration::ZERO);
+        assert!(has_keys());
+        let second = doors.change_source(true);
+        assert!(!has_keys());
+        doors.fetched(first, "first", Some(set.as_bytes()));
+        assert!(!has_keys());
+        doors.fetched(second, "second", Some(set.as_bytes()));
+        assert!(has_keys());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a running broker says about its data directory, in a file beside its statistics: numbers have no words.
 //!
-//! `durability.json` is written once, when the shards have started, and read by `midge stats`.
+//! `durability.json` is written when the shards have started and after each reload, and read by `midge stats`.
 
 use std::{fs, io, path::Path};
 
@@ -18,6 +18,30 @@ pub(crate) fn write(instance: &Path, config: &Config, damage: &[DamageReport]) -
     let durability = &config.durability;
     let Some(directory) = &durability.directory else { return Ok(()) };
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
+    let damage: Vec<Value> = damage.iter().map(damage_json).collect();
+    let mut object = json!({"directory": directory, "damage": damage});
+    say_levels(&mut object, config);
+    fs::write(instance.join(FILE), format!("{object}\n"))
+}
+
+/// The same with the levels of another configuration, where there is a data directory.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn rewrite(instance: &Path, config: &Config) -> io::Result<()> {
+    let mut object = read(instance);
+    if object.is_null() {
+        return Ok(());
+    }
+    say_levels(&mut object, config);
+    // Whoever reads it at this moment reads one of the two.
+    let new = instance.join("durability.new");
+    fs::write(&new, format!("{object}\n"))?;
+    fs::rename(new, instance.join(FILE))
+}
+
+fn say_levels(object: &mut Value, config: &Config) {
+    let durability = &config.durability;
     let listeners: Vec<Value> = config
         .listeners
         .iter()
@@ -31,14 +55,9 @@ pub(crate) fn write(instance: &Path, config: &Config, damage: &[DamageReport]) -
         .iter()
         .map(|one| json!({"prefix": one.prefix, "acknowledge_after": name(one.acknowledge_after)}))
         .collect();
-    let damage: Vec<Value> = damage.iter().map(damage_json).collect();
-    let object = json!({
-        "directory": directory,
-        "acknowledge_after": name(durability.acknowledge_after),
-        "listeners": listeners, "topics": topics,
-        "damage": damage,
-    });
-    fs::write(instance.join(FILE), format!("{object}\n"))
+    object["acknowledge_after"] = name(durability.acknowledge_after).into();
+    object["listeners"] = listeners.into();
+    object["topics"] = topics.into();
 }
 
 /// What it says; `null` when nothing is kept.

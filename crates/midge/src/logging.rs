@@ -17,39 +17,60 @@ mod queue;
 use std::{io::IsTerminal, time::Duration};
 
 use midge_config::{Log, LogLevel};
-use tracing_subscriber::{filter::LevelFilter, layer::SubscriberExt};
+use tracing_subscriber::{Registry, filter::LevelFilter, layer::SubscriberExt, reload};
 
 use self::{format::Format, queue::Queue};
 
 /// Writes what is still queued when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Logging(Queue);
+pub(crate) struct Logging {
+    queue: Queue,
+    level: Level,
+}
+
+/// The least important lines that are written, to be changed at any time.
+#[derive(Clone, Debug)]
+pub(crate) struct Level(reload::Handle<LevelFilter, Registry>);
+
+impl Level {
+    /// From now on, in all threads.
+    pub(crate) fn set(&self, wanted: LogLevel) {
+        // It can only fail when nobody logs any more.
+        _ = self.0.reload(level(wanted));
+    }
+}
 
 impl Logging {
     /// Lets this process log from here on. Must be called once at most.
     pub(crate) fn start(log: &Log) -> std::io::Result<Self> {
         let queue = Queue::start()?;
-        let subscriber = tracing_subscriber::registry().with(level(log.level)).with(
+        let (filter, handle) = reload::Layer::new(level(log.level));
+        let subscriber = tracing_subscriber::registry().with(filter).with(
             tracing_subscriber::fmt::layer()
                 .event_format(Format::new(log.format, coloured()))
                 .with_writer(queue.clone()),
         );
         tracing::subscriber::set_global_default(subscriber).map_err(std::io::Error::other)?;
         flush_on_panic(queue.clone());
-        Ok(Self(queue))
+        Ok(Self { queue, level: Level(handle) })
+    }
+
+    /// To change what is written.
+    pub(crate) fn level(&self) -> Level {
+        self.level.clone()
     }
 
     /// Writes what is queued, for as long as standard error takes it within a second; for a thread
     /// that ends the process.
     pub(crate) fn flusher(&self) -> impl FnOnce() + Send + use<> {
-        let queue = self.0.clone();
+        let queue = self.queue.clone();
         move || queue.flush(FLUSH_TIMEOUT)
     }
 }
 
 impl Drop for Logging {
     fn drop(&mut self) {
-        self.0.flush(FLUSH_TIMEOUT);
+        self.queue.flush(FLUSH_TIMEOUT);
     }
 }
 

@@ -23,12 +23,13 @@ mod listeners;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use midge_config::{Config, Period};
 use serde::{Deserialize, Serialize};
 
-use crate::audit::Audit;
 use crate::{
-    arguments::ServeArguments, broker::Reloader, failure::Failure, host::Host, memory::MemoryWatch,
-    minds::Minds, sandbox::Sandbox, security::Guard, settings::Settings, transports::Transports,
+    arguments::ServeArguments, audit::Audit, broker::Reloader, failure::Failure, host::Host, kept,
+    logging::Level, memory::MemoryWatch, minds::Minds, sandbox::Sandbox, security::Guard,
+    settings::Settings, sys, transports::Transports,
 };
 
 pub(crate) use difference::Change;
@@ -65,6 +66,7 @@ struct State {
     memory: MemoryWatch,
     audit: Audit,
     sandbox: Sandbox,
+    live: Live,
 }
 
 /// What a [`Reload`] begins with: everything that the start has made.
@@ -81,6 +83,19 @@ pub(crate) struct Beginning<'a> {
     pub(crate) memory: MemoryWatch,
     pub(crate) audit: Audit,
     pub(crate) sandbox: Sandbox,
+    pub(crate) live: Live,
+}
+
+/// What takes new settings by itself, outside of the shards.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// How long the end waits: read when it begins.
+    pub(crate) drain_timeout: Arc<Mutex<Period>>,
+    pub(crate) log: Level,
+    /// `None`: there is no thread that publishes `$SYS`.
+    pub(crate) sys: Option<sys::Interval>,
+    /// Where `midge stats` reads what acknowledgements wait for.
+    pub(crate) statistics: Option<PathBuf>,
 }
 
 impl Reload {
@@ -98,6 +113,7 @@ impl Reload {
             memory: beginning.memory,
             audit: beginning.audit,
             sandbox: beginning.sandbox,
+            live: beginning.live,
         }))
     }
 
@@ -150,7 +166,7 @@ impl State {
         }
         let plan = self.seats.plan(&config.listeners).map_err(|problem| vec![problem])?;
         let spoken = self.transports.prepare(&plan.numbered(), &settings.loaded)?;
-        let rules = self.guard.prepare(config).map_err(|problem| vec![problem])?;
+        let rules = self.guard.prepare(config).map_err(sentences)?;
         let opened =
             plan.open(settings.shards, &settings.loaded).map_err(|problem| vec![problem])?;
 
@@ -177,8 +193,25 @@ impl State {
         let layers = self.transports.apply(spoken);
         let changes = self.seats.apply(plan, opened, settings.shards);
         self.reloader.set_listeners(&layers, changes);
+        self.live.apply(settings.config());
         self.settings = settings;
         Ok(outcome)
+    }
+}
+
+impl Live {
+    fn apply(&self, config: &Config) {
+        *self.drain_timeout.lock().unwrap_or_else(PoisonError::into_inner) =
+            config.shutdown.drain_timeout;
+        self.log.set(config.log.level);
+        if let Some(sys) = &self.sys {
+            sys.set(config.sys.interval.duration());
+        }
+        if let Some(directory) = &self.statistics
+            && let Err(error) = kept::rewrite(directory, config)
+        {
+            tracing::warn!("midge stats does not tell the new levels: {error}");
+        }
     }
 }
 

@@ -3,13 +3,13 @@
 //! Read at the start and again at each reload. Everything is read before anything changes: a file that cannot be used leaves
 //! the old state as it was.
 
-use std::{fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, fs, io::Read, os::unix::fs::MetadataExt, path::Path, sync::Arc, time::Duration};
 
 use midge_auth::{
     AccessRules, Authenticator, CertificateName, Chain, FileError, Link, Login, PasswordFile,
     ScramFile,
 };
-use midge_config::{Address, Choice, Config, DenyAction, Jwt};
+use midge_config::{Address, Choice, Config, DenyAction, HttpAuthenticator, Jwt, Period};
 use midge_reactor::{Doorman, Reply};
 use midge_services::{CallerSettings, Outgoing};
 use midge_shard::Security;
@@ -26,8 +26,36 @@ use crate::{
 pub(crate) struct Guard {
     pub(crate) security: Security,
     doors: Arc<Doors>,
-    /// From which others are asked; `None` where nobody is.
-    _outgoing: Option<Outgoing>,
+    /// From which others are asked; `None` where nobody has been yet.
+    outgoing: Option<Outgoing>,
+    /// Whom, in force.
+    others: Others,
+}
+
+/// Who is asked over HTTP, and with what.
+#[derive(Clone, Default, PartialEq, Eq)]
+struct Others {
+    service: Option<HttpAuthenticator>,
+    /// The secret header of its questions: a file's, which can change while its name does not.
+    authorization: Option<String>,
+    /// Where keys of tokens are fetched from, and how often.
+    keys: Option<(String, Period)>,
+}
+
+impl fmt::Debug for Others {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Others").field("keys", &self.keys).finish_non_exhaustive()
+    }
+}
+
+/// Others that can be asked from now on.
+#[derive(Debug, Default)]
+struct Ready {
+    /// Where there was no thread for it yet.
+    outgoing: Option<Outgoing>,
+    wanted: Others,
+    /// Where it differs: the new one, or none any more.
+    service: Option<Option<Service>>,
 }
 
 impl Guard {
@@ -39,7 +67,7 @@ impl Guard {
         let (security, files) = read(config).map_err(Failure::configuration)?;
         let remembered_for = config.security.password_cache.duration();
         let doors = Arc::new(Doors::new(files, remembered_for).map_err(Failure::Other)?);
-        Ok(Self { security, doors, _outgoing: None })
+        Ok(Self { security, doors, outgoing: None, others: Others::default() })
     }
 
     /// Asks whoever is to be asked over HTTP, from now on.
@@ -47,8 +75,86 @@ impl Guard {
     /// # Errors
     /// When there is no thread for it, or an address or a file cannot be used.
     pub(crate) fn ask_others(&mut self, config: &Config) -> Result<(), Failure> {
-        self._outgoing = start_outgoing(config, &self.doors)?;
+        let ready = self.make_ready(config)?;
+        self.turn_to(ready);
         Ok(())
+    }
+
+    /// Everything about others that can fail.
+    fn make_ready(&self, config: &Config) -> Result<Ready, Failure> {
+        let security = &config.security;
+        let key = "security.http.authorization_file";
+        let file = security.http.as_ref().and_then(|http| http.authorization_file.as_deref());
+        let text = file.map(|path| secret_text(key, path)).transpose();
+        let first_line = |text: String| text.lines().next().unwrap_or_default().trim().to_owned();
+        let jwt = security.jwt.as_ref();
+        let wanted = Others {
+            service: security.http.clone(),
+            authorization: text.map_err(Failure::configuration)?.map(first_line),
+            keys: jwt.and_then(|jwt| Some((jwt.jwks_url.clone()?, jwt.refresh))),
+        };
+        let mut ready = Ready { wanted, ..Ready::default() };
+        if ready.wanted == self.others {
+            return Ok(ready);
+        }
+        let needed = ready.wanted.service.is_some() || ready.wanted.keys.is_some();
+        if needed && self.outgoing.is_none() {
+            ready.outgoing = Some(Outgoing::start().map_err(|error| {
+                Failure::Other(format!("cannot ask others over HTTP: {error}"))
+            })?);
+        }
+        let wrong =
+            |key: &str, reason: &str| Failure::configuration(format_args!("{key}: {reason}"));
+        if let Some((url, _)) = &ready.wanted.keys {
+            Outgoing::check_address(url)
+                .map_err(|reason| wrong("security.jwt.jwks_url", reason))?;
+        }
+        let (of_now, of_then) = (&self.others, &ready.wanted);
+        if (&of_now.service, &of_now.authorization) != (&of_then.service, &of_then.authorization) {
+            let outgoing = ready.outgoing.as_ref().or(self.outgoing.as_ref());
+            ready.service = Some(match (&of_then.service, outgoing) {
+                (Some(http), Some(outgoing)) => {
+                    let caller = outgoing
+                        .caller(caller_settings(http, of_then.authorization.clone()))
+                        .map_err(|reason| wrong("security.http", reason))?;
+                    let service = Service::new(caller, http.cache.duration());
+                    Some(service.map_err(Failure::Other)?)
+                }
+                _ => None,
+            });
+        }
+        Ok(ready)
+    }
+
+    /// They are asked from now on.
+    fn turn_to(&mut self, ready: Ready) {
+        let Ready { outgoing, wanted, service } = ready;
+        if let Some(outgoing) = outgoing {
+            self.outgoing = Some(outgoing);
+        }
+        if let Some(service) = service {
+            self.doors.set_service(service);
+        }
+        if wanted.keys != self.others.keys {
+            let address = |others: &Others| others.keys.as_ref().map(|(url, _)| url.clone());
+            let elsewhere = address(&wanted) != address(&self.others);
+            let source = self.doors.change_source(wanted.keys.is_some() && elsewhere);
+            if let (Some((url, refresh)), Some(outgoing)) = (&wanted.keys, &self.outgoing) {
+                // The doors hold the refresher: were they held by it in turn, neither would end.
+                let (weak, named) = (Arc::downgrade(&self.doors), url.clone());
+                let then = move |body: Option<Vec<u8>>| {
+                    if let Some(doors) = weak.upgrade() {
+                        doors.fetched(source, &named, body.as_deref());
+                    }
+                };
+                // Its address has been looked at.
+                if let Ok(refresher) = outgoing.fetch(url, refresh.duration(), FETCH_TIMEOUT, then)
+                {
+                    self.doors.set_refresher(refresher);
+                }
+            }
+        }
+        self.others = wanted;
     }
 
     /// Whom each listener asks, by number.
@@ -72,15 +178,18 @@ impl Guard {
     ///
     /// # Errors
     /// A sentence.
-    pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, String> {
-        let (security, files) = read(config)?;
-        Ok(Prepared { security, files })
+    pub(crate) fn prepare(&self, config: &Config) -> Result<Prepared, Failure> {
+        let (security, files) = read(config).map_err(Failure::configuration)?;
+        let ready = self.make_ready(config)?;
+        let remembered_for = config.security.password_cache.duration();
+        Ok(Prepared { security, files, ready, remembered_for })
     }
 
     /// The users count from now on; the rest is for the shards.
     pub(crate) fn apply(&mut self, prepared: Prepared) -> Security {
-        let Prepared { security, files } = prepared;
-        self.doors.exchange(files);
+        let Prepared { security, files, ready, remembered_for } = prepared;
+        self.doors.exchange(files, remembered_for);
+        self.turn_to(ready);
         self.security = security.clone();
         security
     }
@@ -91,56 +200,21 @@ impl Guard {
 pub(crate) struct Prepared {
     security: Security,
     files: Files,
+    ready: Ready,
+    /// How long a password that was right is known to be right.
+    remembered_for: Duration,
 }
 
-/// Whoever is to be asked over HTTP.
-fn start_outgoing(config: &Config, doors: &Arc<Doors>) -> Result<Option<Outgoing>, Failure> {
-    let settings = &config.security;
-    let jwks = settings.jwt.as_ref().and_then(|jwt| Some((jwt, jwt.jwks_url.as_ref()?)));
-    if jwks.is_none() && settings.http.is_none() {
-        return Ok(None);
+fn caller_settings(http: &HttpAuthenticator, authorization: Option<String>) -> CallerSettings {
+    CallerSettings {
+        url: http.url.clone(),
+        authorization,
+        timeout: http.timeout.duration(),
+        concurrency_max: http.concurrency_max.into(),
+        waiting_max: 4 * usize::from(http.concurrency_max),
+        failures_max: http.failures_max.into(),
+        pause: http.pause.duration(),
     }
-    let outgoing = Outgoing::start()
-        .map_err(|error| Failure::Other(format!("cannot ask others over HTTP: {error}")))?;
-    let wrong = |key: &str, reason: &str| Failure::configuration(format_args!("{key}: {reason}"));
-    if let Some((jwt, url)) = jwks {
-        // The doors hold the refresher: were they held by it in turn, neither would end.
-        let (weak, named) = (Arc::downgrade(doors), url.clone());
-        let then = move |body: Option<Vec<u8>>| {
-            if let Some(doors) = weak.upgrade() {
-                doors.fetched(&named, body.as_deref());
-            }
-        };
-        let refresher = outgoing
-            .fetch(url, jwt.refresh.duration(), FETCH_TIMEOUT, then)
-            .map_err(|reason| wrong("security.jwt.jwks_url", reason))?;
-        doors.set_refresher(refresher);
-    }
-    if let Some(http) = &settings.http {
-        let key = "security.http.authorization_file";
-        let authorization = http
-            .authorization_file
-            .as_deref()
-            .map(|path| secret_text(key, path))
-            .transpose()
-            .map_err(Failure::configuration)?;
-        let authorization =
-            authorization.map(|text| text.lines().next().unwrap_or_default().trim().to_owned());
-        let caller = outgoing
-            .caller(CallerSettings {
-                url: http.url.clone(),
-                authorization,
-                timeout: http.timeout.duration(),
-                concurrency_max: http.concurrency_max.into(),
-                waiting_max: 4 * usize::from(http.concurrency_max),
-                failures_max: http.failures_max.into(),
-                pause: http.pause.duration(),
-            })
-            .map_err(|reason| wrong("security.http", reason))?;
-        let service = Service::new(caller, http.cache.duration());
-        doors.set_service(service.map_err(Failure::Other)?);
-    }
-    Ok(Some(outgoing))
 }
 
 /// How long a set of keys may take.

@@ -6,7 +6,7 @@
 //! End: the first SIGTERM or SIGINT lets the shards drain, for `shutdown.drain_timeout` at most;
 //! when the last has ended, so does the process, with exit code 0. A second signal does not wait.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use midge_config::DurabilityLevel;
 use midge_metrics::Instance;
@@ -27,7 +27,7 @@ use crate::{
     memory::MemoryWatch,
     minds::Minds,
     notify::Notifier,
-    reload::{self, Beginning, Reload, Seats},
+    reload::{self, Beginning, Live, Reload, Seats},
     sandbox::Sandbox,
     security::Guard,
     settings::Settings,
@@ -117,7 +117,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         .transpose()?;
     let notifier = Arc::new(Notifier::from_environment());
 
-    let drain_timeout = settings.config().shutdown.drain_timeout;
+    let drain_timeout = Arc::new(Mutex::new(settings.config().shutdown.drain_timeout));
     let stopper = broker.stopper();
     let line = start_up_line(&settings, &described);
     let data_directory = settings.config().durability.directory.clone();
@@ -127,6 +127,17 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let memory_max = settings.config().limits.memory_max.bytes();
     let memory = MemoryWatch::start(memory_max, host.memory_bytes, broker.reloader());
     let memory = memory.map_err(thread)?;
+    let sys = statistics.and_then(|directory| {
+        sys::start(directory.into(), broker.asker(), sys_interval)
+            .inspect_err(|error| tracing::warn!("$SYS is off: cannot start its thread: {error}"))
+            .ok()
+    });
+    let live = Live {
+        drain_timeout: Arc::clone(&drain_timeout),
+        log: logging.level(),
+        sys,
+        statistics: statistics.map(Into::into),
+    };
     let closed_in = sandbox.line.clone();
     let reload = Arc::new(Reload::new(Beginning {
         arguments,
@@ -140,6 +151,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         memory,
         audit: audit.clone(),
         sandbox,
+        live,
     }));
     let on_hangup = Arc::clone(&reload);
     signals
@@ -151,6 +163,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         .watch(
             move || {
                 draining.reach(Stage::Draining);
+                let drain_timeout = *drain_timeout.lock().unwrap_or_else(PoisonError::into_inner);
                 told.stopping(&format!("draining for {drain_timeout} at most"));
                 tracing::info!("asked to stop: draining for {drain_timeout} at most");
                 stopper.stop(drain_timeout.duration());
@@ -177,12 +190,6 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
             bans,
             audit,
         };
-        if !sys_interval.is_zero()
-            && let Err(error) =
-                sys::start(instance.directory().into(), broker.asker(), sys_interval)
-        {
-            tracing::warn!("$SYS is off: cannot start its thread: {error}");
-        }
         control::serve(&instance.control_socket(), answering)
     });
     standing.reach(Stage::Serving);

@@ -4,6 +4,8 @@
 //! publishes what has changed since: retained, QoS 2, each topic on the shard that keeps it, so that without subscribers
 //! nothing travels. The names and units are mosquitto's (`values`), the load averages too (`load`).
 //!
+//! With an interval of zero it waits for another one: a reload changes it.
+//!
 //! A shard that is busy or behind gets fewer or none; what it did not take has not changed for it, and is tried again with
 //! the next interval's value. So there is never more than one interval's messages under way.
 
@@ -14,8 +16,11 @@ use std::{
     collections::HashMap,
     io,
     path::PathBuf,
-    sync::Arc,
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, Thread},
     time::{Duration, Instant},
 };
 
@@ -27,12 +32,34 @@ use midge_shard::home_shard;
 
 use self::values::Values;
 
-/// Starts the thread. It ends with the shards.
+/// How often it looks, to be changed at any time.
+#[derive(Debug)]
+pub(crate) struct Interval {
+    ms: Arc<AtomicU64>,
+    thread: Thread,
+}
+
+impl Interval {
+    /// From now on; zero: never, and what was published is taken back.
+    pub(crate) fn set(&self, interval: Duration) {
+        // Relaxed: waking the thread orders what comes before it.
+        self.ms.store(as_ms(interval), Ordering::Relaxed);
+        self.thread.unpark();
+    }
+}
+
+fn as_ms(interval: Duration) -> u64 {
+    u64::try_from(interval.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Starts the thread. It ends with the shards, or with the process.
 ///
 /// # Errors
 /// When there is no thread to be had.
-pub(crate) fn start(directory: PathBuf, asker: Asker, interval: Duration) -> io::Result<()> {
+pub(crate) fn start(directory: PathBuf, asker: Asker, interval: Duration) -> io::Result<Interval> {
+    let ms = Arc::new(AtomicU64::new(as_ms(interval)));
     let publisher = Publisher {
+        wanted_ms: Arc::clone(&ms),
         directory,
         asker,
         interval,
@@ -40,13 +67,15 @@ pub(crate) fn start(directory: PathBuf, asker: Asker, interval: Duration) -> io:
         told: false,
         published: HashMap::new(),
     };
-    thread::Builder::new().name("sys".into()).spawn(move || publisher.run()).map(drop)
+    let thread = thread::Builder::new().name("sys".into()).spawn(move || publisher.run())?;
+    Ok(Interval { ms, thread: thread.thread().clone() })
 }
 
 struct Publisher {
     directory: PathBuf,
     asker: Asker,
     interval: Duration,
+    wanted_ms: Arc<AtomicU64>,
     pages: Option<Instance>,
     /// Somebody has been told that the pages cannot be read.
     told: bool,
@@ -61,18 +90,52 @@ impl Publisher {
         let mut next = started;
         loop {
             let now = Instant::now();
-            if let Some(reading) = self.read() {
+            if !self.interval.is_zero()
+                && let Some(reading) = self.read()
+            {
                 let known = values.update(&reading, now - started);
                 if self.publish(known) == Err(Over) {
                     return;
                 }
             }
-            // From the start, so that the times of the day at which it happens stay the same.
-            while next <= Instant::now() {
-                next += self.interval;
+            if let Some(interval) = self.wait(&mut next) {
+                if interval.is_zero() && self.take_back() == Err(Over) {
+                    return;
+                }
+                self.interval = interval;
+                next = Instant::now();
             }
-            thread::sleep(next - Instant::now().min(next));
         }
+    }
+
+    /// Waits for the next look; sooner where there is another interval, which is returned.
+    fn wait(&self, next: &mut Instant) -> Option<Duration> {
+        // From the start, so that the times of the day at which it happens stay the same.
+        while !self.interval.is_zero() && *next <= Instant::now() {
+            *next += self.interval;
+        }
+        loop {
+            let wanted = Duration::from_millis(self.wanted_ms.load(Ordering::Relaxed));
+            if wanted != self.interval {
+                return Some(wanted);
+            }
+            let left = next.saturating_duration_since(Instant::now());
+            if self.interval.is_zero() {
+                thread::park();
+            } else if left.is_zero() {
+                return None;
+            } else {
+                thread::park_timeout(left);
+            }
+        }
+    }
+
+    /// Nothing is known any more [MQTT-3.3.1-6].
+    fn take_back(&mut self) -> Result<(), Over> {
+        let known = self.published.keys().map(|topic| (topic.clone(), String::new())).collect();
+        self.publish(known)?;
+        self.published.retain(|_, value| !value.is_empty());
+        Ok(())
     }
 
     fn read(&mut self) -> Option<midge_metrics::Reading> {

@@ -330,3 +330,104 @@ fn the_audit_log_tells_who_did_what() {
     wait_for(&path, &["admin", "kick", "auditee"]);
     wait_for(&path, &["disconnect", "auditee", "\"said_goodbye\":false"]);
 }
+
+/// A service that gives everybody the same answer, for as long as the test runs.
+fn service(answer: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            std::thread::spawn(move || {
+                let mut request = [0; 4096];
+                // A question fits; the connection is kept for the next one.
+                while stream.read(&mut request).is_ok_and(|size| size > 0) {
+                    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+                    let size = answer.len();
+                    let whole = format!("{head}\r\nContent-Length: {size}\r\n\r\n{answer}");
+                    if stream.write_all(whole.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+/// Whether a new subscription gets the retained `$SYS/broker/uptime`.
+fn wait_until_uptime_is(address: SocketAddr, there: bool) {
+    let since = Instant::now();
+    loop {
+        let (mut stream, _) = connect(address, "uptime", None);
+        let topic = b"$SYS/broker/uptime";
+        let head = [0x82, 5 + topic.len() as u8, 0, 1, 0, topic.len() as u8];
+        stream.write_all(&[&head[..], topic, &[0]].concat()).expect("is taken");
+        let mut suback = [0; 5];
+        stream.read_exact(&mut suback).expect("a SUBACK");
+        // Longer than it takes from the shard that keeps it.
+        stream.set_read_timeout(Some(Duration::from_millis(500))).expect("is above zero");
+        let comes = stream.read_exact(&mut [0; 2]).is_ok();
+        if comes == there {
+            return;
+        }
+        assert!(since.elapsed() < PATIENCE, "uptime: {comes}");
+    }
+}
+
+/// Whom others are asked, how much is logged, and how the end goes.
+#[test]
+fn what_lies_outside_of_the_shards_changes_too() {
+    let address = free();
+    let (yes, no) = (service(r#"{"result": "allow"}"#), service(r#"{"result": "deny"}"#));
+    let configuration = |service: Option<SocketAddr>, more: &str| {
+        let http = service.map_or_else(String::new, |service| {
+            format!("http: {{url: \"http://{service}/\", cache: 0}}, ")
+        });
+        format!(
+            "listeners: [{{address: \"{address}\"}}]\n\
+             security: {{{http}allow_anonymous: {}}}\n{more}",
+            service.is_none()
+        )
+    };
+    let mut broker = Broker::start("outside", &configuration(Some(yes), ""));
+    let anna = Some(("anna", "x"));
+    assert_eq!(connect(address, "anna", anna).1, Some(0));
+
+    broker.write(&configuration(
+        Some(no),
+        "log: {level: debug}\nsys: {interval: 1s}\nshutdown: {drain_timeout: 3s}\n",
+    ));
+    let told = broker.lines(&["reload"]);
+    for line in [
+        "log.level: info → debug",
+        "sys.interval: 10s → 1s",
+        "shutdown.drain_timeout: 10s → 3s",
+        &format!("security.http.url: http://{yes}/ → http://{no}/"),
+    ] {
+        assert!(told.iter().any(|one| one == line), "{line} in {told:?}");
+    }
+    assert_eq!(connect(address, "anna", anna).1, Some(4));
+
+    // Nobody is asked any more: names mean nothing.
+    let rest = "log: {level: debug}\nshutdown: {drain_timeout: 3s}\n";
+    broker.write(&configuration(None, &format!("{rest}sys: {{interval: 1s}}\n")));
+    broker.lines(&["reload"]);
+    assert_eq!(connect(address, "ben", Some(("ben", "x"))).1, Some(0));
+    wait_until_uptime_is(address, true);
+    // What is not published any more is not retained either.
+    broker.write(&configuration(None, &format!("{rest}sys: {{interval: 0}}\n")));
+    broker.lines(&["reload"]);
+    wait_until_uptime_is(address, false);
+    broker.write(&configuration(Some(no), "log: {level: debug, format: json}\n"));
+    let told = broker.lines(&["reload", "--dry-run"]);
+    assert!(told.contains(&"log.format: text → json (needs a restart)".to_owned()), "{told:?}");
+    assert_eq!(connect(address, "carl", Some(("carl", "x"))).1, Some(0));
+
+    let pid = rustix::process::Pid::from_raw(broker.child.id().cast_signed()).expect("it runs");
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    let mut said = String::new();
+    broker.child.stderr.take().expect("a pipe").read_to_string(&mut said).expect("text");
+    assert!(said.contains("DEBUG"), "{said}");
+    assert!(said.contains("draining for 3s at most"), "{said}");
+}

@@ -25,6 +25,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::breaker::Breaker;
@@ -114,14 +115,23 @@ impl fmt::Debug for Caller {
     }
 }
 
-/// Asks for something to be fetched before its time.
-#[derive(Debug, Clone)]
-pub struct Refresher(Arc<Notify>);
+/// Asks for something to be fetched before its time. Nothing is fetched any more once it is dropped.
+#[derive(Debug)]
+pub struct Refresher {
+    wanted: Arc<Notify>,
+    task: AbortHandle,
+}
 
 impl Refresher {
     /// Soon: ten seconds after the last time, at the earliest.
     pub fn refresh(&self) {
-        self.0.notify_one();
+        self.wanted.notify_one();
+    }
+}
+
+impl Drop for Refresher {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
@@ -195,7 +205,16 @@ impl Outgoing {
         Ok(Caller { line })
     }
 
-    /// Fetches a body now, then again and again; `then` gets each one, or `None` where there was none.
+    /// Whether something can be fetched from there.
+    ///
+    /// # Errors
+    /// A sentence when the address is none.
+    pub fn check_address(url: &str) -> Result<(), &'static str> {
+        url.parse::<Uri>().map(drop).map_err(|_| "this is no address")
+    }
+
+    /// Fetches a body now, then again and again until the refresher is dropped; `then` gets each one, or `None` where there
+    /// was none.
     ///
     /// # Errors
     /// A sentence when the address is none.
@@ -208,19 +227,19 @@ impl Outgoing {
     ) -> Result<Refresher, &'static str> {
         let uri: Uri = url.parse().map_err(|_| "this is no address")?;
         let wanted = Arc::new(Notify::new());
-        let refresher = Refresher(Arc::clone(&wanted));
+        let again = Arc::clone(&wanted);
         let http = self.http.clone();
-        self.handle.spawn(async move {
+        let task = self.handle.spawn(async move {
             loop {
                 let answer = ask(&http, request(Method::GET, &uri, Vec::new(), None), within).await;
                 // What was not there is looked for sooner.
                 let next = if answer.is_some() { every } else { every.min(REFRESH_MIN) };
                 then(answer);
                 tokio::time::sleep(REFRESH_MIN.min(next)).await;
-                _ = timeout(next.saturating_sub(REFRESH_MIN), wanted.notified()).await;
+                _ = timeout(next.saturating_sub(REFRESH_MIN), again.notified()).await;
             }
         });
-        Ok(refresher)
+        Ok(Refresher { wanted, task: task.abort_handle() })
     }
 }
 
@@ -277,7 +296,7 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpListener};
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{RecvTimeoutError, channel};
 
     use super::*;
 
@@ -399,5 +418,12 @@ mod tests {
             .unwrap();
         assert_eq!(receiver.recv_timeout(PATIENCE).unwrap().as_deref(), Some(&b"keys"[..]));
         refresher.refresh();
+        // What was waiting for its turn is given up, with whoever it would have told.
+        drop(refresher);
+        assert!(
+            receiver
+                .recv_timeout(PATIENCE)
+                .is_err_and(|error| error == RecvTimeoutError::Disconnected)
+        );
     }
 }

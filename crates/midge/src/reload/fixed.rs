@@ -1,7 +1,7 @@
 //! What of new settings a running broker cannot take over: what threads, rings and directories were made with, and what
 //! connected clients were told.
 
-use midge_config::{Config, Jwt, Listener};
+use midge_config::{Config, Durability, DurabilityLevel, Listener, Log};
 
 /// The settings in force after a reload: `wanted`, except for what only a restart changes. `connections_possible` is how
 /// many connections the rings have room for.
@@ -13,12 +13,12 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
         performance,
         runtime,
         admin,
-        sys,
+        sys: _,
         durability,
         audit,
         sandbox,
         log,
-        shutdown,
+        shutdown: _,
         listeners: _,
         limits,
         security,
@@ -29,21 +29,18 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     next.performance = performance.clone();
     next.runtime = runtime.clone();
     next.admin = admin.clone();
-    next.sys = sys.clone();
     next.durability = durability.clone();
+    next.durability.queued_memory_max = wanted.durability.queued_memory_max;
+    let strictest = strictest(current);
+    let least = |told: DurabilityLevel, wanted: DurabilityLevel| {
+        if wanted <= strictest { wanted.max(told) } else { told }
+    };
+    next.durability.acknowledge_after =
+        least(durability.acknowledge_after, wanted.durability.acknowledge_after);
     next.audit = audit.clone();
     next.sandbox = sandbox.clone();
-    next.log = log.clone();
-    next.shutdown = shutdown.clone();
+    next.log = Log { level: wanted.log.level, ..log.clone() };
     next.security.password_threads = security.password_threads;
-    next.security.password_cache = security.password_cache;
-    // Others are asked by a thread that is told at the start whom.
-    next.security.http = security.http.clone();
-    let fetched =
-        |jwt: &Option<Jwt>| jwt.as_ref().and_then(|jwt| Some((jwt.jwks_url.clone()?, jwt.refresh)));
-    if fetched(&next.security.jwt) != fetched(&security.jwt) {
-        next.security.jwt = security.jwt.clone();
-    }
 
     // Clients were told when they connected: more is no harm, less would break a promise.
     let told = &mut next.limits;
@@ -63,13 +60,32 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     for listener in &mut next.listeners {
         let same = |other: &&Listener| other.label() == listener.label();
         let current = current.listeners.iter().find(same);
-        // The logs are kept at the strictest level that stood anywhere at the start.
-        listener.acknowledge_after = current.and_then(|current| current.acknowledge_after);
+        // Clients were told what their acknowledgements wait for, and the logs are kept at the strictest level that stood
+        // anywhere at the start.
+        let default = next.durability.acknowledge_after;
+        let level = listener.acknowledge_after.unwrap_or(default);
+        let told = current
+            .map(|current| current.acknowledge_after.unwrap_or(durability.acknowledge_after));
+        let level = match told {
+            Some(told) => least(told, level),
+            None => level.min(strictest),
+        };
+        if level != listener.acknowledge_after.unwrap_or(default) {
+            listener.acknowledge_after = Some(level);
+        }
         if let Some(current) = current {
             keep_buffers(current, listener);
         }
     }
     next
+}
+
+/// The most that any acknowledgement waits for.
+fn strictest(config: &Config) -> DurabilityLevel {
+    let Durability { acknowledge_after, topics, .. } = &config.durability;
+    let topics = topics.iter().map(|topic| topic.acknowledge_after);
+    let listeners = config.listeners.iter().filter_map(|listener| listener.acknowledge_after);
+    topics.chain(listeners).fold(*acknowledge_after, DurabilityLevel::max)
 }
 
 /// The kernel does not take a buffer's fixed size back.
@@ -111,17 +127,56 @@ mod tests {
     }
 
     #[test]
-    fn levels_stay_as_they_were_at_the_start() {
-        let mut current = Config::default();
-        current.listeners[0].acknowledge_after = Some(DurabilityLevel::Memory);
-        let mut wanted = Config::default();
-        wanted.listeners[0].acknowledge_after = Some(DurabilityLevel::Fsync);
-        let mut new = wanted.listeners[0].clone();
-        new.name = Some("new".into());
-        wanted.listeners.push(new);
+    fn levels_become_stricter_as_far_as_the_logs_are_kept() {
+        use DurabilityLevel::{Fsync, Memory, Written};
+        // What stood for all and for the first listener, what is wanted for both, and what comes of it. Nothing is Fsync
+        // where the logs are not.
+        for (all, own, wanted_all, wanted_own, expected_all, expected_own) in [
+            (Fsync, Some(Memory), Fsync, Some(Fsync), Fsync, Fsync),
+            (Fsync, Some(Memory), Fsync, Some(Written), Fsync, Written),
+            (Fsync, Some(Memory), Fsync, None, Fsync, Fsync),
+            (Fsync, None, Fsync, Some(Memory), Fsync, Fsync),
+            (Fsync, None, Written, None, Fsync, Fsync),
+            (Written, Some(Memory), Fsync, Some(Fsync), Written, Memory),
+            (Written, Some(Fsync), Fsync, Some(Memory), Fsync, Fsync),
+            (Memory, None, Fsync, None, Memory, Memory),
+        ] {
+            let mut current = Config::default();
+            current.durability.acknowledge_after = all;
+            current.listeners[0].acknowledge_after = own;
+            let mut wanted = Config::default();
+            wanted.durability.acknowledge_after = wanted_all;
+            wanted.listeners[0].acknowledge_after = wanted_own;
+            let next = in_force(&current, &wanted, 1);
+            let case = (all, own, wanted_all, wanted_own);
+            assert_eq!(next.durability.acknowledge_after, expected_all, "{case:?}");
+            let level = next.listeners[0].acknowledge_after.unwrap_or(expected_all);
+            assert_eq!(level, expected_own, "{case:?}");
+            // Whoever comes by a new listener has been told nothing yet.
+            let new = Listener { name: Some("new".into()), ..wanted.listeners[0].clone() };
+            wanted.listeners = vec![Listener { acknowledge_after: Some(Memory), ..new }];
+            let next = in_force(&current, &wanted, 1);
+            assert_eq!(next.listeners[0].acknowledge_after, Some(Memory));
+        }
+    }
+
+    #[test]
+    fn what_needs_no_restart_is_taken_over() {
+        let current = Config::default();
+        let mut wanted = current.clone();
+        wanted.sys.interval = midge_config::Period::default();
+        wanted.shutdown.drain_timeout = midge_config::Period::default();
+        wanted.log.level = midge_config::LogLevel::Debug;
+        wanted.durability.queued_memory_max = ByteSize::from_kibibytes(1);
+        wanted.security.password_cache = midge_config::Period::default();
+        wanted.security.jwt = Some(midge_config::Jwt::default());
+        assert_eq!(in_force(&current, &wanted, 1), wanted);
+        // And what needs one, beside it.
+        wanted.log.format = midge_config::LogFormat::Json;
+        wanted.durability.directory = Some("elsewhere".into());
         let next = in_force(&current, &wanted, 1);
-        assert_eq!(next.listeners[0].acknowledge_after, Some(DurabilityLevel::Memory));
-        assert_eq!(next.listeners[1].acknowledge_after, None);
+        assert_eq!((next.log.format, next.log.level), (current.log.format, wanted.log.level));
+        assert_eq!(next.durability.directory, None);
     }
 
     #[test]
