@@ -28,6 +28,9 @@ pub struct ListenerLimits {
     /// Subscriptions of a session that is served by this listener, up to [`crate::Limits::subscriptions_per_client_max`].
     /// Default 0.
     pub subscriptions_per_client_max: u32,
+
+    /// Levels of a topic or filter of a client of this listener, up to [`crate::Limits::topic_levels_max`]. Default 0.
+    pub topic_levels_max: u16,
 }
 
 /// How often something may happen before whoever does it is banned.
@@ -62,6 +65,7 @@ impl ListenerLimits {
         key: &str,
         packet_size_max: ByteSize,
         subscriptions_max: u32,
+        topic_levels_max: u16,
         problems: &mut Problems,
     ) {
         let field = |name: &str| format!("{key}.{name}");
@@ -80,6 +84,8 @@ impl ListenerLimits {
         }
         let subscriptions = self.subscriptions_per_client_max;
         problems.range(&field("subscriptions_per_client_max"), subscriptions, 0, subscriptions_max);
+        let levels = self.topic_levels_max;
+        problems.range(&field("topic_levels_max"), levels, 0, topic_levels_max);
     }
 }
 

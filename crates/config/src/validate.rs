@@ -159,6 +159,7 @@ fn listeners(listeners: &[Listener], limits: &Limits, problems: &mut Problems) {
             &key("limits"),
             limits.maximum_packet_size_bytes,
             limits.subscriptions_per_client_max,
+            limits.topic_levels_max,
             problems,
         );
         let keep_alive = listener.tcp_keep_alive;

@@ -167,6 +167,7 @@ fn own(listener: Option<&Listener>) -> ListenerProtection {
         },
         maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),
+        topic_levels_max: limits.topic_levels_max,
     }
 }
 

@@ -37,6 +37,7 @@ use ahash::RandomState;
 use midge_codec::{Connect, ReasonCode};
 use midge_metrics::{ConnectionRefusal, ConnectionState};
 use midge_session::{Refusal, Time};
+use midge_topic::TopicLimits;
 
 use crate::action::Action;
 use crate::connection::{Connection, Flags, State};
@@ -111,6 +112,8 @@ pub struct ListenerProtection {
     pub maximum_packet_size: u32,
     /// Subscriptions of a session, if those are fewer.
     pub subscriptions_per_client_max: usize,
+    /// Levels of a topic or filter, if those are fewer.
+    pub topic_levels_max: u16,
 }
 
 impl ListenerProtection {
@@ -519,6 +522,27 @@ impl Shard {
         match connection.and_then(|one| self.settings.protection.of(one.listener)) {
             Some(own) if own.subscriptions_per_client_max > 0 => {
                 own.subscriptions_per_client_max.min(all)
+            }
+            _ => all,
+        }
+    }
+
+    /// How deep topics and filters of a client may be.
+    #[inline]
+    pub(crate) fn topic_limits(&self, id: ConnectionId) -> TopicLimits {
+        if self.settings.protection.listeners.is_empty() {
+            return self.settings.topic_limits;
+        }
+        self.topic_limits_by_listener(id)
+    }
+
+    #[cold]
+    fn topic_limits_by_listener(&self, id: ConnectionId) -> TopicLimits {
+        let all = self.settings.topic_limits;
+        let connection = self.connections.get(id.0);
+        match connection.and_then(|one| self.settings.protection.of(one.listener)) {
+            Some(own) if own.topic_levels_max > 0 => {
+                TopicLimits { levels_max: own.topic_levels_max.min(all.levels_max), ..all }
             }
             _ => all,
         }

@@ -49,7 +49,7 @@ impl Shard {
         let session = self.connections.get(id.0).and_then(|connection| connection.session);
         let Some(session) = session else { return Ok(raw.size) };
         if raw.first_byte == PLAIN && publish.properties.is_empty() && is_plain_size(raw) {
-            if TopicName::parse(publish.topic, &self.settings.topic_limits).is_err() {
+            if TopicName::parse(publish.topic, &self.topic_limits(id)).is_err() {
                 return Err(Violation::TopicNameInvalid.into());
             }
             let run = collect_run(publish.topic, version, raw, rest);
@@ -113,7 +113,7 @@ impl Shard {
         };
         self.sample(session, topic, 1);
         let Some(packet_id) = publish.packet_id else {
-            if let Err(reason_code) = self.check_content(session, topic, publish) {
+            if let Err(reason_code) = self.check_content(id, session, topic, publish) {
                 return match reason_code {
                     ReasonCode::TopicNameInvalid => Err(Violation::TopicNameInvalid.into()),
                     ReasonCode::PayloadFormatInvalid => Err(Violation::PayloadFormatInvalid.into()),
@@ -150,7 +150,7 @@ impl Shard {
             }
         }
         self.check_receive_maximum(id, session, version)?;
-        if let Err(reason_code) = self.check_content(session, topic, publish) {
+        if let Err(reason_code) = self.check_content(id, session, topic, publish) {
             if !version.is_v5() && reason_code == ReasonCode::TopicNameInvalid {
                 return Err(Violation::TopicNameInvalid.into());
             }
@@ -253,11 +253,12 @@ impl Shard {
     /// What keeps a well-formed publication from being accepted.
     fn check_content(
         &mut self,
+        id: ConnectionId,
         session: SessionId,
         topic: &str,
         publish: &Publish<'_>,
     ) -> Result<(), ReasonCode> {
-        if TopicName::parse(topic, &self.settings.topic_limits).is_err() {
+        if TopicName::parse(topic, &self.topic_limits(id)).is_err() {
             return Err(ReasonCode::TopicNameInvalid);
         }
         if !may_publish(topic) || !self.may_write(session, topic) {

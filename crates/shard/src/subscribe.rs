@@ -41,6 +41,7 @@ impl Shard {
         {
             return Err(Violation::SubscriptionIdentifiersNotSupported.into());
         }
+        let topic_limits = self.topic_limits(id);
         self.tokens += 1;
         let token = self.tokens;
         let mut reason_codes = Vec::with_capacity(subscribe.filters.len());
@@ -48,13 +49,13 @@ impl Shard {
         let mut retained = Vec::new();
         for filter in subscribe.filters.iter() {
             let identifier = subscribe.subscription_identifier;
-            let granted = match SharedFilter::parse(filter.filter, &self.settings.topic_limits) {
+            let granted = match SharedFilter::parse(filter.filter, &topic_limits) {
                 // [MQTT-4.8.2-1] [MQTT-4.8.2-2]
                 Err(_) => Granted::Now(ReasonCode::TopicFilterInvalid),
                 Ok(Some(shared)) => {
                     self.join(id, session, filter, shared.filter, identifier, token)
                 }
-                Ok(None) => match TopicFilter::parse(filter.filter, &self.settings.topic_limits) {
+                Ok(None) => match TopicFilter::parse(filter.filter, &topic_limits) {
                     Err(_) => Granted::Now(ReasonCode::TopicFilterInvalid),
                     Ok(parsed) => {
                         self.subscribe(session, filter, parsed, identifier, &mut retained)

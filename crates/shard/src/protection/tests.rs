@@ -369,3 +369,38 @@ fn publish_v5(topic: &str, retain: bool) -> Vec<u8> {
     publish.encode(V5, &mut bytes);
     bytes
 }
+
+/// Where one listener is stricter than all, its clients are held to that, in runs and alone, and others are not.
+#[test]
+fn topics_are_as_deep_as_the_listener_lets_them() {
+    let own = ListenerProtection { topic_levels_max: 2, ..ListenerProtection::default() };
+    let mut broker = broker(Protection {
+        listeners: vec![ListenerProtection::default(), own],
+        ..Protection::default()
+    });
+    let connect = |broker: &mut Broker, id: u32, listener: u16| {
+        assert!(broker.accept(id, "192.0.2.1", listener));
+        let mut bytes = Vec::new();
+        Connect::new(V5, &format!("c{id}")).encode(&mut bytes);
+        broker.receive(0, id, &bytes);
+        broker.actions(0);
+    };
+    // A PUBLISH at QoS 0, one at QoS 1, and a SUBSCRIBE, each for a topic with three levels.
+    let plain = b"\x30\x08\0\x05a/b/c\0";
+    let acknowledged = b"\x32\x0a\0\x05a/b/c\0\x01\0";
+    let subscribe = b"\x82\x0b\0\x02\0\0\x05a/+/c\0";
+    for (id, listener, refused, suback) in [(0, 0, false, 0x00), (1, 1, true, 0x8f)] {
+        connect(&mut broker, id, listener);
+        broker.receive(0, id, subscribe);
+        assert_eq!(broker.sent(0, id).last(), Some(&suback), "{listener}");
+        broker.receive(0, id, acknowledged);
+        assert_eq!(broker.sent(0, id).contains(&0x90), refused, "{listener}");
+        // At QoS 0 there is only DISCONNECT to say it.
+        broker.receive(0, id, plain);
+        assert_eq!(broker.sent(0, id).contains(&0xe0), refused, "{listener}");
+    }
+    // One that is not too deep.
+    connect(&mut broker, 2, 1);
+    broker.receive(0, 2, b"\x30\x06\0\x03a/b\0");
+    assert!(!broker.sent(0, 2).contains(&0xe0));
+}
