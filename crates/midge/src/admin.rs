@@ -4,7 +4,7 @@ use std::{net::TcpListener, path::Path};
 
 use midge_config::Origin;
 use midge_metrics::Instance;
-use midge_services::{ListenerLabels, Services, Standing, View};
+use midge_services::{ListenerCounter, ListenerLabels, Services, Standing, View};
 
 use crate::{failure::Failure, listen, settings::Settings};
 
@@ -32,7 +32,7 @@ pub(crate) fn start(
     listener: TcpListener,
     directory: Result<&Path, &String>,
     standing: &Standing,
-    listeners: ListenerLabels,
+    (listeners, counter): (ListenerLabels, ListenerCounter),
     damage: Vec<String>,
 ) -> Result<Services, Failure> {
     let instance = match directory {
@@ -44,6 +44,7 @@ pub(crate) fn start(
         standing: standing.clone(),
         version: env!("CARGO_PKG_VERSION"),
         listeners,
+        counter,
         damage,
     };
     midge_services::start(listener, view)

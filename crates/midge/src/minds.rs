@@ -7,10 +7,11 @@ use std::{
 
 use midge_codec::QoS;
 use midge_config::{BanRule, Durability, DurabilityLevel, Listener};
+use midge_services::{ListenerCounter, ListenerNumbers};
 use midge_session::{Keeping, Limits, QueueLimits};
 use midge_shard::{
-    Crowd, Levels, ListenerProtection, NamePatterns, OutboxLimits, Penalty, Protection, Quota,
-    Rates, Security,
+    Crowd, Levels, ListenerCounts, ListenerId, ListenerProtection, NamePatterns, OutboxLimits,
+    Penalty, Protection, Quota, Rates, Security,
 };
 
 use crate::{broker::Broker, settings::Settings};
@@ -22,11 +23,25 @@ pub(crate) struct Minds {
     seeds: RandomState,
     /// Made when a limit first needs it, and kept from then on, because connections count there.
     crowd: OnceLock<Arc<Crowd>>,
+    /// Where the admin endpoint shows them.
+    listener_counts: Option<Arc<ListenerCounts>>,
 }
 
 impl Minds {
-    pub(crate) fn new() -> Self {
-        Self { seeds: RandomState::new(), crowd: OnceLock::new() }
+    pub(crate) fn new(counts_listeners: bool) -> Self {
+        let listener_counts = counts_listeners.then(Arc::default);
+        Self { seeds: RandomState::new(), crowd: OnceLock::new(), listener_counts }
+    }
+
+    /// What has come by each listener, by number.
+    pub(crate) fn listener_counter(&self) -> ListenerCounter {
+        let counts = self.listener_counts.clone();
+        ListenerCounter(Arc::new(move |number| {
+            let counts = counts.as_ref().map(|counts| counts.of(ListenerId(number)));
+            let midge_shard::ListenerNumbers { connections, accepted, refused, connects_refused } =
+                counts.unwrap_or_default();
+            ListenerNumbers { connections, accepted, refused, connects_refused }
+        }))
     }
 
     /// `listeners` are by number; `None`: closed.
@@ -114,6 +129,7 @@ impl Minds {
             client_ids: NamePatterns::new(security.client_ids.iter().map(String::as_str)),
             user_names: NamePatterns::new(security.user_names.iter().map(String::as_str)),
             crowd: None,
+            listener_counts: self.listener_counts.clone(),
         };
         // A broker of which nothing of the kind is asked pays for nothing.
         if protection.listeners.iter().all(|one| *one == ListenerProtection::default()) {

@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         Some(file) => file.start(directory.clone()).map_err(thread)?,
         None => Audit::default(),
     };
-    let minds = Minds::new();
+    let minds = Minds::new(admin.is_some());
     let (ban_line, ban_listener) = bans::line();
     let broker = Broker::start(
         &settings,
@@ -110,8 +110,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         .map(|listener| {
             let address = listener.local_addr();
             let statistics = instance.as_ref().map(OwnInstance::directory);
-            let labels = directory.labels();
-            admin::start(listener, statistics, &standing, labels, damage)
+            let shown = (directory.labels(), minds.listener_counter());
+            admin::start(listener, statistics, &standing, shown, damage)
                 .map(|running| (running, address))
         })
         .transpose()?;

@@ -33,7 +33,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::ailments::Ailments;
-use crate::exposition::{Exposition, ListenerLabels};
+use crate::exposition::{Exposition, ListenerCounter, ListenerLabels};
 use crate::process::Process;
 use crate::pulse::Pulse;
 use crate::standing::{Stage, Standing};
@@ -73,6 +73,8 @@ pub struct View {
     pub version: &'static str,
     /// Its listeners, for whoever looks them up by label.
     pub listeners: ListenerLabels,
+    /// What has come by each of them.
+    pub counter: ListenerCounter,
     /// What was found damaged in the data directory at the start, each in one sentence; `/health` lists it.
     pub damage: Vec<String>,
 }
@@ -187,9 +189,9 @@ struct Source {
 
 impl Shown {
     fn new(view: View) -> Self {
-        let View { instance, standing, version, listeners, damage } = view;
+        let View { instance, standing, version, listeners, counter, damage } = view;
         let source = instance.map(|instance| Source {
-            exposition: Exposition::new(version, instance.header(), listeners),
+            exposition: Exposition::new(version, instance.header(), listeners, counter),
             pulse: Mutex::new(Pulse::default()),
             instance,
         });

@@ -5,7 +5,7 @@
 //! the label `core`, the number of the shard. Histograms are classic ones; their bounds are met to 3.1 %, the width of
 //! the page's own buckets.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,31 @@ pub struct ListenerLabel {
     pub name: String,
     /// Its real address: IP address and port, or a path.
     pub address: String,
+    /// By what number it is counted.
+    pub number: u16,
+}
+
+/// What has come by one listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ListenerNumbers {
+    /// Connections that exist now.
+    pub connections: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections that were closed before anybody looked at what they sent.
+    pub refused: u64,
+    /// CONNECT packets refused.
+    pub connects_refused: u64,
+}
+
+/// Tells what has come by a listener, by its number.
+#[derive(Clone)]
+pub struct ListenerCounter(pub Arc<dyn Fn(u16) -> ListenerNumbers + Send + Sync>);
+
+impl fmt::Debug for ListenerCounter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ListenerCounter")
+    }
 }
 
 /// The listeners as they are now: they come and go while the process lives.
@@ -33,6 +58,7 @@ pub(crate) struct Exposition {
     /// Series of the process that are the same at each scrape.
     constants: String,
     listeners: ListenerLabels,
+    counter: ListenerCounter,
     started: SystemTime,
 }
 
@@ -82,7 +108,12 @@ const COUNT_BOUNDS: [u64; 14] =
     [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 impl Exposition {
-    pub(crate) fn new(version: &str, header: Header, listeners: ListenerLabels) -> Self {
+    pub(crate) fn new(
+        version: &str,
+        header: Header,
+        listeners: ListenerLabels,
+        counter: ListenerCounter,
+    ) -> Self {
         let mut constants = String::new();
         let started =
             header.started.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -99,6 +130,7 @@ impl Exposition {
             histograms: histogram_families(),
             constants,
             listeners,
+            counter,
             started: header.started,
         }
     }
@@ -115,14 +147,24 @@ impl Exposition {
         text += &self.constants;
         text += &head("midge_listener_info", "Always 1; its labels name a listener.", "gauge");
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
-        for ListenerLabel { name, address } in &*listeners {
+        for ListenerLabel { name, address, .. } in &*listeners {
             let (name, address) = (escaped(name), escaped(address));
             _ = writeln!(
                 text,
                 "midge_listener_info{{listener=\"{name}\",address=\"{address}\"}} 1"
             );
         }
+        let counts: Vec<(String, ListenerNumbers)> = listeners
+            .iter()
+            .map(|one| (escaped(&one.name), (self.counter.0)(one.number)))
+            .collect();
         drop(listeners);
+        for (name, help, kind, value) in BY_LISTENER {
+            text += &head(name, help, kind);
+            for (listener, numbers) in &counts {
+                _ = writeln!(text, "{name}{{listener=\"{listener}\"}} {}", value(numbers));
+            }
+        }
         text += &head("midge_ready", "1 while new clients are served: /health/ready.", "gauge");
         _ = writeln!(text, "midge_ready {}", u8::from(ready));
         process.write(&mut text);
@@ -158,6 +200,37 @@ impl Exposition {
         text
     }
 }
+
+/// A family by listener: name, help, kind, and which of the numbers.
+type ByListener = (&'static str, &'static str, &'static str, fn(&ListenerNumbers) -> u64);
+
+/// They stand beside the families by core: one series for each listener and core would be too many.
+const BY_LISTENER: [ByListener; 4] = [
+    (
+        "midge_listener_connections",
+        "Connections that exist now, by listener.",
+        "gauge",
+        |numbers| numbers.connections,
+    ),
+    (
+        "midge_listener_connections_accepted_total",
+        "Connections accepted from the network, by listener.",
+        "counter",
+        |numbers| numbers.accepted,
+    ),
+    (
+        "midge_listener_connections_refused_total",
+        "Connections that were closed before anybody looked at what they sent, by listener.",
+        "counter",
+        |numbers| numbers.refused,
+    ),
+    (
+        "midge_listener_connects_refused_total",
+        "CONNECT packets refused, by listener.",
+        "counter",
+        |numbers| numbers.connects_refused,
+    ),
+];
 
 fn write_histogram(
     text: &mut String,
@@ -308,9 +381,16 @@ mod tests {
 
     fn rendered(reading: &Reading, ready: bool) -> String {
         let address = "127.0.0.1:1883".to_owned();
-        let listeners = vec![ListenerLabel { name: "a\"b\\c".into(), address }];
+        let listeners = vec![ListenerLabel { name: "a\"b\\c".into(), address, number: 3 }];
+        let counter = ListenerCounter(Arc::new(|number| ListenerNumbers {
+            connections: 10 + u64::from(number),
+            accepted: 20,
+            refused: 30,
+            connects_refused: 40,
+        }));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
-        let exposition = Exposition::new("1.2.3", header(), Arc::new(RwLock::new(listeners)));
+        let exposition =
+            Exposition::new("1.2.3", header(), Arc::new(RwLock::new(listeners)), counter);
         exposition.render(reading, ready, &Process::default(), now)
     }
 
@@ -339,6 +419,11 @@ mod tests {
             "midge_build_info{version=\"1.2.3\"} 1",
             "midge_shards 2",
             "midge_listener_info{listener=\"a\\\"b\\\\c\",address=\"127.0.0.1:1883\"} 1",
+            "# TYPE midge_listener_connections gauge",
+            "midge_listener_connections{listener=\"a\\\"b\\\\c\"} 13",
+            "midge_listener_connections_accepted_total{listener=\"a\\\"b\\\\c\"} 20",
+            "midge_listener_connections_refused_total{listener=\"a\\\"b\\\\c\"} 30",
+            "midge_listener_connects_refused_total{listener=\"a\\\"b\\\\c\"} 40",
             "midge_ready 1",
             "process_start_time_seconds 1000",
             "midge_statistics_age_seconds{core=\"0\"} 0.500",

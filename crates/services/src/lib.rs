@@ -41,7 +41,7 @@ pub use admin::{
     REQUESTS_PER_SECOND_MAX, Services, View, start,
 };
 pub use ailments::Ailments;
-pub use exposition::{ListenerLabel, ListenerLabels};
+pub use exposition::{ListenerCounter, ListenerLabel, ListenerLabels, ListenerNumbers};
 pub use outgoing::{BODY_SIZE_MAX, Caller, CallerSettings, Outcome, Outgoing, Refresher};
 pub use pulse::{Pulse, SILENCE_MAX};
 pub use standing::{Stage, Standing};

@@ -10,7 +10,9 @@ use std::{
 };
 
 use midge_metrics::{Busiest, Counters, Identity, Instance, LogCondition, PageWriter, Series};
-use midge_services::{ListenerLabel, Services, Stage, Standing, View, start};
+use midge_services::{
+    ListenerCounter, ListenerLabel, ListenerNumbers, Services, Stage, Standing, View, start,
+};
 
 /// A broker that is not there: its pages and its endpoint.
 struct Fixture {
@@ -52,7 +54,9 @@ impl Fixture {
             listeners: Arc::new(RwLock::new(vec![ListenerLabel {
                 name: "plain".into(),
                 address: address.to_string(),
+                number: 0,
             }])),
+            counter: ListenerCounter(Arc::new(|_| ListenerNumbers::default())),
             damage: vec!["0000000001.log, offset 8192: damaged".into()],
         };
         let services = Some(start(listener, view).expect("a thread"));

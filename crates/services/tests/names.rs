@@ -10,7 +10,7 @@ use std::{
 };
 
 use midge_metrics::{Busiest, Counters, Identity, Instance, PageWriter, Series};
-use midge_services::{ListenerLabel, Standing, View, start};
+use midge_services::{ListenerCounter, ListenerLabel, ListenerNumbers, Standing, View, start};
 use serde::Deserialize;
 
 /// A scrape of a broker of two shards that is not there.
@@ -38,7 +38,9 @@ fn scrape(test: &str) -> String {
         listeners: Arc::new(RwLock::new(vec![ListenerLabel {
             name: "a".into(),
             address: address.to_string(),
+            number: 0,
         }])),
+        counter: ListenerCounter(Arc::new(|_| ListenerNumbers::default())),
         damage: Vec::new(),
     };
     let services = start(listener, view).expect("a thread");

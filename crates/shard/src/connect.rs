@@ -317,6 +317,7 @@ impl Shard {
         refusal: Refusal,
     ) {
         self.counters.connects_refused[refusal_of(refusal.reason_code) as usize] += 1;
+        self.note_refused_connect(id);
         self.counters.closed_refused += 1;
         self.note(id, Event::Refused(refusal));
         if refusal.reason_code == ReasonCode::BadUserNameOrPassword {

@@ -94,8 +94,8 @@ pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
 pub use levels::Levels;
 pub use outbox::OutboxLimits;
 pub use protection::{
-    Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerProtection, NamePatterns, Penalty,
-    Protection, Quota, Rates,
+    Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerCounts, ListenerNumbers,
+    ListenerProtection, NamePatterns, Penalty, Protection, Quota, Rates,
 };
 pub use retained::RetainedCounts;
 pub use security::{ClientRights, Explanation, Security};

@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `meter` | how much in how long: quotas of connects, rates of publications |
+//! | `by_listener` | what came by each listener, for whoever looks
 //! | `crowd` | connections by address and listener, for all shards together |
 //! | `bans` | who may not connect for now |
 //! | `names` | which client identifiers and user names are let in |
@@ -22,6 +23,7 @@
 //! needed per client lies beside it, in [`Watch`], and only where it is configured.
 
 mod bans;
+mod by_listener;
 mod crowd;
 mod meter;
 mod names;
@@ -47,6 +49,8 @@ use crate::shard::Shard;
 use crate::tally::count_gone;
 
 pub use bans::{Ban, BanSubject, Bans};
+use by_listener::Happening;
+pub use by_listener::{ListenerCounts, ListenerNumbers};
 use crowd::Origin;
 pub use crowd::{Crowd, LISTENERS_MAX};
 use meter::Pace;
@@ -86,6 +90,8 @@ pub struct Protection {
     pub user_names: NamePatterns,
     /// Needed where connections or connects of addresses or listeners have a bound, or failed logins.
     pub crowd: Option<Arc<Crowd>>,
+    /// Where somebody looks at what comes by each listener.
+    pub listener_counts: Option<Arc<ListenerCounts>>,
 }
 
 /// How often, and for how long banned beyond it.
@@ -380,6 +386,9 @@ impl Shard {
         if !self.watch.by_connection.is_empty() {
             self.watch.by_connection.remove(&id);
         }
+        if let Some(connection) = &connection {
+            self.note_by_listener(connection.listener, Happening::Gone);
+        }
         count_gone(connection, &mut self.counters);
     }
 
@@ -409,7 +418,7 @@ impl Shard {
         match oldest.filter(|(since, ..)| self.now.since(*since) >= HANDSHAKE_GRACE_NS) {
             Some((_, id, _)) => {
                 self.watch.handshaking.pop_front();
-                self.counters.connections_refused[ConnectionRefusal::Handshakes as usize] += 1;
+                self.note_refused_connection(id, ConnectionRefusal::Handshakes);
                 self.close(id);
                 Ok(())
             }
@@ -595,8 +604,45 @@ impl Shard {
     }
 
     /// Closes a connection that is not let near.
-    pub(crate) fn refuse_newcomer(&mut self, id: ConnectionId, refusal: ConnectionRefusal) {
+    pub(crate) fn refuse_newcomer(
+        &mut self,
+        id: ConnectionId,
+        listener: ListenerId,
+        refusal: ConnectionRefusal,
+    ) {
         self.counters.connections_refused[refusal as usize] += 1;
+        self.note_by_listener(listener, Happening::Refused);
         self.actions.push_back(Action::Close(id));
+    }
+
+    /// Counts one that is in the table already, and must go.
+    pub(crate) fn note_refused_connection(&mut self, id: ConnectionId, refusal: ConnectionRefusal) {
+        self.counters.connections_refused[refusal as usize] += 1;
+        if let Some(connection) = self.connections.get(id.0) {
+            self.note_by_listener(connection.listener, Happening::Refused);
+        }
+    }
+
+    /// Counts a CONNECT that is refused.
+    pub(crate) fn note_refused_connect(&self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(id.0) {
+            self.note_by_listener(connection.listener, Happening::ConnectRefused);
+        }
+    }
+
+    /// Counts a connection that was just accepted.
+    pub(crate) fn note_newcomer(&self, listener: ListenerId) {
+        self.note_by_listener(listener, Happening::Accepted);
+    }
+
+    /// Counts a connection that is in the table from now on.
+    pub(crate) fn note_arrived(&self, listener: ListenerId) {
+        self.note_by_listener(listener, Happening::Arrived);
+    }
+
+    fn note_by_listener(&self, listener: ListenerId, happening: Happening) {
+        if let Some(counts) = &self.settings.protection.listener_counts {
+            counts.note(listener, happening);
+        }
     }
 }

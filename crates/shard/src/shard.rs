@@ -217,12 +217,13 @@ impl Shard {
     ) {
         self.now = now;
         self.counters.connections_accepted += 1;
+        self.note_newcomer(listener);
         if self.connections.len() >= self.settings.connections_max {
-            return self.refuse_newcomer(id, ConnectionRefusal::Limit);
+            return self.refuse_newcomer(id, listener, ConnectionRefusal::Limit);
         }
         let counted = match self.look_at_newcomer(peer, listener) {
             Ok(counted) => counted,
-            Err(refusal) => return self.refuse_newcomer(id, refusal),
+            Err(refusal) => return self.refuse_newcomer(id, listener, refusal),
         };
         self.admit(id, peer.into(), listener);
         self.count_newcomer(id, counted);
@@ -238,6 +239,7 @@ impl Shard {
         let serial = self.next_serial();
         let connection = Connection::new(peer, listener, serial, self.now);
         count_arrived(&connection, &mut self.counters);
+        self.note_arrived(listener);
         let earlier = self.connections.put(id.0, connection);
         assert!(earlier.is_none(), "the ring gives a slot to one connection at a time");
         // A timer fires up to a tick late, and closing many at a time takes another: the timeout is a promise to be rid of
@@ -357,7 +359,7 @@ impl Shard {
             }
             // The target's table is full: the client may try again later.
             None => {
-                self.counters.connections_refused[ConnectionRefusal::HandOver as usize] += 1;
+                self.note_refused_connection(id, ConnectionRefusal::HandOver);
                 self.close_now(id);
             }
         }
@@ -605,7 +607,7 @@ impl Shard {
         let carried = luggage.carried.take();
         self.actions.push_back(Action::Adopt { connection: id, carried });
         if self.connections.len() >= self.settings.connections_max {
-            return self.refuse_newcomer(id, ConnectionRefusal::Limit);
+            return self.refuse_newcomer(id, luggage.listener, ConnectionRefusal::Limit);
         }
         self.admit(id, luggage.peer, luggage.listener);
         self.count_arrival(id);

@@ -59,7 +59,7 @@ impl Shard {
         }
         self.unproven.bytes += connection.input_size();
         if connection.unproven_size() > FREE && self.unproven.bytes > KEPT_MAX {
-            self.counters.connections_refused[ConnectionRefusal::Unproven as usize] += 1;
+            self.note_refused_connection(id, ConnectionRefusal::Unproven);
             self.close(id);
         }
     }

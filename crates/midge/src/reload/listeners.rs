@@ -61,12 +61,13 @@ impl Directory {
     fn show(&self, seats: &[Seat]) {
         let names = seats.iter().map(|seat| seat.listener.label()).collect();
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
-        let open = seats.iter().filter(|seat| seat.open);
-        let addresses = open.clone().map(|seat| seat.address.clone()).collect();
+        let open = (0..).zip(seats).filter(|(_, seat)| seat.open);
+        let addresses = open.clone().map(|(_, seat)| seat.address.clone()).collect();
         *self.addresses.write().unwrap_or_else(PoisonError::into_inner) = addresses;
-        let labels = open.map(|seat| ListenerLabel {
+        let labels = open.map(|(number, seat)| ListenerLabel {
             name: seat.listener.label(),
             address: seat.address.to_string(),
+            number,
         });
         *self.labels.write().unwrap_or_else(PoisonError::into_inner) = labels.collect();
     }

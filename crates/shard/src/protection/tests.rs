@@ -404,3 +404,35 @@ fn topics_are_as_deep_as_the_listener_lets_them() {
     broker.receive(0, 2, b"\x30\x06\0\x03a/b\0");
     assert!(!broker.sent(0, 2).contains(&0xe0));
 }
+
+#[test]
+fn what_comes_by_each_listener_is_counted() {
+    let counts = Arc::new(ListenerCounts::new());
+    let own = ListenerProtection { connections_max: 1, ..ListenerProtection::default() };
+    let mut broker = broker(Protection {
+        listeners: vec![ListenerProtection::default(), own],
+        user_names: NamePatterns::new(["known"]),
+        crowd: crowd(),
+        listener_counts: Some(Arc::clone(&counts)),
+        ..Protection::default()
+    });
+    for (id, listener) in [(0, 0), (1, 0), (2, 1)] {
+        assert!(broker.accept(id, "192.0.2.1", listener));
+    }
+    assert!(!broker.accept(3, "192.0.2.1", 1));
+    broker.shards[0].handle_closed(ConnectionId(3), broker.now);
+    let mut bytes = Vec::new();
+    Connect { username: Some("else"), ..Connect::new(V5, "c") }.encode(&mut bytes);
+    broker.receive(0, 1, &bytes);
+    broker.sent(0, 1);
+    broker.hang_up(0);
+    let of = |listener| counts.of(ListenerId(listener));
+    let zero = ListenerNumbers::default();
+    let first = of(0);
+    assert_eq!((first.accepted, first.refused, first.connects_refused), (2, 0, 1));
+    assert_eq!(of(1), ListenerNumbers { connections: 1, accepted: 2, refused: 1, ..zero });
+    assert_eq!(of(2), zero);
+    // It had been told why, and then left.
+    broker.hang_up(1);
+    assert_eq!(of(0).connections, 0);
+}
