@@ -159,6 +159,9 @@ struct Common {
     /// Connect without clean session (3.x) or clean start (5.0).
     #[arg(long)]
     persistent: bool,
+    /// A connection that is refused is a cycle like any other (cycle): how a broker bears bad logins.
+    #[arg(long)]
+    refusals: bool,
     /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
@@ -299,7 +302,7 @@ impl Common {
         Ok(spoken.then_some(Transport { tls, websocket }))
     }
 
-    fn plan(self, name: &'static str, mode: Mode, groups: Vec<Group>) -> Result<Plan, String> {
+    fn plan(self, name: &'static str, mode: Mode, mut groups: Vec<Group>) -> Result<Plan, String> {
         let remote = (self.host.as_str(), self.port)
             .to_socket_addrs()
             .map_err(|error| format!("--host {}: {error}", self.host))?
@@ -307,9 +310,15 @@ impl Common {
             .ok_or_else(|| format!("--host {}: the name has no address", self.host))?;
         check_sources(remote, &self.source)?;
         let transport = self.transport()?;
+        if self.refusals && mode != Mode::Cycle {
+            return Err("--refusals: only cycle goes on when it is refused".into());
+        }
         // Where no messages flow, the rate is that of connections.
         let flows = mode == Mode::Flow;
         let connect_rate = if flows { None } else { groups.iter().find_map(|group| group.rate) };
+        for group in groups.iter_mut().filter(|group| group.shape == Shape::Idle) {
+            group.rate = None;
+        }
         Ok(Plan {
             name,
             mode,
@@ -328,6 +337,7 @@ impl Common {
             username: self.username,
             password: self.password,
             clean_start: !self.persistent,
+            refusals: self.refusals,
             json: self.json,
             core: self.pin,
             spin: self.spin,

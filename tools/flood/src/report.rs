@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::engine::{Outcome, Snapshot};
 use crate::scenario::Mode;
-use crate::statistics::Latencies;
+use crate::statistics::{Failure, Latencies};
 use crate::swarm::{GroupState, Swarm};
 use crate::transport::Transport;
 
@@ -35,6 +35,8 @@ pub(crate) struct Report {
     pings_sent: u64,
     pings_answered: u64,
     cycles: u64,
+    /// Of those, refused as was asked for, by reason.
+    refusals: BTreeMap<String, u64>,
     window_seconds: f64,
     window_sent: u64,
     window_delivered: u64,
@@ -155,6 +157,11 @@ impl Report {
             pings_sent: counters.pings_sent,
             pings_answered: counters.pings_answered,
             cycles: counters.cycles,
+            refusals: counters
+                .refusals
+                .iter()
+                .map(|(code, count)| (Failure::Refused(*code).to_string(), *count))
+                .collect(),
             window_seconds,
             window_sent: end.sent - begin.sent,
             window_delivered: end.delivered - begin.delivered,
@@ -235,6 +242,8 @@ impl Report {
                 "cycles: {} in {:.2} s, {:.0} per second",
                 self.window_cycles, self.window_seconds, self.cycles_per_second
             ));
+            let refusals = self.refusals.iter();
+            lines.extend(refusals.map(|(reason, count)| format!("  {count} refused, {reason}")));
         }
         if self.round_latency_ns.count > 0 {
             lines.push(format!("a whole round:   {}", self.round_latency_ns.text()));

@@ -88,6 +88,8 @@ pub(crate) struct Plan {
     pub username: Option<String>,
     pub password: Option<String>,
     pub clean_start: bool,
+    /// A CONNACK that refuses ends a cycle as it should.
+    pub refusals: bool,
     pub json: bool,
     pub core: Option<usize>,
     pub spin: bool,
@@ -230,6 +232,7 @@ pub(crate) mod tests {
             username: None,
             password: None,
             clean_start: true,
+            refusals: false,
             json: false,
             core: None,
             spin: false,

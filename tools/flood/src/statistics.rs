@@ -161,6 +161,8 @@ pub(crate) struct Counters {
     pub pings_answered: u64,
     /// Finished connect-subscribe-disconnect rounds.
     pub cycles: u64,
+    /// Refused connections, by the CONNACK's code, where those are cycles too.
+    pub refusals: BTreeMap<u8, u64>,
 }
 
 /// Plain counters of one group over a whole run.

@@ -463,6 +463,9 @@ impl Swarm {
     /// The broker answered a handshake, or says goodbye.
     fn answered(&mut self, index: u32, packet_kind: u8, code: u8, now_ns: u64) {
         match (packet_kind, self.clients[index as usize].stage) {
+            (kind::CONNACK, Stage::Greeting) if code != 0 && self.plan.refusals => {
+                self.refused(index, code, now_ns);
+            }
             (kind::CONNACK, Stage::Greeting) if code != 0 => {
                 self.fail(index, Failure::Refused(code));
             }
@@ -491,6 +494,15 @@ impl Swarm {
             (kind::DISCONNECT, _) => self.fail(index, Failure::Disconnected(code)),
             _ => self.counters.foreign += 1,
         }
+    }
+
+    /// As was asked for: the cycle is over.
+    fn refused(&mut self, index: u32, code: u8, now_ns: u64) {
+        self.connect_latency.record(now_ns.saturating_sub(self.clients[index as usize].started_ns));
+        self.counters.cycles += 1;
+        *self.counters.refusals.entry(code).or_default() += 1;
+        self.failures_in_a_row = 0;
+        self.begin_closing(index);
     }
 
     fn is_up(&mut self, index: u32, now_ns: u64) {
@@ -595,7 +607,7 @@ impl Swarm {
         self.counters.failed += 1;
         *self.counters.failures.entry(failure).or_default() += 1;
         self.failures_in_a_row += 1;
-        let hopeless = self.counters.connected == 0
+        let hopeless = self.counters.connected + self.counters.cycles == 0
             || self.phase == Phase::Opening && !self.publishers.is_empty()
             || self.failures_in_a_row > FAILURES_IN_A_ROW_MAX.max(2 * self.plan.handshakes_max);
         if hopeless {

@@ -1,6 +1,7 @@
 //! The flooder's program over real sockets, against the forwarder of `examples/`.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
@@ -90,9 +91,40 @@ fn clients_come_stay_and_come_again() {
 }
 
 #[test]
+fn refusals_are_cycles_where_they_are_asked_for_and_come_at_the_rate() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let port = listener.local_addr().expect("it is bound").port();
+    // Not joined: it ends with the test's process.
+    std::thread::spawn(move || {
+        for peer in listener.incoming() {
+            let mut peer = peer.expect("a peer");
+            let mut bytes = [0; 256];
+            if matches!(peer.read(&mut bytes), Ok(1..)) {
+                // CONNACK: not authorized. The peer may be gone already.
+                let _ = peer.write_all(&[0x20, 2, 0, 5]);
+            }
+        }
+    });
+    let flood = |line: &str| {
+        Command::new(FLOOD)
+            .args(line.split(' '))
+            .args(["-u", "anna", "-P", "wrong", "--port", &port.to_string(), "--json"])
+            .output()
+            .expect("the program starts")
+    };
+    let refused = report(&flood("cycle -c 10 --refusals -R 200 --duration 1 --warmup 0"));
+    assert_eq!(refused["refusals"]["CONNACK 0x05"], refused["cycles"], "{refused}");
+    assert_eq!((&refused["connected"], &refused["failed"]), (&0.into(), &0.into()), "{refused}");
+    assert!((10..=260).contains(&refused["cycles"].as_u64().expect("a count")), "{refused}");
+    assert_eq!(flood("cycle -c 1 --duration 1").status.code(), Some(1), "not asked for");
+    let elsewhere = flood("connect -c 1 --refusals");
+    assert_eq!(elsewhere.status.code(), Some(2), "{elsewhere:?}");
+}
+
+#[test]
 fn a_broker_that_is_not_there_is_named() {
     // The port was free a moment ago, and nobody was told of it.
-    let port = std::net::TcpListener::bind("127.0.0.1:0")
+    let port = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| listener.local_addr())
         .expect("loopback has a free port")
         .port();
