@@ -24,6 +24,9 @@ use crate::start::StartError;
 /// Clients that wait for a verdict, of all shards: a second of one thread's work at a millisecond each.
 const OPEN_MAX: usize = 1024;
 
+/// Lower than the shards' threads, so that a storm of logins takes what they leave where they share a core.
+const NICE: i32 = 10;
+
 /// Who is asked about clients. Called by several threads at once; answers now or later.
 type Ask = dyn Fn(&Login, Reply) + Send + Sync;
 
@@ -164,6 +167,8 @@ pub(crate) fn start(
         let (ask, line) = (Arc::clone(&doorman.ask), line.0.clone());
         let shards = Arc::clone(shards);
         let work = move || {
+            // It is a wish: without the right to it, or in a sandbox, logins are answered all the same.
+            _ = rustix::process::setpriority_process(None, NICE);
             for Asked { shard, connection, serial, login, open } in line {
                 let (outcomes, waker) = shards[usize::from(shard)].clone();
                 let back = Back { connection, serial, open, outcomes, waker };
