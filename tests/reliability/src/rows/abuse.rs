@@ -1,5 +1,6 @@
 //! Rows 9 and 18: what others do to log in, or not to, is not felt by those who are in.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,16 +57,25 @@ pub(super) fn run_slow_opens(shards: u16, size: Size) -> Vec<Figure> {
     ]
 }
 
-/// Each connection says one byte every half second; how many bytes were said.
+/// Behind the broker and those who are watched: attackers have machines of their own.
+fn give_way() {
+    // A wish: who may not be polite measures a busier machine.
+    let _ = rustix::process::setpriority_process(None, 10);
+}
+
+/// Each connection says one byte every half second, each at its own moment; how many bytes were said.
 fn drip(address: SocketAddr, count: usize, stop: &AtomicBool) -> usize {
+    give_way();
     // A CONNECT of 200 bytes, which takes longer than it may.
     let packet = [&b"\x10\xc6\x01\0\x04MQTT\x05\x02\0\0\0\0\xb9"[..], &[b'c'; 185]].concat();
     let mut peers: Vec<(Client, usize)> =
         (0..count).map(|number| (Client::open(address, 2 + (number % 8) as u8), 0)).collect();
-    let mut said = 0;
+    let (mut said, mut rounds) = (0, 0);
+    let began = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
         for (number, (peer, at)) in peers.iter_mut().enumerate() {
+            let part = f64::from(rounds) + number as f64 / count as f64;
+            thread::sleep(Duration::from_secs_f64(part / 2.0).saturating_sub(began.elapsed()));
             let byte = packet.get(*at..=*at);
             let sent = byte.is_some_and(|byte| peer.stream().write_all(byte).is_ok());
             if sent {
@@ -76,7 +86,7 @@ fn drip(address: SocketAddr, count: usize, stop: &AtomicBool) -> usize {
                 *at = 0;
             }
         }
-        thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
+        rounds += 1;
     }
     said
 }
@@ -95,7 +105,7 @@ pub(super) fn run_bad_logins(shards: u16, size: Size) -> Vec<Figure> {
     let stop = Arc::new(AtomicBool::new(false));
     let tried = Arc::new(AtomicUsize::new(0));
     let per_second = size.pick(500, 10_000);
-    let threads = 4;
+    let threads = 2;
     let storm: Vec<_> = (0..threads)
         .map(|number| {
             let (stop, tried) = (Arc::clone(&stop), Arc::clone(&tried));
@@ -123,7 +133,13 @@ pub(super) fn run_bad_logins(shards: u16, size: Size) -> Vec<Figure> {
     ]
 }
 
-/// Tries to log in at a rate; how often that worked.
+/// Peers of one thread that have not been answered, at most.
+const UNANSWERED_MAX: usize = 4000;
+
+/// When a peer looks for its answer.
+const ANSWER_AFTER: Duration = Duration::from_millis(100);
+
+/// Tries to log in at a rate, whether or not those before have been answered; how often that worked.
 fn log_in(
     address: SocketAddr,
     number: usize,
@@ -131,7 +147,9 @@ fn log_in(
     stop: &AtomicBool,
     tried: &AtomicUsize,
 ) -> usize {
+    give_way();
     let since = Instant::now();
+    let mut waiting: VecDeque<(Client, Instant)> = VecDeque::new();
     let (mut count, mut let_in) = (0_usize, 0);
     while !stop.load(Ordering::Relaxed) {
         let due = Duration::from_secs_f64(count as f64 / per_second as f64);
@@ -146,10 +164,21 @@ fn log_in(
         connect.encode(&mut bytes);
         let mut peer = Client::open(address, 10 + (count % 40) as u8);
         peer.send(&bytes);
-        if let Some(crate::Incoming::ConnAck(_, reason_code)) = peer.next(Duration::from_secs(10)) {
-            let_in += usize::from(!reason_code.is_error());
+        waiting.push_back((peer, Instant::now()));
+        while waiting.len() > UNANSWERED_MAX
+            || waiting.front().is_some_and(|(_, at)| at.elapsed() >= ANSWER_AFTER)
+        {
+            let (mut peer, _) = waiting.pop_front().expect("one waits");
+            let_in += usize::from(is_let_in(&mut peer));
+            tried.fetch_add(1, Ordering::Relaxed);
         }
-        tried.fetch_add(1, Ordering::Relaxed);
     }
-    let_in
+    waiting.iter_mut().fold(let_in, |let_in, (peer, _)| let_in + usize::from(is_let_in(peer)))
+}
+
+fn is_let_in(peer: &mut Client) -> bool {
+    match peer.next(Duration::from_secs(10)) {
+        Some(crate::Incoming::ConnAck(_, reason_code)) => !reason_code.is_error(),
+        _ => false,
+    }
 }
