@@ -20,12 +20,12 @@ pub(crate) const CONNECTION_USER_BYTES: u64 = 330;
 /// [`CONNECTION_USER_BYTES`].
 pub(crate) const SUBSCRIPTION_USER_BYTES: u64 = 50;
 
-/// What TLS adds to an idle connection. `bench/transports --connections 5000`: growth of VmRSS for each of 5,000 idle TLS
-/// connections (3,929 B) less that for plain ones (276 B).
-pub(crate) const TLS_USER_BYTES: u64 = 3_700;
+/// What TLS adds to an idle connection. `bench/tls --rows idle-tcp,idle`: growth of VmRSS for each of 19,900 idle TLS
+/// connections (4,194 B) less that for plain ones (371 B).
+pub(crate) const TLS_USER_BYTES: u64 = 3_900;
 
-/// A core's time for one full handshake, TLS 1.3, ECDSA P-256, nanoseconds (`bench/transports --handshakes 500`). A
-/// resumed one took as long there: its certificate is spared, its key exchange is not.
+/// A core's time for one full handshake, TLS 1.3, ECDSA P-256, nanoseconds (`bench/tls --rows connect,full-13`, on a busy
+/// machine). A resumed one takes about as long: its certificate is spared, its key exchange is not.
 pub(crate) const TLS_HANDSHAKE_CPU_NS: u64 = 340_000;
 
 /// The kernel's memory of one end of an idle TCP connection. `bench/capacity`: half of what the machine's slabs grew by

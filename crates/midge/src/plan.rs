@@ -487,7 +487,7 @@ mod tests {
         assert!(tls.to_string().contains("TLS records        not measured"), "{tls}");
         assert_eq!(plain.to_string().matches("not measured").count(), 0);
         assert_eq!(tls.json()["tls"]["records_measured"], false);
-        assert_eq!(tls.json()["tls"]["broker_bytes"], 3_700_000);
+        assert_eq!(tls.json()["tls"]["broker_bytes"], 3_900_000);
         assert!(plain.json()["tls"].is_null());
     }
 

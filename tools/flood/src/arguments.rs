@@ -124,6 +124,9 @@ struct Common {
     /// TLS 1.2 instead of 1.3.
     #[arg(long, requires = "tls")]
     tls12: bool,
+    /// Offer no post-quantum key exchange (X25519MLKEM768), as clients with older libraries.
+    #[arg(long, requires = "tls")]
+    classical: bool,
     /// Speak MQTT over WebSocket; with --tls over WebSocket over TLS.
     #[arg(long)]
     ws: bool,
@@ -285,6 +288,7 @@ impl Common {
             identity: self.cert.clone().zip(self.key.clone()),
             full_handshakes: self.full_handshakes,
             only_tls12: self.tls12,
+            classical: self.classical,
         };
         let protocol_name = if self.ws { "http/1.1" } else { "mqtt" };
         let tls =

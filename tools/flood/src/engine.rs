@@ -23,7 +23,7 @@ use crate::progress::Progress;
 use crate::scenario::{Mode, Plan, Shape};
 use crate::sources::Sources;
 use crate::swarm::{Mark, Phase, Swarm};
-use crate::transport::{Connections, News};
+use crate::transport::{Connections, Handshakes, News};
 
 /// The longest sleep of a turn: how late Ctrl-C and time-outs may be noticed.
 const WAIT_MAX: Duration = Duration::from_millis(20);
@@ -53,6 +53,7 @@ pub(crate) struct Snapshot {
     pub delivered: u64,
     pub sent: u64,
     pub cycles: u64,
+    pub handshakes: Handshakes,
     /// Receives and sends of all rings.
     pub receives: u64,
     pub sends: u64,
@@ -176,6 +177,7 @@ impl Engine {
             delivered: self.swarm.delivered_count(),
             sent: self.swarm.sent_count(),
             cycles: counters.cycles,
+            handshakes: self.layers.as_ref().map(Connections::handshakes).unwrap_or_default(),
             receives: self.tables.iter().map(|table| table.ring.counters().receives).sum(),
             sends: self.tables.iter().map(|table| table.ring.counters().sends).sum(),
             usage,

@@ -41,6 +41,9 @@ pub(crate) struct Report {
     window_sent: u64,
     window_delivered: u64,
     window_cycles: u64,
+    /// Handshakes of TLS that ended in the window.
+    window_handshakes_full: u64,
+    window_handshakes_resumed: u64,
     delivered_per_second: f64,
     cycles_per_second: f64,
     /// Messages that one receive of the generator brought, on average: what one write of the broker carried, or more.
@@ -166,6 +169,8 @@ impl Report {
             window_sent: end.sent - begin.sent,
             window_delivered: end.delivered - begin.delivered,
             window_cycles: end.cycles - begin.cycles,
+            window_handshakes_full: end.handshakes.full - begin.handshakes.full,
+            window_handshakes_resumed: end.handshakes.resumed - begin.handshakes.resumed,
             delivered_per_second: per_second(end.delivered - begin.delivered),
             cycles_per_second: per_second(end.cycles - begin.cycles),
             messages_per_receive: ratio(
@@ -244,6 +249,12 @@ impl Report {
             ));
             let refusals = self.refusals.iter();
             lines.extend(refusals.map(|(reason, count)| format!("  {count} refused, {reason}")));
+        }
+        if self.window_handshakes_full + self.window_handshakes_resumed > 0 {
+            lines.push(format!(
+                "handshakes of TLS in the window: {} full, {} resumed",
+                self.window_handshakes_full, self.window_handshakes_resumed
+            ));
         }
         if self.round_latency_ns.count > 0 {
             lines.push(format!("a whole round:   {}", self.round_latency_ns.text()));

@@ -8,13 +8,14 @@
 //! broker's.
 
 mod connections;
+mod sessions;
 mod tls;
 mod websocket;
 
 use midge_output::Output;
 
 use crate::statistics::Failure;
-pub(crate) use connections::{Connections, News};
+pub(crate) use connections::{Connections, Handshakes, News};
 use tls::Tls;
 pub(crate) use tls::{TlsFiles, TlsTransport};
 pub(crate) use websocket::Request;
@@ -75,6 +76,11 @@ impl Layer {
     pub(crate) fn is_ready(&self) -> bool {
         self.tls.as_ref().is_none_or(Tls::is_ready)
             && self.websocket.as_ref().is_none_or(WebSocket::is_open)
+    }
+
+    /// Whether TLS resumed an earlier session; `None`: there is no TLS.
+    pub(crate) fn is_resumed(&self) -> Option<bool> {
+        self.tls.as_ref().map(Tls::is_resumed)
     }
 
     /// Bytes of the socket. Those of MQTT are appended to `plain`, answers of the layers themselves to `wire`.

@@ -16,6 +16,16 @@ pub(crate) struct Connections {
     table: Vec<Option<Box<Entry>>>,
     /// The bytes of MQTT of the latest receive.
     plain: Vec<u8>,
+    handshakes: Handshakes,
+}
+
+/// Handshakes of TLS that came to their end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Handshakes {
+    /// With a certificate and a signature.
+    pub full: u64,
+    /// Of an earlier session.
+    pub resumed: u64,
 }
 
 #[derive(Debug)]
@@ -44,7 +54,12 @@ impl Connections {
     pub(crate) fn new(transport: Transport, clients: usize) -> Self {
         let mut table = Vec::new();
         table.resize_with(clients, || None);
-        Self { transport, table, plain: Vec::new() }
+        Self { transport, table, plain: Vec::new(), handshakes: Handshakes::default() }
+    }
+
+    /// What came to its end so far.
+    pub(crate) fn handshakes(&self) -> Handshakes {
+        self.handshakes
     }
 
     /// TCP is up: the layers begin.
@@ -71,6 +86,13 @@ impl Connections {
         let outcome = entry.layer.receive(bytes, &mut self.plain, entry.pending.buffer());
         let is_up = !entry.told && entry.layer.is_ready();
         entry.told |= is_up;
+        if is_up {
+            match entry.layer.is_resumed() {
+                Some(true) => self.handshakes.resumed += 1,
+                Some(false) => self.handshakes.full += 1,
+                None => {}
+            }
+        }
         let end = match outcome {
             Ok(Flow::Open) => None,
             Ok(Flow::Ended) => Some(None),

@@ -191,6 +191,29 @@ fn a_client_shows_its_certificate() {
     }
 }
 
+/// Twenty at a time, and then as many again: more than rustls' own store has tickets for.
+#[test]
+fn sessions_are_resumed_unless_told_otherwise() {
+    const COUNT: usize = 20;
+    let identity = identity("localhost");
+    let listener = listener(Some(&identity), false, ClientCertificates::None);
+    for (only_tls12, full_handshakes) in
+        [(false, false), (true, false), (false, true), (true, true)]
+    {
+        let files = TlsFiles { insecure: true, only_tls12, full_handshakes, ..TlsFiles::default() };
+        let transport = Transport { tls: Some(tls(&files, false)), websocket: None };
+        for again in [false, true] {
+            let pairs: Vec<_> = (0..COUNT).map(|_| Pair::new(&transport, &listener)).collect();
+            for mut pair in pairs {
+                assert_eq!(pair.carry(usize::MAX), Ok(Flow::Open));
+                let resumed = pair.client.is_resumed().expect("there is TLS");
+                let expected = again && !full_handshakes;
+                assert_eq!(resumed, expected, "{files:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_is_no_websocket_is_said_so() {
     let transport = Transport { tls: None, websocket: Some(request("/elsewhere")) };

@@ -10,11 +10,12 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{
-    ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme, version,
+    ClientConfig, ClientConnection, ConfigBuilder, DigitallySignedStruct, Error, HandshakeKind,
+    NamedGroup, RootCertStore, SignatureScheme, version,
 };
 
 use super::Flow;
+use super::sessions::Sessions;
 use crate::statistics::Failure;
 
 /// Where Debian and its kin keep the authorities that everybody trusts.
@@ -33,6 +34,8 @@ pub(crate) struct TlsFiles {
     pub full_handshakes: bool,
     /// Only TLS 1.2.
     pub only_tls12: bool,
+    /// Offer no post-quantum key exchange.
+    pub classical: bool,
 }
 
 /// TLS of all clients of a run.
@@ -51,7 +54,11 @@ impl TlsTransport {
     ) -> Result<Self, String> {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| format!("--host {host}: no name that a certificate could be for"))?;
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut provider = aws_lc_rs::default_provider();
+        if files.classical {
+            provider.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+        }
+        let provider = Arc::new(provider);
         let versions = if files.only_tls12 { &[&version::TLS12][..] } else { rustls::ALL_VERSIONS };
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(versions)
@@ -64,9 +71,11 @@ impl TlsTransport {
         };
         let mut config = with_identity(builder, files)?;
         config.alpn_protocols = vec![protocol_name.as_bytes().to_vec()];
-        if files.full_handshakes {
-            config.resumption = Resumption::disabled();
-        }
+        config.resumption = if files.full_handshakes {
+            Resumption::disabled()
+        } else {
+            Resumption::store(Arc::new(Sessions::default()))
+        };
         Ok(Self { config: Arc::new(config), name })
     }
 }
@@ -120,6 +129,11 @@ impl Tls {
 
     pub(crate) fn is_ready(&self) -> bool {
         !self.0.is_handshaking()
+    }
+
+    /// Whether the handshake resumed an earlier session.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.0.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     pub(crate) fn receive(
