@@ -7,8 +7,11 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::{
-    arguments::CheckArguments, commands::reload, control::protocol::ReloadRequest,
-    failure::Failure, security::Guard,
+    arguments::CheckArguments,
+    commands::reload,
+    control::protocol::{REQUEST_SIZE_MAX, ReloadRequest},
+    failure::Failure,
+    security::Guard,
 };
 
 pub(crate) fn run(arguments: &CheckArguments) -> Result<(), Failure> {
@@ -35,11 +38,17 @@ fn check(path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The broker reads the file by itself: with its own rights and from its own place.
+/// A file that a request has no room for is read by the broker itself, if it can reach it. What the file names is always
+/// looked for with the broker's rights, and from its place.
 fn diff(arguments: &CheckArguments) -> Result<(), Failure> {
     let config = arguments.config.as_deref().map(std::path::absolute).transpose();
     let config =
         config.map_err(|error| Failure::Other(format!("cannot tell where I am: {error}")))?;
-    let request = ReloadRequest { dry_run: true, config };
+    let text = config.as_deref().and_then(|path| std::fs::read_to_string(path).ok());
+    let text = text.filter(|text| text.len() <= TEXT_SIZE_MAX);
+    let request = ReloadRequest { dry_run: true, config, text };
     reload::ask(&arguments.instance, request, arguments.json)
 }
+
+/// Half of a request: in JSON a line end takes two bytes.
+const TEXT_SIZE_MAX: usize = REQUEST_SIZE_MAX / 2 - 4096;

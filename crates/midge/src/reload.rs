@@ -20,16 +20,16 @@ mod difference;
 mod fixed;
 mod listeners;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use midge_config::{Config, Period};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    arguments::ServeArguments, audit::Audit, broker::Reloader, failure::Failure, host::Host, kept,
-    logging::Level, memory::MemoryWatch, minds::Minds, sandbox::Sandbox, security::Guard,
-    settings::Settings, sys, transports::Transports,
+    arguments::ServeArguments, audit::Audit, broker::Reloader, control::protocol::ReloadRequest,
+    failure::Failure, host::Host, kept, logging::Level, memory::MemoryWatch, minds::Minds,
+    sandbox::Sandbox, security::Guard, settings::Settings, sys, transports::Transports,
 };
 
 pub(crate) use difference::Change;
@@ -117,15 +117,14 @@ impl Reload {
         }))
     }
 
-    /// Reads everything again, and puts it in force unless it is a dry run. `config` is a file to read instead of the
-    /// broker's own; only for a dry run.
+    /// Reads everything again, and puts it in force unless it is a dry run.
     ///
     /// # Errors
     /// Every problem, as a sentence; nothing has changed then.
-    pub(crate) fn run(&self, dry_run: bool, config: Option<&Path>) -> Result<Outcome, Vec<String>> {
+    pub(crate) fn run(&self, request: &ReloadRequest) -> Result<Outcome, Vec<String>> {
         let mut state = self.state();
-        let result = state.run(dry_run, config);
-        if !dry_run {
+        let result = state.run(request);
+        if !request.dry_run {
             state.audit.reopen();
             state.audit.configuration(result.as_ref().map_err(Vec::as_slice));
         }
@@ -139,18 +138,25 @@ impl Reload {
 }
 
 impl State {
-    fn run(&mut self, dry_run: bool, config: Option<&Path>) -> Result<Outcome, Vec<String>> {
-        let config: Option<PathBuf> = config.map(Path::to_owned);
+    fn run(&mut self, request: &ReloadRequest) -> Result<Outcome, Vec<String>> {
+        let dry_run = request.dry_run;
         let arguments = ServeArguments {
-            config: config.or_else(|| self.arguments.config.clone()),
+            config: request.config.clone().or_else(|| self.arguments.config.clone()),
             ..self.arguments.clone()
         };
-        if let Some(problem) =
-            arguments.config.as_deref().and_then(|path| self.sandbox.file_out_of_reach(path))
-        {
-            return Err(vec![problem]);
-        }
-        let wanted = Settings::resolve(&arguments, &self.host).map_err(sentences)?;
+        let wanted = match (&request.text, &arguments.config) {
+            (Some(text), Some(path)) => midge_config::parse(text, &path.display().to_string())
+                .map_err(Failure::configuration)
+                .and_then(|loaded| Settings::resolve_loaded(loaded, &arguments, &self.host)),
+            (_, path) => {
+                let problem = path.as_deref().and_then(|path| self.sandbox.file_out_of_reach(path));
+                if let Some(problem) = problem {
+                    return Err(vec![problem]);
+                }
+                Settings::resolve(&arguments, &self.host)
+            }
+        };
+        let wanted = wanted.map_err(sentences)?;
         let settings = self.settings.take_over(wanted.loaded, &self.host, fixed::in_force);
         let changes = difference::between(
             self.settings.config(),
@@ -239,7 +245,7 @@ impl Outcome {
 
 /// SIGHUP: there is nobody to answer but the log.
 pub(crate) fn on_hangup(reload: &Reload) {
-    match reload.run(false, None) {
+    match reload.run(&ReloadRequest::default()) {
         Ok(outcome) => tell(&outcome),
         Err(problems) => tell_refusal(&problems),
     }

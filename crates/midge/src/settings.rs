@@ -57,10 +57,22 @@ impl Settings {
     /// # Errors
     /// A file that is none, settings that cannot be, or wishes that this machine cannot meet.
     pub(crate) fn resolve(arguments: &ServeArguments, host: &Host) -> Result<Self, Failure> {
-        let mut loaded = match &arguments.config {
+        let loaded = match &arguments.config {
             Some(path) => midge_config::load(path).map_err(Failure::configuration)?,
             None => Loaded::defaults(),
         };
+        Self::resolve_loaded(loaded, arguments, host)
+    }
+
+    /// The same of a file that has been read.
+    ///
+    /// # Errors
+    /// As of [`Settings::resolve`].
+    pub(crate) fn resolve_loaded(
+        mut loaded: Loaded,
+        arguments: &ServeArguments,
+        host: &Host,
+    ) -> Result<Self, Failure> {
         if !arguments.listen.is_empty() {
             loaded.config.listeners = arguments.listen.iter().copied().map(Listener::new).collect();
             loaded.set_by_flag("listeners", "--listen");

@@ -214,9 +214,22 @@ fn it_serves_keeps_reloads_and_is_backed_up() {
         assert!(said(&refused).contains(expected), "{}", said(&refused));
         assert!(said(&refused).contains("restart it"), "{}", said(&refused));
     }
-    fs::write(directory.0.join("elsewhere/midge.yaml"), "{}\n").expect("a file");
-    let refused = directory.midge(&["check", "--config", "elsewhere/midge.yaml", "--diff"]);
-    assert!(said(&refused).contains("lies where"), "{}", said(&refused));
+    let other = "listeners: [{address: \"127.0.0.1:0\"}]\n";
+    fs::write(directory.0.join("elsewhere/midge.yaml"), other).expect("a file");
+    // Whoever asks about another configuration has read it.
+    let asked = directory.midge(&["check", "--config", "elsewhere/midge.yaml", "--diff"]);
+    assert!(asked.status.success(), "{}", said(&asked));
+    let told = String::from_utf8_lossy(&asked.stdout).into_owned();
+    assert!(told.contains("security.acl_file: later/acl → none"), "{told}");
+    let other = format!("{other}security: {{acl_file: elsewhere/acl, allow_anonymous: true}}\n");
+    fs::write(directory.0.join("elsewhere/midge.yaml"), other).expect("a file");
+    let asked = directory.midge(&["check", "--config", "elsewhere/midge.yaml", "--diff"]);
+    assert_eq!(asked.status.code(), Some(2));
+    assert!(
+        said(&asked).contains("security.acl_file: elsewhere/acl lies where"),
+        "{}",
+        said(&asked)
+    );
 
     // Whoever makes a backup copies the files, not the broker.
     let backup = directory.0.join("elsewhere/backup").display().to_string();

@@ -34,7 +34,7 @@ pub(crate) struct ReloadArguments {
 /// # Errors
 /// When the broker refuses (exit code 2, nothing has changed), or none answers.
 pub(crate) fn run(arguments: &ReloadArguments) -> Result<(), Failure> {
-    let request = ReloadRequest { dry_run: arguments.dry_run, config: None };
+    let request = ReloadRequest { dry_run: arguments.dry_run, ..ReloadRequest::default() };
     ask(&arguments.instance, request, arguments.json)
 }
 

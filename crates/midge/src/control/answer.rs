@@ -317,7 +317,7 @@ impl Answering {
     }
 
     fn reload(&self, request: &ReloadRequest, sink: &mut dyn Sink) -> Result<End, Cut> {
-        match self.reload.run(request.dry_run, request.config.as_deref()) {
+        match self.reload.run(request) {
             Ok(outcome) => {
                 if !request.dry_run {
                     reload::tell(&outcome);

@@ -112,6 +112,8 @@ pub(crate) struct ReloadRequest {
     pub(crate) dry_run: bool,
     /// A file to read instead of the broker's own; only for a dry run.
     pub(crate) config: Option<std::path::PathBuf>,
+    /// What stands in that file, where the asker has read it: the broker need not reach it then.
+    pub(crate) text: Option<String>,
 }
 
 /// See [`Request::Backup`].
@@ -195,8 +197,11 @@ impl Request {
             "kick" => Self::Kick(rest(&command, keys)?),
             "explain" => Self::Explain(rest(&command, keys)?),
             "reload" => match rest::<ReloadRequest>(&command, keys)? {
-                ReloadRequest { dry_run: false, config: Some(_) } => {
+                ReloadRequest { dry_run: false, config: Some(_), .. } => {
                     return Err(usage("reload: config is for a dry_run only".into()));
+                }
+                ReloadRequest { config: None, text: Some(_), .. } => {
+                    return Err(usage("reload: text is that of a config".into()));
                 }
                 request => Self::Reload(request),
             },
@@ -535,7 +540,11 @@ mod tests {
                 seconds: Some(7),
             }),
             Request::Unban(UnbanRequest { client_id: None, address: Some([127, 0, 0, 1].into()) }),
-            Request::Reload(ReloadRequest { dry_run: true, config: Some("/a".into()) }),
+            Request::Reload(ReloadRequest {
+                dry_run: true,
+                config: Some("/a".into()),
+                text: Some("shards: 1".into()),
+            }),
             Request::Backup(BackupRequest {}),
         ] {
             let line = request.to_line();
