@@ -8,17 +8,26 @@ that is connected, and retained messages besides; the broker is killed (SIGKILL)
 the same data directory; publishers and subscribers resume their sessions as MQTT 5.0 says. At the end of each
 round the sessions are drained. Counted over all rounds:
 
-- lost: acknowledged (PUBACK, or PUBREC and then PUBCOMP) and not delivered to a session that subscribed before;
+- lost: acknowledged (PUBACK, or PUBREC) and not delivered to a session that subscribed before, although the broker says
+  that nothing waits for it any more;
+- stuck: the same while the broker says that something waits, or a sender without its answer, and nothing has moved for
+  STALL_SECONDS;
 - doubled: QoS 2 and delivered twice to the application of a client that keeps its packet ids as MQTT says;
 - retained: a topic whose retained message is older than the last one that was acknowledged;
 - disorder: of one publisher at one QoS, delivered for the first time behind a later one.
 
-Needs nothing but Python. The exit code is 0 when all counts are zero.
+A start takes from the start of the process until it says that it serves. Beside that stand the messages that it found queued, and the
+processor time that it took, which a busy machine does not lengthen. It is slow when both are more than a second, and more
+than a second for each 100,000 messages.
+
+Needs nothing but Python. The exit code is 0 when all counts are zero and no start was slow.
 """
 
 import argparse
+import json
 import os
 import random
+import re
 import select
 import shutil
 import socket
@@ -26,10 +35,19 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import typing
 
-CONNECT_SECONDS = 20
+# Bounds that only something broken reaches, also on a machine that has much else to do.
+START_SECONDS = 300
+CONNECT_SECONDS = 120
+STALL_SECONDS = 60
+
 WINDOW = 64
+RETAINED_TOPICS = 50
+# The subscribers that are away are back in every round that can be divided by this.
+AWAY_ROUNDS = 4
 
 
 def varint(number):
@@ -55,11 +73,45 @@ class Gone(Exception):
     """The connection is gone."""
 
 
-class Client:
-    """A client with a session that never expires. `handle` gets each packet."""
+class Numbers:
+    """A set of small numbers, and how many they are: a round must cost the same however many there were before."""
 
-    def __init__(self, client_id):
-        self.client_id = client_id
+    def __init__(self):
+        self.marks = bytearray()
+        self.count = 0
+
+    def __contains__(self, number):
+        return number < len(self.marks) and self.marks[number] == 1
+
+    def add(self, number):
+        """Whether it was not there yet."""
+        if number in self:
+            return False
+        if number >= len(self.marks):
+            self.marks += bytes(number + 1024 - len(self.marks))
+        self.marks[number] = 1
+        self.count += 1
+        return True
+
+
+class Ledger:
+    """What one subscriber got of one publisher, and what it is owed."""
+
+    def __init__(self):
+        self.got = Numbers()
+        self.owed = set()
+        self.highest = 0
+
+    def owe(self, number):
+        if number not in self.got:
+            self.owed.add(number)
+
+
+class Client:
+    """A client whose session never expires, if it `lasts`; else it ends with the connection. `handle` gets each packet."""
+
+    def __init__(self, client_id, lasts=True):
+        self.client_id, self.lasts = client_id, lasts
         self.socket = None
         self.inbox = bytearray()
         self.outbox = bytearray()
@@ -71,7 +123,7 @@ class Client:
         self.inbox.clear()
         self.outbox.clear()
         self.present = None
-        properties = b"\x11" + struct.pack(">I", 0xFFFFFFFF)
+        properties = b"\x11" + struct.pack(">I", 0xFFFFFFFF if self.lasts else 0)
         body = text("MQTT") + b"\x05\x00" + struct.pack(">H", 0)
         body += varint(len(properties)) + properties + text(self.client_id)
         self.socket.settimeout(CONNECT_SECONDS)
@@ -153,8 +205,15 @@ class Publisher(Client):
         self.number = 0
         self.next_id = 0
         self.in_flight = {}
-        self.acknowledged = set()
+        self.acknowledged = Numbers()
+        # Who is owed what is acknowledged.
+        self.ledgers = []
         self.sending = True
+
+    def acknowledge(self, number):
+        if self.acknowledged.add(number):
+            for ledger in self.ledgers:
+                ledger.owe(number)
 
     def encode(self, packet_id, number, stage, again):
         if stage == "release":
@@ -166,7 +225,7 @@ class Publisher(Client):
 
     def resume(self):
         if not self.present:
-            assert not self.acknowledged, f"{self.client_id}: the session is gone"
+            assert not self.acknowledged.count, f"{self.client_id}: the session is gone"
         for packet_id, (number, stage) in self.in_flight.items():
             self.send(self.encode(packet_id, number, stage, True))
 
@@ -189,9 +248,9 @@ class Publisher(Client):
         if kind == 4 or (kind == 5 and reason >= 0x80):
             del self.in_flight[packet_id]
             if reason < 0x80:
-                self.acknowledged.add(number)
+                self.acknowledge(number)
         elif kind == 5:
-            self.acknowledged.add(number)
+            self.acknowledge(number)
             # From here on it is a release: MQTT sends it again, not the message.
             del self.in_flight[packet_id]
             self.in_flight[packet_id] = (number, "release")
@@ -203,16 +262,29 @@ class Publisher(Client):
 class Subscriber(Client):
     """Takes everything below a filter, at QoS 2, and keeps its packet ids as MQTT says."""
 
-    def __init__(self, client_id, filters):
-        super().__init__(client_id)
+    def __init__(self, client_id, filters, lasts=True):
+        super().__init__(client_id, lasts)
         self.filters = filters
         self.held = set()
-        self.got = {}
+        self.ledgers = {}
         self.doubled = []
         self.disorder = []
-        self.highest = {}
         self.subscribed = False
-        self.heard_at = 0.0
+
+    def owes(self, publisher):
+        """From now on it is to get what this publisher has acknowledged."""
+        publisher.ledgers.append(self.ledger(publisher.client_id))
+
+    def ledger(self, name):
+        return self.ledgers.setdefault(name, Ledger())
+
+    def got(self):
+        """How many messages it got."""
+        return sum(ledger.got.count for ledger in self.ledgers.values())
+
+    def owed(self):
+        """How many messages it is owed."""
+        return sum(len(ledger.owed) for ledger in self.ledgers.values())
 
     def resume(self):
         if self.subscribed:
@@ -230,7 +302,6 @@ class Subscriber(Client):
         if kind == 9:
             self.subscribed = True
         elif kind == 3:
-            self.heard_at = time.monotonic()
             size = struct.unpack(">H", body[:2])[0]
             qos, at = (first >> 1) & 3, 2 + size
             packet_id = struct.unpack(">H", body[at : at + 2])[0] if qos else 0
@@ -254,15 +325,15 @@ class Subscriber(Client):
     def take_message(self, qos, payload, again):
         name, number = payload.rsplit(" ", 1)
         number = int(number)
-        seen = self.got.setdefault(name, set())
-        if number in seen:
+        ledger = self.ledger(name)
+        if not ledger.got.add(number):
             if qos == 2:
                 self.doubled.append(payload)
             return
-        seen.add(number)
-        if number < self.highest.get(name, 0):
+        ledger.owed.discard(number)
+        if number < ledger.highest:
             self.disorder.append(payload)
-        self.highest[name] = max(number, self.highest.get(name, 0))
+        ledger.highest = max(number, ledger.highest)
 
 
 class Broker:
@@ -272,7 +343,8 @@ class Broker:
         self.command += ["--runtime-dir", os.path.join(directory, "run")]
         self.directory = directory
         self.process = None
-        self.start_seconds = []
+        self.said = []
+        self.starts = []
         # Chosen by the kernel once, and ours as long as nobody else takes it.
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -284,37 +356,86 @@ class Broker:
     def start(self):
         began = time.monotonic()
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE)
-        said = []
-        for line in self.process.stderr:
+        self.said = []
+        ready = threading.Event()
+        threading.Thread(
+            target=self.listen, args=(self.process.stderr, self.said, ready), daemon=True
+        ).start()
+        in_time = ready.wait(START_SECONDS)
+        seconds = time.monotonic() - began
+        if not in_time:
+            self.process.kill()
+        if not in_time or self.process.poll() is not None:
+            how = "ended" if in_time else f"did not serve within {START_SECONDS} s"
+            sys.exit(f"the broker {how}:\n{''.join(self.said)}")
+        self.starts.append(
+            Start(seconds, processor_seconds(self.process.pid), self.recovered("queued"))
+        )
+
+    @staticmethod
+    def listen(stream, said, ready):
+        """Keeps what the broker says; it is ready once it serves, or has ended."""
+        for line in stream:
             said.append(line.decode())
             if b"serves mqtt" in line:
-                break
-        else:
-            sys.exit(f"the broker ended:\n{''.join(said)}")
-        # What it says later is not read: little enough for the pipe.
-        self.start_seconds.append(time.monotonic() - began)
+                ready.set()
+        ready.set()
+
+    def recovered(self, what):
+        """What all shards say that they have found."""
+        lines = (line for line in list(self.said) if " recovered " in line)
+        return sum(int(found) for line in lines for found in re.findall(rf"\b{what}=(\d+)", line))
+
+    def waiting(self):
+        """What waits for each client, queued and on its way, as the broker says."""
+        command = [self.command[0], "clients", "--json", "--runtime-dir", self.directory + "/run"]
+        lines = subprocess.run(command, check=True, capture_output=True).stdout.splitlines()
+        clients = [json.loads(line) for line in lines]
+        return {client["client_id"]: client["queued"] + client["in_flight"] for client in clients}
 
     def kill(self):
         self.process.kill()
         self.process.wait()
 
 
-def pump(clients, until, port):
-    """Moves packets until the moment or until `until()` says so; whoever loses the connection is left without one."""
-    while True:
-        now = time.monotonic()
-        if until(now):
-            return
+class Start(typing.NamedTuple):
+    """One start of the broker."""
+
+    seconds: float
+    processor_seconds: float
+    queued: int
+
+    def is_slow(self):
+        """Whether it took longer than it may, and not only because the machine had something else to do."""
+        allowed = max(1.0, self.queued / 100_000)
+        return min(self.seconds, self.processor_seconds) > allowed
+
+    def __str__(self):
+        return (
+            f"{self.seconds * 1000:.0f} ms ({self.processor_seconds * 1000:.0f} ms of processor) "
+            f"with {self.queued} queued"
+        )
+
+
+def processor_seconds(process):
+    """What a process has used since it began."""
+    with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pump(clients, until):
+    """Moves packets until `until()` says so or nobody is connected; whoever loses the connection is left without one."""
+    while not until():
         alive = [client for client in clients if client.socket]
         if not alive:
             return
         for client in alive:
             if isinstance(client, Publisher):
                 client.publish()
-        readable, writable, _ = select.select(
-            alive_sockets(alive), [c.socket for c in alive if c.outbox], [], 0.05
-        )
         by_socket = {client.socket: client for client in alive}
+        writing = [client.socket for client in alive if client.outbox]
+        readable, writable, _ = select.select(list(by_socket), writing, [], 0.05)
         for ready in {*readable, *writable}:
             client = by_socket[ready]
             try:
@@ -325,13 +446,88 @@ def pump(clients, until, port):
                 client.close()
 
 
-def alive_sockets(clients):
-    return [client.socket for client in clients]
+def after(seconds):
+    """For `pump`: so long."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+class Drain:
+    """For `pump`: until senders have all their answers and subscribers all they are owed, or it is sure that they do not
+    get it. `lost` and `stuck` say how many messages did not come."""
+
+    # So long nothing moves before the broker is asked what waits.
+    PATIENCE = 5
+
+    def __init__(self, broker, senders, subscribers):
+        self.broker, self.senders, self.subscribers = broker, senders, subscribers
+        self.lost = self.stuck = 0
+        self.was, self.moved, self.asked = None, time.monotonic(), time.monotonic()
+        self.empty_before = set()
+
+    def __call__(self):
+        unanswered = sum(len(sender.in_flight) for sender in self.senders)
+        owing = [subscriber for subscriber in self.subscribers if subscriber.owed()]
+        if not unanswered and not owing:
+            return True
+        now = time.monotonic()
+        # A release that was answered moves what is in flight, not how much; doubled messages would hide a standstill.
+        state = (unanswered, [subscriber.got() for subscriber in self.subscribers])
+        if state != self.was:
+            self.was, self.moved, self.asked = state, now, now
+            self.empty_before = set()
+            return False
+        if now - self.asked < self.PATIENCE:
+            return False
+        waiting = self.broker.waiting()
+        empty = {one.client_id for one in owing if not waiting.get(one.client_id)}
+        self.asked = time.monotonic()
+        # Told twice, in between which nothing came: so it was not on its way either.
+        gone = [one for one in owing if one.client_id in empty & self.empty_before]
+        self.empty_before = empty
+        if now - self.moved < STALL_SECONDS and (unanswered or len(gone) < len(owing)):
+            return False
+        self.lost = sum(one.owed() for one in gone)
+        self.stuck = sum(one.owed() for one in owing if one not in gone) + unanswered
+        for one in owing:
+            for name, ledger in one.ledgers.items():
+                if ledger.owed:
+                    few = sorted(ledger.owed)[:5]
+                    print(f"  {one.client_id} lacks {name}: {len(ledger.owed)}, first {few}")
+        for sender in self.senders:
+            if sender.in_flight:
+                print(f"  {sender.client_id} has {len(sender.in_flight)} without an answer")
+        print(f"  the broker says that there waits: {waiting}")
+        return True
 
 
 def connect(client, port):
     client.close()
     client.connect(port)
+
+
+def stale_retained(broker, keeper):
+    """How many topics have an older retained message than the last one acknowledged."""
+    promised = [0] * RETAINED_TOPICS
+    for number in range(1, keeper.number + 1):
+        if number in keeper.acknowledged:
+            promised[number % RETAINED_TOPICS] = number
+    found = [0] * RETAINED_TOPICS
+
+    def take(_qos, payload, _again):
+        number = int(payload.rsplit(" ", 1)[1])
+        found[number % RETAINED_TOPICS] = number
+
+    # Kept, its session would get all that is retained from now on, and each round's one more.
+    late = Subscriber("late", ["retained/#"], lasts=False)
+    late.take_message = take
+    connect(late, broker.port)
+    count = sum(number > 0 for number in promised)
+    out_of_time = after(START_SECONDS if count else 0)
+    # Those that are older come like the others, so it is their number that is waited for.
+    pump([late], lambda: out_of_time() or sum(number > 0 for number in found) >= count)
+    late.close()
+    return sum(new < old for new, old in zip(found, promised))
 
 
 def trial(broker, options, chance, seed):
@@ -341,106 +537,84 @@ def trial(broker, options, chance, seed):
         topics = [f"flow/{number}/{n}" for n in range(4)]
         publishers.append(Publisher(f"once-{number}", 2, topics))
         publishers.append(Publisher(f"least-{number}", 1, topics))
-    keeper = Publisher("keeper", 1, [f"retained/{n}" for n in range(50)], retain=True)
+    topics = [f"retained/{n}" for n in range(RETAINED_TOPICS)]
+    keeper = Publisher("keeper", 1, topics, retain=True)
     away = [Subscriber(f"away-{n}", ["flow/#"]) for n in range(2)]
     there = [Subscriber(f"there-{n}", ["flow/#"]) for n in range(2)]
-    senders = [*publishers, keeper]
-    lost = doubled = stale = 0
+    senders, subscribers = [*publishers, keeper], [*there, *away]
+    for subscriber in subscribers:
+        for publisher in publishers:
+            subscriber.owes(publisher)
+    lost = stuck = stale = 0
     broker.start()
-    for subscriber in [*away, *there]:
+    for subscriber in subscribers:
         connect(subscriber, broker.port)
-    pump([*away, *there], lambda _: all(s.subscribed for s in [*away, *there]), broker.port)
+    pump(subscribers, lambda: all(one.subscribed for one in subscribers))
     for subscriber in away:
         subscriber.close()
-    for round_number in range(options.rounds):
+    for round_number in range(1, options.rounds + 1):
+        first_start = len(broker.starts)
         for client in [*senders, *there]:
             if not client.socket:
                 connect(client, broker.port)
         for sender in senders:
             sender.sending = True
-        end = time.monotonic() + chance.uniform(0.05, 1.0)
-        pump([*senders, *there], lambda now: now >= end, broker.port)
+        pump([*senders, *there], after(chance.uniform(0.05, 1.0)))
         broker.kill()
         for client in [*senders, *there]:
             client.close()
         broker.start()
         # Every other round another kill while sessions resume.
         if chance.random() < 0.5:
-            for client in [*senders, *there, *away]:
+            for client in [*senders, *subscribers]:
                 connect(client, broker.port)
             for sender in senders:
                 sender.sending = chance.random() < 0.5
-            end = time.monotonic() + chance.uniform(0.0, 0.3)
-            pump([*senders, *there, *away], lambda now: now >= end, broker.port)
+            pump([*senders, *subscribers], after(chance.uniform(0.0, 0.3)))
             broker.kill()
-            for client in [*senders, *there, *away]:
+            for client in [*senders, *subscribers]:
                 client.close()
             broker.start()
-        for client in [*senders, *there, *away]:
+        # Mostly the two that are away stay so, and what waits for them grows.
+        back = away if round_number % AWAY_ROUNDS == 0 or round_number == options.rounds else []
+        for client in [*senders, *there, *back]:
             connect(client, broker.port)
         for sender in senders:
             sender.sending = False
-        deadline = time.monotonic() + 60
-
-        def drained(now):
-            if now > deadline:
-                return True
-            if any(sender.in_flight for sender in senders):
-                return False
-            return all(
-                not publisher.acknowledged - subscriber.got.get(publisher.client_id, set())
-                for publisher in publishers
-                for subscriber in [*there, *away]
-            )
-
-        pump([*senders, *there, *away], drained, broker.port)
-        late = Subscriber(f"late-{round_number}", ["retained/#"])
-        late.take_message = lambda qos, payload, again: Subscriber.take_message(
-            late, 0, payload, again
-        )
-        connect(late, broker.port)
-        count = min(50, len(keeper.acknowledged))
-        end = time.monotonic() + 10
-        pump(
-            [late],
-            lambda now: now > end or sum(map(len, late.got.values())) >= count,
-            broker.port,
-        )
-        late.close()
-        for topic in range(50):
-            promised = max((n for n in keeper.acknowledged if n % 50 == topic), default=0)
-            found = max((n for n in late.got.get("keeper", ()) if n % 50 == topic), default=0)
-            stale += found < promised
-        lost = doubled = 0
-        for publisher in publishers:
-            for subscriber in [*there, *away]:
-                got = subscriber.got.get(publisher.client_id, set())
-                missing = publisher.acknowledged - got
-                lost += len(missing)
-                if missing:
-                    few = sorted(missing)[:5]
-                    print(f"  {subscriber.client_id} lacks {publisher.client_id} {few}")
-        doubled = sum(len(s.doubled) for s in [*there, *away])
+        drain = Drain(broker, senders, [*there, *back])
+        pump([*senders, *there, *back], drain)
+        lost, stuck = drain.lost, drain.stuck
+        stale = stale_retained(broker, keeper)
+        doubled = sum(len(one.doubled) for one in subscribers)
+        disorder = sum(len(one.disorder) for one in subscribers)
         for subscriber in away:
             subscriber.close()
         if options.verbose:
-            print(f"  round {round_number + 1} of {options.rounds}", flush=True)
-        if lost or doubled or stale:
+            starts = "; ".join(map(str, broker.starts[first_start:]))
+            print(f"  round {round_number} of {options.rounds}: started in {starts}", flush=True)
+        if lost or stuck or doubled or stale or disorder:
             break
-    disorder = sum(len(s.disorder) for s in [*there, *away])
-    acknowledged = sum(len(sender.acknowledged) for sender in senders)
-    deliveries = sum(len(g) for s in [*there, *away] for g in s.got.values())
+    acknowledged = sum(sender.acknowledged.count for sender in senders)
+    slow = sum(start.is_slow() for start in broker.starts)
     print(
-        f"rounds {round_number + 1}, shards {options.shards}, seed {seed}: "
-        f"{acknowledged} acknowledged, {deliveries} delivered, {lost} lost, {doubled} doubled, "
-        f"{stale} retained too old, {disorder} out of order; "
-        f"slowest start {max(broker.start_seconds) * 1000:.0f} ms"
+        f"rounds {round_number}, shards {options.shards}, seed {seed}: {acknowledged} acknowledged, "
+        f"{sum(one.got() for one in subscribers)} delivered, {lost} lost, {stuck} stuck, {doubled} doubled, "
+        f"{stale} retained too old, {disorder} out of order"
     )
+    full = [start for start in broker.starts if start.queued >= 50_000]
+    print(f"{len(broker.starts)} starts, {slow} of them slow; the slowest took {max(broker.starts)}")
+    if full:
+        seconds = sum(start.seconds for start in full)
+        queued = sum(start.queued for start in full)
+        print(
+            f"{len(full)} of them with 50,000 messages queued or more, {queued // len(full)} on average: "
+            f"{seconds / queued * 1e8:.0f} ms for each 100,000"
+        )
     if doubled:
-        print("  doubled:", [s.doubled[:5] for s in [*there, *away]])
+        print("  doubled:", [one.doubled[:5] for one in subscribers])
     if disorder:
-        print("  disorder:", [s.disorder[:5] for s in [*there, *away]])
-    return bool(lost or doubled or stale or disorder)
+        print("  disorder:", [one.disorder[:5] for one in subscribers])
+    return bool(lost or stuck or doubled or stale or disorder or slow)
 
 
 def options_for(description):
