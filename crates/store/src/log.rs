@@ -509,7 +509,7 @@ impl Log {
         statistics.segments = self.segments.len() as u32;
         statistics.segments_ready = self.prepare.ready_count() as u32;
         statistics.bytes_total = self.segments.iter().map(|segment| u64::from(segment.end)).sum();
-        statistics.bytes_live = self.segments.iter().map(|segment| segment.live).sum();
+        statistics.bytes_live = self.live();
         statistics.bytes_reserved = self.prepare.ready_size();
         statistics.bytes_unwritten = self.unwritten_size as u64;
         statistics
@@ -588,7 +588,7 @@ impl Log {
             live: 0,
         });
         self.open = true;
-        self.prepare.grow_after(size, &self.settings);
+        self.prepare.grow_after(size, self.live(), &self.settings);
         self.prepare_segments();
     }
 

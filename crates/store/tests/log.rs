@@ -318,3 +318,36 @@ fn a_reader_finds_single_records() {
     let end = Position { segment: SegmentId(1), offset: 2 << 20 };
     assert_eq!(reader.record(end).unwrap(), None);
 }
+
+/// What is prepared, and what has ended and is still there, follows what counts, not what went through.
+#[test]
+fn a_log_of_which_little_counts_stays_small() {
+    let settings =
+        Settings { segment_size_min: 16 << 10, segment_size_max: 256 << 10, ..small() };
+    let mut disk = MemoryDisk::new(1);
+    let mut log = Log::create(settings, ID, 3);
+    disk.drive(&mut log);
+    let mut cleaned = 0;
+    for number in 0..20_000 {
+        let bytes = payload(number);
+        let place = append(&mut disk, &mut log, &bytes);
+        log.release(place.position, bytes.len());
+        if let Some(segment) = log.cleaning() {
+            log.flush();
+            disk.drive(&mut log);
+            log.retire(segment);
+            disk.drive(&mut log);
+            cleaned += 1;
+        }
+        let statistics = log.statistics();
+        assert!(statistics.bytes_total <= 4 * (64 << 10), "{number}: {statistics:?}");
+        assert!(statistics.bytes_reserved <= 2 * (64 << 10), "{number}: {statistics:?}");
+    }
+    assert!(cleaned > 50, "{cleaned}");
+    // When all of it counts, segments become large.
+    for number in 0..8_000 {
+        append(&mut disk, &mut log, &payload(number));
+    }
+    disk.drive(&mut log);
+    assert_eq!(log.statistics().bytes_reserved, 2 * (256 << 10));
+}

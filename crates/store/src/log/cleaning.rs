@@ -71,7 +71,7 @@ impl Log {
             return Some(oldest.id);
         }
         let total: u64 = self.segments.iter().map(|segment| u64::from(segment.end)).sum();
-        let live: u64 = self.segments.iter().map(|segment| segment.live).sum();
+        let live = self.live();
         let open_size = self.segments.back().map_or(0, |open| u64::from(open.size));
         let worth_while = total > 2 * live + 2 * open_size
             || (self.condition == Condition::Full
@@ -79,6 +79,11 @@ impl Log {
         // Copies are packed into batches of their own: allow for the headers and the padding.
         let needed = oldest.live + oldest.live / 8 + 4 * u64::from(self.settings.block_size);
         (worth_while && self.room_left() > needed).then_some(oldest.id)
+    }
+
+    /// Bytes of records that count.
+    pub(super) fn live(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.live).sum()
     }
 
     /// Bytes that can be appended without a new segment, the reserve included.

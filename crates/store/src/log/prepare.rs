@@ -1,7 +1,8 @@
 //! Segments made ahead, so that a full disk is known before a record is taken.
 //!
-//! Two are kept ready beside the open one; the last of them is for [`Room::Reserve`]. Sizes begin small and double up to
-//! the bound as the log grows, so that a small log reserves little; on a full disk they halve again before giving up.
+//! Two are kept ready beside the open one; the last of them is for [`Room::Reserve`]. Sizes begin small and double as the
+//! log is written, up to a quarter of the bound, and further with what counts in it: what is reserved, and what has ended and is not
+//! cleaned yet, stays little in a log that holds little, whatever went through it. On a full disk they halve again before giving up.
 
 use std::collections::VecDeque;
 
@@ -13,6 +14,10 @@ use crate::{
 
 /// Segments kept ready.
 const READY: usize = 2;
+
+/// A segment is at most this part of what counts in the log, and of the largest segment, whichever is more. Of the
+/// default's 64 MiB that is 16 MiB: a log of which little counts is read in a fraction of a second.
+const PART: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct Prepare {
@@ -54,8 +59,13 @@ impl Prepare {
             .next_multiple_of(settings.block_size);
     }
 
-    pub(super) fn grow_after(&mut self, opened: u32, settings: &Settings) {
-        self.size = opened.saturating_mul(2).clamp(self.size, settings.segment_size_max);
+    /// Chooses the next size after a segment was opened; `live` bytes of the log count.
+    pub(super) fn grow_after(&mut self, opened: u32, live: u64, settings: &Settings) {
+        let Settings { block_size, segment_size_min, segment_size_max, .. } = *settings;
+        let live_part = u32::try_from(live / u64::from(PART)).unwrap_or(u32::MAX);
+        let most = live_part.max(segment_size_max / PART).clamp(segment_size_min, segment_size_max);
+        let wanted = opened.saturating_mul(2).max(self.size).min(most);
+        self.size = wanted.next_multiple_of(block_size);
     }
 
     pub(super) fn is_creating(&self, id: OperationId) -> bool {
