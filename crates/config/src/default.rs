@@ -10,6 +10,7 @@ use crate::{
         Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel,
         Performance, RecoveryMode, Runtime, Shutdown, Sys,
     },
+    place::Place,
     protection::ListenerLimits,
     sandbox::Sandbox,
     security::Security,
@@ -88,7 +89,7 @@ pub(crate) fn tcp_keep_alive() -> Period {
 impl Default for Durability {
     fn default() -> Self {
         Self {
-            directory: None,
+            directory: Place::Auto,
             acknowledge_after: DurabilityLevel::Fsync,
             topics: Vec::new(),
             queued_memory_max: ByteSize::from_mebibytes(64),

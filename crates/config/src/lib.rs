@@ -27,6 +27,7 @@ mod http;
 mod jwt;
 mod load;
 mod model;
+mod place;
 mod positions;
 mod protection;
 mod sandbox;
@@ -50,6 +51,7 @@ pub use model::{
     Config, Durability, DurabilityLevel, Limits, Listener, Log, LogFormat, LogLevel, Performance,
     RecoveryMode, Runtime, Shutdown, Sys, TopicDurability,
 };
+pub use place::Place;
 pub use positions::Origin;
 pub use protection::{BanRule, ListenerLimits};
 pub use sandbox::{Sandbox, SandboxMode};

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::{
     admin::Admin,
     audit::Audit,
+    place::Place,
     protection::ListenerLimits,
     sandbox::Sandbox,
     security::{Authenticator, Security},
@@ -388,9 +389,11 @@ pub struct Sys {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Durability {
-    /// The data directory, made when it is missing, used by one broker at a time. Default `null`:
-    /// sessions, queued messages and retained messages live in memory and end with the process.
-    pub directory: Option<PathBuf>,
+    /// The data directory, made when it is missing, used by one broker at a time. Default `auto`: `$STATE_DIRECTORY` where
+    /// systemd sets it, else `/var/lib/midge` for root, else `$XDG_STATE_HOME/midge`, else `~/.local/state/midge`; where it
+    /// cannot be had, the broker refuses to start. `memory`: sessions, queued messages and retained messages live
+    /// in memory and end with the process.
+    pub directory: Place,
 
     /// What an acknowledgement of something that must be kept waits for. Default `fsync`.
     pub acknowledge_after: DurabilityLevel,

@@ -151,7 +151,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
         bans: None,
         audit: None,
         doorman: Some(guard.doorman(settings.config())),
-        durability: settings.config().durability.directory.clone().map(|directory| Durability {
+        durability: settings.data_directory.clone().map(|directory| Durability {
             directory,
             level: match strictest {
                 Keeping::Fsync => Level::Fsync,

@@ -8,15 +8,22 @@ use midge_config::{Config, DurabilityLevel};
 use midge_reactor::DamageReport;
 use serde_json::{Value, json};
 
+use crate::settings::Settings;
+
 const FILE: &str = "durability.json";
 
 /// Writes it into a broker's directory. Without a data directory there is none.
 ///
 /// # Errors
 /// When it cannot be written.
-pub(crate) fn write(instance: &Path, config: &Config, damage: &[DamageReport]) -> io::Result<()> {
+pub(crate) fn write(
+    instance: &Path,
+    settings: &Settings,
+    damage: &[DamageReport],
+) -> io::Result<()> {
+    let config = settings.config();
     let durability = &config.durability;
-    let Some(directory) = &durability.directory else { return Ok(()) };
+    let Some(directory) = &settings.data_directory else { return Ok(()) };
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
     let damage: Vec<Value> = damage.iter().map(damage_json).collect();
     let mut object = json!({"directory": directory, "damage": damage});

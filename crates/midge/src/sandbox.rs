@@ -9,6 +9,7 @@ use std::{
 };
 
 use midge_config::{Address, Config, SandboxMode};
+use midge_reactor::disk::DataDirectory;
 use midge_sandbox::Places;
 
 use crate::{failure::Failure, instance, settings::Settings};
@@ -78,7 +79,7 @@ impl Sandbox {
                 })?;
             }
         }
-        let bounds = Bounds::of(settings.config(), config);
+        let bounds = Bounds::of(settings.config(), config, settings.data_directory.as_deref());
         let files = midge_sandbox::restrict_files(&bounds.places());
         let calls = midge_sandbox::refuse_calls();
         if sandbox.mode == SandboxMode::Required {
@@ -138,7 +139,7 @@ fn unreachable(key: &str, path: &Path, list: &str) -> String {
 }
 
 impl Bounds {
-    fn of(config: &Config, file: Option<&Path>) -> Self {
+    fn of(config: &Config, file: Option<&Path>, data_directory: Option<&Path>) -> Self {
         let mut readable: Vec<PathBuf> = OF_THE_MACHINE.iter().map(PathBuf::from).collect();
         readable.extend(AUTHORITIES.iter().filter_map(env::var_os).map(PathBuf::from));
         // Names of hosts may be kept by a service, behind a link.
@@ -154,9 +155,9 @@ impl Bounds {
         if instance::make_base(&runtime).is_ok() {
             writable.push(runtime);
         }
-        if let Some(directory) = &config.durability.directory {
-            _ = fs::create_dir_all(directory);
-            writable.push(directory.clone());
+        if let Some(directory) = data_directory {
+            _ = DataDirectory::make(directory);
+            writable.push(directory.to_owned());
         }
         if let Some(file) = &config.audit.file {
             writable.extend(around(file));
@@ -292,7 +293,7 @@ security:
         let mut config = Config::default();
         config.runtime.directory = Some(root.join("run"));
         config.security.acl_file = Some(root.join("conf/acl"));
-        let bounds = Bounds::of(&config, None);
+        let bounds = Bounds::of(&config, None, None);
         let sandbox = Sandbox { bounds: Some(bounds), line: String::new() };
         let said = |name: &str| {
             let mut config = Config::default();

@@ -100,7 +100,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     .map_err(|StartError(sentence)| Failure::Other(sentence))?;
 
     if let Some(directory) = statistics
-        && let Err(error) = kept::write(directory, settings.config(), broker.damage())
+        && let Err(error) = kept::write(directory, &settings, broker.damage())
     {
         tracing::warn!("midge stats will not tell how what is kept is: {error}");
     }
@@ -120,7 +120,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let drain_timeout = Arc::new(Mutex::new(settings.config().shutdown.drain_timeout));
     let stopper = broker.stopper();
     let line = start_up_line(&settings, &described);
-    let data_directory = settings.config().durability.directory.clone();
+    let data_directory = settings.data_directory.clone();
     let topic_limits = Broker::topic_limits(&settings);
     let sys_interval = settings.config().sys.interval.duration();
     let bans = BanList::start(broker.reloader(), ban_listener).map_err(thread)?;
@@ -237,8 +237,7 @@ fn start_up_line(settings: &Settings, addresses: &[String]) -> String {
 }
 
 fn kept(settings: &Settings) -> String {
-    let durability = &settings.config().durability;
-    match (&durability.directory, durability.acknowledge_after) {
+    match (&settings.data_directory, settings.config().durability.acknowledge_after) {
         (None, _) => "in memory".to_owned(),
         (Some(path), DurabilityLevel::Fsync) => format!("kept in {}", path.display()),
         (Some(path), DurabilityLevel::Written) => {

@@ -4,7 +4,9 @@
 //! every `auto` is resolved against the machine. What an operator wrote down and the machine
 //! cannot give is an error; what was left to us adapts.
 
-use midge_config::{Auto, ByteSize, Choice, Config, Listener, Loaded};
+use std::path::PathBuf;
+
+use midge_config::{Auto, ByteSize, Choice, Config, Listener, Loaded, Place};
 
 use crate::{arguments::ServeArguments, capacity, failure::Failure, host::Host};
 
@@ -23,6 +25,8 @@ pub(crate) struct Settings {
     pub(crate) connections_max: u32,
     /// Envelopes in each ring from one shard to another.
     pub(crate) mesh_ring_capacity: u32,
+    /// Where what outlives the process is kept; `None`: nothing does.
+    pub(crate) data_directory: Option<PathBuf>,
     /// Each shard's part of `limits.queued_bytes_total_max`, and room for one packet.
     pub(crate) queued_bytes_per_shard_max: ByteSize,
     /// How much of that may be in memory: less only with a data directory.
@@ -94,11 +98,11 @@ impl Settings {
             loaded.set_by_flag("admin.listen", "--admin");
         }
         if let Some(directory) = &arguments.data_dir {
-            loaded.config.durability.directory = Some(directory.clone());
+            loaded.config.durability.directory = Place::At(directory.clone());
             loaded.set_by_flag("durability.directory", "--data-dir");
         }
         if arguments.ephemeral {
-            loaded.config.durability.directory = None;
+            loaded.config.durability.directory = Place::Memory;
             loaded.set_by_flag("durability.directory", "--ephemeral");
         }
         let problems = loaded.problems();
@@ -106,6 +110,8 @@ impl Settings {
             return Err(Failure::Configuration(problems));
         }
 
+        let data_directory = data_directory(&loaded, host)?;
+        let durable = data_directory.is_some();
         let config = &loaded.config;
         let shards = config.shards.unwrap_or_else(|| {
             u16::try_from(host.parallelism).unwrap_or(u16::MAX).clamp(1, midge_config::SHARDS_MAX)
@@ -129,8 +135,11 @@ impl Settings {
             connections_per_shard: slots,
             connections_max,
             mesh_ring_capacity: mesh_ring_capacity(config, shards),
-            queued_bytes_per_shard_max: queued_bytes_per_shard_max(config, shards, host),
-            queued_in_memory_per_shard_max: queued_in_memory_per_shard_max(config, shards, host),
+            queued_bytes_per_shard_max: queued_bytes_per_shard_max(config, shards, host, durable),
+            queued_in_memory_per_shard_max: queued_in_memory_per_shard_max(
+                config, shards, host, durable,
+            ),
+            data_directory,
             loaded,
         })
     }
@@ -144,6 +153,7 @@ impl Settings {
         in_force: impl FnOnce(&Config, &Config, u32) -> Config,
     ) -> TakenOver {
         let possible = self.connections_per_shard.saturating_mul(u32::from(self.shards));
+        let durable = self.data_directory.is_some();
         let wanted = loaded.config.clone();
         loaded.config = in_force(self.config(), &wanted, possible);
         let settings = Self {
@@ -155,15 +165,18 @@ impl Settings {
                 wanted => wanted,
             },
             mesh_ring_capacity: self.mesh_ring_capacity,
+            data_directory: self.data_directory.clone(),
             queued_bytes_per_shard_max: queued_bytes_per_shard_max(
                 &loaded.config,
                 self.shards,
                 host,
+                durable,
             ),
             queued_in_memory_per_shard_max: queued_in_memory_per_shard_max(
                 &loaded.config,
                 self.shards,
                 host,
+                durable,
             ),
             loaded,
         };
@@ -208,9 +221,31 @@ fn connections_per_shard(config: &Config, shards: u16, host: &Host) -> Result<u3
     }
 }
 
-fn queued_bytes_per_shard_max(config: &Config, shards: u16, host: &Host) -> ByteSize {
+/// Where what outlives the process is kept.
+fn data_directory(loaded: &Loaded, host: &Host) -> Result<Option<PathBuf>, Failure> {
+    match &loaded.config.durability.directory {
+        Place::At(directory) => Ok(Some(directory.clone())),
+        Place::Memory => Ok(None),
+        // Serving from memory instead would lose what somebody relies on, at the next restart.
+        Place::Auto => host.state_directory.clone().map(Some).ok_or_else(|| {
+            Failure::configuration(loaded.problem(
+                "durability.directory",
+                "there is no place for what must outlive the broker: none of $STATE_DIRECTORY, \
+                 $XDG_STATE_HOME and $HOME is set; name a directory with --data-dir, or keep \
+                 everything in memory with --ephemeral",
+            ))
+        }),
+    }
+}
+
+fn queued_bytes_per_shard_max(
+    config: &Config,
+    shards: u16,
+    host: &Host,
+    durable: bool,
+) -> ByteSize {
     let limits = &config.limits;
-    let on_disk = if config.durability.directory.is_some() { QUEUES_ON_DISK } else { 1 };
+    let on_disk = if durable { QUEUES_ON_DISK } else { 1 };
     let total = match limits.queued_bytes_total_max.bytes() {
         0 => host.memory_bytes / QUEUES_SHARE_OF_MEMORY * on_disk,
         total => total,
@@ -218,9 +253,14 @@ fn queued_bytes_per_shard_max(config: &Config, shards: u16, host: &Host) -> Byte
     ByteSize::new(total.div_ceil(u64::from(shards))).max(limits.maximum_packet_size_bytes)
 }
 
-fn queued_in_memory_per_shard_max(config: &Config, shards: u16, host: &Host) -> ByteSize {
-    let all = queued_bytes_per_shard_max(config, shards, host);
-    if config.durability.directory.is_none() {
+fn queued_in_memory_per_shard_max(
+    config: &Config,
+    shards: u16,
+    host: &Host,
+    durable: bool,
+) -> ByteSize {
+    let all = queued_bytes_per_shard_max(config, shards, host, durable);
+    if !durable {
         return all;
     }
     let total = host.memory_bytes / QUEUES_SHARE_OF_MEMORY;
@@ -255,6 +295,8 @@ fn mesh_ring_capacity(config: &Config, shards: u16) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::arguments::ShardCount;
 
@@ -264,6 +306,7 @@ mod tests {
             cores: vec![2, 3, 6, 7],
             descriptors_max: 20_000,
             memory_bytes: 8 << 30,
+            state_directory: Some("/state/midge".into()),
         }
     }
 
@@ -283,7 +326,9 @@ mod tests {
         assert_eq!(settings.connections_max, 80_000);
         assert_eq!(settings.retained_messages_per_shard_max(), 250_000);
         assert_eq!(settings.retained_bytes_per_shard_max(), ByteSize::from_mebibytes(256));
-        assert_eq!(settings.queued_bytes_per_shard_max, ByteSize::from_mebibytes(512));
+        assert_eq!(settings.queued_bytes_per_shard_max, ByteSize::from_mebibytes(2048));
+        assert_eq!(settings.queued_in_memory_per_shard_max, ByteSize::from_mebibytes(512));
+        assert_eq!(settings.data_directory.as_deref(), Some(Path::new("/state/midge")));
     }
 
     #[test]
@@ -338,9 +383,9 @@ mod tests {
             let mut config = Config::default();
             config.limits.queued_bytes_total_max = ByteSize::new(total);
             let host = Host { memory_bytes: memory, ..host() };
-            let found = queued_bytes_per_shard_max(&config, shards, &host);
+            let found = queued_bytes_per_shard_max(&config, shards, &host, false);
             assert_eq!(found.bytes(), expected, "{total} {shards}");
-            let in_memory = queued_in_memory_per_shard_max(&config, shards, &host);
+            let in_memory = queued_in_memory_per_shard_max(&config, shards, &host, false);
             assert_eq!(in_memory, found, "{total} {shards}");
         }
     }
@@ -353,11 +398,32 @@ mod tests {
             (1 << 30, 256 << 20, 256 << 20),
         ] {
             let mut config = Config::default();
-            config.durability.directory = Some("data".into());
             config.limits.queued_bytes_total_max = ByteSize::new(total);
             let host = Host { memory_bytes: 8 << 30, ..host() };
-            assert_eq!(queued_bytes_per_shard_max(&config, 4, &host).bytes(), all);
-            assert_eq!(queued_in_memory_per_shard_max(&config, 4, &host).bytes(), in_memory);
+            assert_eq!(queued_bytes_per_shard_max(&config, 4, &host, true).bytes(), all);
+            assert_eq!(queued_in_memory_per_shard_max(&config, 4, &host, true).bytes(), in_memory);
+        }
+    }
+
+    #[test]
+    fn nothing_is_kept_in_memory_by_accident() {
+        let at = |data_dir: Option<&str>, ephemeral, host: &Host| {
+            let data_dir = data_dir.map(PathBuf::from);
+            let arguments = ServeArguments { data_dir, ephemeral, ..ServeArguments::default() };
+            Settings::resolve(&arguments, host).map(|settings| settings.data_directory)
+        };
+        let homeless = Host { state_directory: None, ..host() };
+        for host in [&host(), &homeless] {
+            assert_eq!(at(Some("d"), false, host).expect("sound"), Some("d".into()));
+            assert_eq!(at(None, true, host).expect("sound"), None);
+        }
+        match at(None, false, &homeless) {
+            Err(Failure::Configuration(problems)) => {
+                assert!(problems[0].starts_with("durability.directory: "), "{problems:?}");
+                assert!(problems[0].contains("--data-dir"), "{problems:?}");
+                assert!(problems[0].ends_with("--ephemeral"), "{problems:?}");
+            }
+            other => panic!("{other:?}"),
         }
     }
 

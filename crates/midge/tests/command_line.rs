@@ -210,7 +210,8 @@ fn a_wish_that_the_machine_cannot_meet_exits_with_2() {
     // More than the kernel's bound of one ring, on any machine.
     let path = directory.file("m.yaml", "shards: 1\nlimits: {connections_max: 4000000000}\n");
     assert_eq!(run(&["check", "--config", &path]).0, 0);
-    let (code, _, errors) = run(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]);
+    let (code, _, errors) =
+        run(&["serve", "--config", &path, "--listen", "127.0.0.1:0", "--ephemeral"]);
     assert_eq!(code, 2);
     assert!(errors.starts_with("limits.connections_max: 4000000000 is more than "), "{errors}");
 }
@@ -226,22 +227,23 @@ fn an_occupied_port_exits_with_1() {
         )
     };
     for shards in ["1", "2"] {
-        let found = run(&["serve", "--listen", &address, "--shards", shards]);
+        let found = run(&["serve", "--listen", &address, "--shards", shards, "--ephemeral"]);
         assert_eq!(found, (1, String::new(), sentence("with --listen")));
     }
 
     let directory = Directory::new("occupied");
     let path = directory.file("m.yaml", &format!("listeners:\n  - address: {address}\n"));
-    let found = run(&["serve", "--config", &path]);
+    let found = run(&["serve", "--config", &path, "--ephemeral"]);
     assert_eq!(found, (1, String::new(), sentence(&format!("in line 2 of {path}"))));
 }
 
 /// Shards share a port; two brokers must not.
 #[test]
 fn a_second_broker_on_the_same_port_exits_with_1() {
-    let first = Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+    let first =
+        Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--ephemeral"]);
     let address = first.address().to_string();
-    let (code, _, errors) = run(&["serve", "--listen", &address, "--shards", "2"]);
+    let (code, _, errors) = run(&["serve", "--listen", &address, "--shards", "2", "--ephemeral"]);
     assert_eq!(code, 1, "{errors}");
     assert!(errors.contains("address already in use"), "{errors}");
 }
@@ -254,7 +256,15 @@ fn the_start_up_line_says_what_runs() {
         "limits: {maximum_packet_size_bytes: 64KiB, connections_max: 1000}\n\
          performance: {connections_per_shard: 600}\n",
     );
-    let serving = Serving::start(&["--config", &path, "--listen", "127.0.0.1:0", "--shards", "3"]);
+    let serving = Serving::start(&[
+        "--config",
+        &path,
+        "--listen",
+        "127.0.0.1:0",
+        "--shards",
+        "3",
+        "--ephemeral",
+    ]);
     let address = serving.address();
     assert_ne!(address.port(), 0);
     TcpStream::connect(address).expect("somebody listens");
@@ -274,7 +284,8 @@ fn the_start_up_line_says_what_runs() {
 #[test]
 fn a_signal_drains_and_exits_with_0() {
     for signal in [Signal::TERM, Signal::INT] {
-        let serving = Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+        let serving =
+            Serving::start(&["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--ephemeral"]);
         serving.signal(signal);
         let (code, rest) = serving.end();
         assert_eq!(code, Some(0), "{rest}");
@@ -286,7 +297,8 @@ fn a_signal_drains_and_exits_with_0() {
 fn machines_read_the_log_as_json() {
     let directory = Directory::new("json");
     let path = directory.file("m.yaml", "log: {format: json}\nshards: 1\n");
-    let serving = Serving::start(&["serve", "--config", &path, "--listen", "127.0.0.1:0"]);
+    let serving =
+        Serving::start(&["serve", "--config", &path, "--listen", "127.0.0.1:0", "--ephemeral"]);
     let line: serde_json::Value = serde_json::from_str(&serving.line).expect("JSON");
     assert_eq!(line["level"], "info");
     let message = line["message"].as_str().expect("a text");
@@ -298,7 +310,8 @@ fn machines_read_the_log_as_json() {
 fn a_running_broker_has_a_directory() {
     let directory = Directory::new("runtime");
     let base = directory.0.join("midge").display().to_string();
-    let serve = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--runtime-dir"];
+    let serve =
+        ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--ephemeral", "--runtime-dir"];
     let serving = Serving::start(&[&serve[..], &[&base]].concat());
     let own = Path::new(&base).join(serving.child.id().to_string());
     assert!(own.is_dir(), "{}", own.display());
@@ -333,6 +346,7 @@ fn the_admin_endpoint_tells_what_runs() {
     let base = directory.0.join("run").display().to_string();
     let mut serving = Serving::start(&[
         "serve",
+        "--ephemeral",
         "--config",
         &path,
         "--shards",
@@ -357,7 +371,8 @@ fn the_admin_endpoint_tells_what_runs() {
     assert_eq!(get(address, "/nothing").0, "404");
 
     // Nobody else may have the port, and it is said before anything serves.
-    let (code, _, errors) = run(&["serve", "--listen", "127.0.0.1:0", "--admin", address]);
+    let (code, _, errors) =
+        run(&["serve", "--listen", "127.0.0.1:0", "--admin", address, "--ephemeral"]);
     let sentence =
         format!("error: cannot listen on {address}: address already in use; stop the other");
     assert!(code == 1 && errors.starts_with(&sentence), "{code} {errors}");
@@ -371,7 +386,7 @@ fn the_service_manager_is_told() {
     let directory = Directory::new("notify");
     let path = directory.0.join("notify.sock");
     let manager = UnixDatagram::bind(&path).expect("a free name");
-    let mut command = midge(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+    let mut command = midge(&["serve", "--listen", "127.0.0.1:0", "--shards", "2", "--ephemeral"]);
     command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000");
     command.env("RUNTIME_DIRECTORY", directory.0.join("run"));
     let serving = Serving::spawn(command);

@@ -28,7 +28,14 @@ impl Broker {
         let directory = std::env::temp_dir().join(name);
         _ = fs::remove_dir_all(&directory);
         let mut child = Command::new(env!("CARGO_BIN_EXE_midge"))
-            .args(["serve", "--listen", "127.0.0.1:0", "--shards", &shards.to_string()])
+            .args([
+                "serve",
+                "--ephemeral",
+                "--listen",
+                "127.0.0.1:0",
+                "--shards",
+                &shards.to_string(),
+            ])
             .arg("--runtime-dir")
             .arg(&directory)
             .stdin(Stdio::null())

@@ -116,8 +116,11 @@ impl Broker {
 
     fn start_with(directory: &Directory, more: &[&str]) -> Self {
         let words = [&["serve", "--listen", "127.0.0.1:0", "--shards", "2"][..], more].concat();
-        let mut child =
-            directory.command(&words).stderr(Stdio::piped()).spawn().expect("the program starts");
+        Self::spawn(directory.command(&words))
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program starts");
         let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
         let mut said = String::new();
         let line = loop {
@@ -612,6 +615,50 @@ fn a_directory_that_cannot_be_written_says_so() {
     let before = directory.snapshot();
     assert!(directory.refusal(&[]).contains("holds files that are not a data directory's"));
     assert!(directory.snapshot() == before, "nothing may be changed");
+}
+
+/// Without a word about where, what is kept goes where the system or the user keeps such things, and a second broker
+/// there is refused.
+#[test]
+fn the_default_is_a_place_of_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = Directory::new("default-place");
+    let state = directory.0.join("deep/state");
+    let serve = |state: &Path| {
+        let mut command = directory.command(&["serve", "--listen", "127.0.0.1:0", "--shards", "2"]);
+        command.env("STATE_DIRECTORY", state);
+        command
+    };
+    let broker = Broker::spawn(serve(&state));
+    broker.client("c").publish("kept/one", "retained payload", true);
+    let mode = fs::metadata(&state).expect("it was made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "for nobody else's eyes");
+    let second = serve(&state).output().expect("the program starts");
+    let errors = String::from_utf8(second.stderr).expect("UTF-8");
+    assert_eq!(second.status.code(), Some(1), "{errors}");
+    let expected = format!(
+        "error: the data directory {} is in use by process {}; stop it, or choose another with \
+         --data-dir",
+        state.display(),
+        broker.child.id()
+    );
+    assert_eq!(errors.lines().last(), Some(&expected[..]), "{errors}");
+    drop(broker);
+    let broker = Broker::spawn(serve(&state));
+    let mut late = broker.client("late");
+    late.subscribe("kept/one");
+    assert_eq!(late.message(), "retained payload");
+    broker.stop();
+
+    let nowhere = directory.file("file", "").join("below");
+    let refused = serve(&nowhere).output().expect("the program starts");
+    let errors = String::from_utf8(refused.stderr).expect("UTF-8");
+    assert_eq!(refused.status.code(), Some(1), "{errors}");
+    let last = errors.lines().last().unwrap_or_default();
+    assert!(last.contains(&nowhere.display().to_string()), "{errors}");
+    let ways =
+        "; choose another place with --data-dir, or keep everything in memory with --ephemeral";
+    assert!(last.ends_with(ways), "{errors}");
 }
 
 /// Some bytes of all, in the real program: it starts, and delivers what is whole.

@@ -27,7 +27,15 @@ impl Broker {
         fs::write(directory.join("midge.yaml"), configuration).expect("a file");
         fs::write(directory.join("acl"), "topic read a\n").expect("a file");
         let mut child = Command::new(env!("CARGO_BIN_EXE_midge"))
-            .args(["serve", "--config", "midge.yaml", "--shards", "2", "--runtime-dir"])
+            .args([
+                "serve",
+                "--config",
+                "midge.yaml",
+                "--ephemeral",
+                "--shards",
+                "2",
+                "--runtime-dir",
+            ])
             .arg(directory.join("run"))
             .current_dir(&directory)
             .stdin(Stdio::null())

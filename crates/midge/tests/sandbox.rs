@@ -62,6 +62,7 @@ impl Broker {
         command.args(["serve", "--config", "conf/midge.yaml", "--shards", "2", "--runtime-dir"]);
         let mut child = command
             .arg(directory.0.join("run"))
+            .env("STATE_DIRECTORY", directory.0.join("state"))
             .current_dir(&directory.0)
             .stdin(Stdio::null())
             .stderr(Stdio::piped())

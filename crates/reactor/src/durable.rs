@@ -92,6 +92,11 @@ pub enum DurabilityError {
 impl fmt::Display for DurabilityError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Open(error @ OpenError::Io { .. }) => write!(
+                formatter,
+                "{error}; choose another place with --data-dir, or keep everything in memory with \
+                 --ephemeral"
+            ),
             Self::Open(error) => error.fmt(formatter),
             Self::Recovery { log, error } => {
                 write!(formatter, "cannot recover {}: {error}", log.display())

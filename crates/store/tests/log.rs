@@ -322,8 +322,7 @@ fn a_reader_finds_single_records() {
 /// What is prepared, and what has ended and is still there, follows what counts, not what went through.
 #[test]
 fn a_log_of_which_little_counts_stays_small() {
-    let settings =
-        Settings { segment_size_min: 16 << 10, segment_size_max: 256 << 10, ..small() };
+    let settings = Settings { segment_size_min: 16 << 10, segment_size_max: 256 << 10, ..small() };
     let mut disk = MemoryDisk::new(1);
     let mut log = Log::create(settings, ID, 3);
     disk.drive(&mut log);

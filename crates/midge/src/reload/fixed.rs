@@ -103,7 +103,7 @@ fn keep_buffers(current: &Listener, next: &mut Listener) {
 
 #[cfg(test)]
 mod tests {
-    use midge_config::{Auto, ByteSize, DurabilityLevel};
+    use midge_config::{Auto, ByteSize, DurabilityLevel, Place};
 
     use super::*;
 
@@ -173,10 +173,10 @@ mod tests {
         assert_eq!(in_force(&current, &wanted, 1), wanted);
         // And what needs one, beside it.
         wanted.log.format = midge_config::LogFormat::Json;
-        wanted.durability.directory = Some("elsewhere".into());
+        wanted.durability.directory = Place::At("elsewhere".into());
         let next = in_force(&current, &wanted, 1);
         assert_eq!((next.log.format, next.log.level), (current.log.format, wanted.log.level));
-        assert_eq!(next.durability.directory, None);
+        assert_eq!(next.durability.directory, Place::Auto);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The data directory: opened by one broker at a time, and left untouched when it cannot be used.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use midge_store::SegmentId;
@@ -116,7 +117,7 @@ impl DataDirectory {
         };
         let known = read_format(path)?;
         if known == Known::Nothing {
-            fs::create_dir_all(path).map_err(io("make the data directory", path))?;
+            Self::make(path).map_err(io("make the data directory", path))?;
         }
         let lock_path = path.join(LOCK_FILE);
         let mut lock = OpenOptions::new()
@@ -149,6 +150,14 @@ impl DataDirectory {
         }
         let format_damaged = known == Known::FormatDamaged;
         Ok(Self { path: path.to_path_buf(), _lock: lock, format_damaged })
+    }
+
+    /// Makes the directory and those above it, if they are missing: messages are for nobody else's eyes.
+    ///
+    /// # Errors
+    /// When it is something else, or cannot be made.
+    pub fn make(path: &Path) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
     }
 
     /// The logs of a data directory, by number, to be looked at only: nothing is locked or changed, a broker may run on it.
