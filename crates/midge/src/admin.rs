@@ -1,12 +1,12 @@
 //! The admin endpoint: where it listens, and what it is given to show.
 
-use std::{net::TcpListener, path::Path};
+use std::{net::TcpListener, sync::Arc};
 
 use midge_config::Origin;
-use midge_metrics::Instance;
-use midge_services::{ListenerCounter, ListenerLabels, Services, Standing, View};
+use midge_reactor::Progress;
+use midge_services::{ListenerCounter, ListenerLabels, Services, Standing, Starting, View};
 
-use crate::{failure::Failure, listen, settings::Settings};
+use crate::{failure::Failure, listen, settings::Settings, starting};
 
 /// Its socket, if it is wanted: opened with the others, before anything runs.
 ///
@@ -24,28 +24,22 @@ pub(crate) fn open(settings: &Settings) -> Result<Option<TcpListener>, Failure> 
     })
 }
 
-/// Lets it serve; it ends when the services are dropped.
+/// Lets it answer, before the shards run: so it can be seen how far they are. It ends when the services are dropped.
 ///
 /// # Errors
 /// When its thread cannot be had.
 pub(crate) fn start(
     listener: TcpListener,
-    directory: Result<&Path, &String>,
     standing: &Standing,
     (listeners, counter): (ListenerLabels, ListenerCounter),
-    damage: Vec<String>,
+    progress: Progress,
 ) -> Result<Services, Failure> {
-    let instance = match directory {
-        Ok(directory) => Instance::open(directory).map_err(|error| error.to_string()),
-        Err(reason) => Err(reason.clone()),
-    };
     let view = View {
-        instance,
         standing: standing.clone(),
+        starting: Starting(Arc::new(move || starting::sentence(&progress))),
         version: env!("CARGO_PKG_VERSION"),
         listeners,
         counter,
-        damage,
     };
     midge_services::start(listener, view)
         .map_err(|error| Failure::Other(format!("cannot start the admin endpoint: {error}")))

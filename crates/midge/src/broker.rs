@@ -11,7 +11,7 @@ use std::{
 use crossbeam_channel::Sender;
 use midge_config::{Auto, RecoveryMode};
 use midge_netring::RingConfig;
-use midge_reactor::{Auditor, Durability};
+use midge_reactor::{Auditor, Durability, Progress};
 use midge_session::Keeping;
 use midge_shard::Ban;
 use midge_store::Level;
@@ -41,6 +41,8 @@ pub(crate) struct StartError(pub(crate) String);
 pub(crate) struct Ears {
     pub(crate) bans: Sender<Ban>,
     pub(crate) audit: Option<Auditor>,
+    /// How far the logs have been read.
+    pub(crate) progress: Progress,
 }
 
 impl Broker {
@@ -57,6 +59,9 @@ impl Broker {
         // Before the executors: they only panic where the kernel forbids io_uring, and tell nobody what to do.
         midge_netring::check_kernel().map_err(|error| StartError(error.to_string()))?;
         let mut reactor = reactor_settings(settings, guard, minds);
+        if let Some(durability) = &mut reactor.durability {
+            durability.progress = ears.progress;
+        }
         reactor.bans = Some(ears.bans);
         reactor.audit = ears.audit;
         reactor.statistics = statistics.map(Path::to_owned);
@@ -161,6 +166,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
             log: midge_store::Settings::default(),
             seed: seeds.hash_one("logs"),
             strict: settings.config().durability.recovery == RecoveryMode::Strict,
+            progress: Progress::default(),
         }),
         hash_seeds: [1, 2, 3, 4].map(|number: u64| seeds.hash_one(number)),
     }

@@ -22,7 +22,6 @@ pub(crate) fn write(
     damage: &[DamageReport],
 ) -> io::Result<()> {
     let config = settings.config();
-    let durability = &config.durability;
     let Some(directory) = &settings.data_directory else { return Ok(()) };
     let directory = fs::canonicalize(directory).unwrap_or_else(|_| directory.clone());
     let damage: Vec<Value> = damage.iter().map(damage_json).collect();

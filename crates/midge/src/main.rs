@@ -41,6 +41,7 @@ mod serve;
 mod service;
 mod settings;
 mod signals;
+mod starting;
 mod stats;
 mod store;
 mod sys;

@@ -60,6 +60,12 @@ impl Notifier {
         Self { manager, watchdog }
     }
 
+    /// It starts, which may take long; if it `moves`, the manager is asked to wait on, longer than it had in mind.
+    pub(crate) fn starting(&self, status: &str, moves: bool) {
+        let wait = if moves { "\nEXTEND_TIMEOUT_USEC=300000000" } else { "" };
+        self.tell(&format!("STATUS={status}{wait}"));
+    }
+
     /// All shards serve.
     pub(crate) fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));

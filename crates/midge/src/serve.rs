@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use midge_config::DurabilityLevel;
 use midge_metrics::Instance;
+use midge_reactor::Progress;
 use midge_services::{Stage, Standing};
 
 use crate::{
@@ -31,7 +32,9 @@ use crate::{
     sandbox::Sandbox,
     security::Guard,
     settings::Settings,
-    signals, sys,
+    signals,
+    starting::Starting,
+    sys,
     transports::Transports,
 };
 
@@ -87,13 +90,27 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         None => Audit::default(),
     };
     let minds = Minds::new(admin.is_some());
+    // Reading what is kept may take long: who asks is told how far it is.
+    let notifier = Arc::new(Notifier::from_environment());
+    let progress = Progress::default();
+    let starting = Starting::watch(progress.clone(), statistics, Arc::clone(&notifier));
+    let starting = starting.map_err(thread)?;
+    let standing = Standing::default();
+    let services = admin
+        .map(|listener| {
+            let address = listener.local_addr();
+            let shown = (directory.labels(), minds.listener_counter());
+            admin::start(listener, &standing, shown, progress.clone())
+                .map(|running| (running, address))
+        })
+        .transpose()?;
     let (ban_line, ban_listener) = bans::line();
     let broker = Broker::start(
         &settings,
         listening,
         &guard,
         &minds,
-        Ears { bans: ban_line, audit: audit.of_clients() },
+        Ears { bans: ban_line, audit: audit.of_clients(), progress },
         statistics,
         transports.layers(),
     )
@@ -104,18 +121,13 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     {
         tracing::warn!("midge stats will not tell how what is kept is: {error}");
     }
-    let damage = broker.damage().iter().map(ToString::to_string).collect();
-    let standing = Standing::default();
-    let services = admin
-        .map(|listener| {
-            let address = listener.local_addr();
-            let statistics = instance.as_ref().map(OwnInstance::directory);
-            let shown = (directory.labels(), minds.listener_counter());
-            admin::start(listener, statistics, &standing, shown, damage)
-                .map(|running| (running, address))
-        })
-        .transpose()?;
-    let notifier = Arc::new(Notifier::from_environment());
+    drop(starting);
+    if let Some((services, _)) = &services {
+        let pages = instance.as_ref().map(OwnInstance::directory).map_err(String::clone);
+        let pages = pages
+            .and_then(|directory| Instance::open(directory).map_err(|error| error.to_string()));
+        services.show(pages, broker.damage().iter().map(ToString::to_string).collect());
+    }
 
     let drain_timeout = Arc::new(Mutex::new(settings.config().shutdown.drain_timeout));
     let stopper = broker.stopper();

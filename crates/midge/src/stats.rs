@@ -20,7 +20,7 @@ use serde_json::Value;
 use crate::{
     failure::Failure,
     instance::{Instance, InstanceArguments},
-    kept,
+    kept, starting,
 };
 
 /// Options of `midge stats`.
@@ -67,8 +67,16 @@ impl Watched {
     /// Opens the broker's pages.
     pub(crate) fn open(arguments: &InstanceArguments) -> Result<Self, Failure> {
         let instance = arguments.find()?;
-        let pages =
-            Pages::open(&instance.directory).map_err(|error| Failure::Other(error.to_string()))?;
+        let pages = Pages::open(&instance.directory).map_err(|error| {
+            let starting = starting::read(&instance.directory);
+            let pid = instance.pid;
+            Failure::Other(match starting {
+                Some(said) => {
+                    format!("the broker with process id {pid} does not serve yet: {said}")
+                }
+                None => error.to_string(),
+            })
+        })?;
         let kept = kept::read(&instance.directory);
         Ok(Self { instance, pages, kept })
     }

@@ -24,6 +24,7 @@ use crate::disk::layout::{LAYOUT_STEP, Layout, Said};
 use crate::disk::{
     DataDirectory, Disk, DiskHelper, FORMAT_VERSION, LogDirectory, LogWriter, OpenError,
 };
+use crate::progress::Progress;
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,8 @@ pub struct Durability {
     pub seed: u64,
     /// Whether a start is refused when something is damaged that an ordinary crash does not explain.
     pub strict: bool,
+    /// Told how far the logs have been read.
+    pub progress: Progress,
 }
 
 /// Why the data directory cannot be used.
@@ -218,6 +221,7 @@ impl Store {
         let failed = |error| DurabilityError::Recovery { log: path.clone(), error };
         let mut image = Image::new(wall);
         let mut recovery = Recovery::open(&mut log, number, self.new_id(number)).map_err(failed)?;
+        let mut part = self.settings.progress.begin(recovery.progress().1);
         let (mut told, mut records) = (Instant::now(), 0_u64);
         while let Some(item) = recovery.next_item().map_err(failed)? {
             // Damage is told when all is known that there is.
@@ -226,13 +230,18 @@ impl Store {
                 .apply(position, record.kind, record.payload)
                 .map_err(|error| DurabilityError::Record { log: path.clone(), error })?;
             records += 1;
-            if records.is_multiple_of(RECORDS_PER_LOOK) && told.elapsed() >= PROGRESS {
+            if !records.is_multiple_of(RECORDS_PER_LOOK) {
+                continue;
+            }
+            let (done, total) = recovery.progress();
+            part.reach(done);
+            if told.elapsed() >= PROGRESS {
                 told = Instant::now();
-                let (done, total) = recovery.progress();
                 let percent = done * 100 / total.max(1);
                 tracing::info!(log = %path.display(), percent, "recovering");
             }
         }
+        part.end();
         let (recovered, _) = recovery.finish().map_err(failed)?;
         let (reports, damage) = report(&self.directory, number, &mut log, &image, &recovered);
         self.reports.lock().unwrap_or_else(PoisonError::into_inner).extend(reports);

@@ -10,6 +10,7 @@
 //! | `hands` | the loop of one shard |
 //! | `accepting` | when to accept again after a listener was paused |
 //! | `durable` | what is kept, at the start |
+//! | `progress` | how far the logs have been read at the start |
 //! | `damage` | what of it is not as it was written |
 //! | [`disk`] | the data directory and what is done in it |
 //! | `layers` | TLS, WebSocket and PROXY headers of the connections that have them |
@@ -37,6 +38,7 @@ mod journal;
 mod layered;
 mod layers;
 mod logins;
+mod progress;
 pub mod start;
 mod statistics;
 
@@ -44,4 +46,5 @@ pub use asker::{AskError, Asker};
 pub use damage::DamageReport;
 pub use durable::{Durability, DurabilityError};
 pub use logins::{Doorman, Reply};
+pub use progress::Progress;
 pub use start::{Auditor, Broker, ListenerChange, Reloader, Settings, StartError, Stopper, start};

@@ -22,7 +22,7 @@ use crate::damage::DamageReport;
 use crate::durable::{Durability, DurabilityError, Store};
 use crate::hands::{Hands, Travelling};
 use crate::journal::Journal;
-use crate::layers::Layers;
+use crate::layers::{LayerCounters, Layers};
 use crate::logins::{self, Doorman, Logins, Outcome};
 use crate::statistics::Statistics;
 
@@ -506,13 +506,15 @@ async fn take_seat(seat: Seat) {
     let buffers = u64::from(settings.ring.receive_buffer_size)
         * u64::from(settings.ring.receive_buffer_count);
     let directory = settings.statistics.as_deref();
-    let statistics = match Statistics::new(directory, identity, buffers, clock.now()) {
+    let mut statistics = match Statistics::new(directory, identity, buffers, clock.now()) {
         Ok(statistics) => statistics,
         Err(error) => {
             let _ = hello.send(Err(StartError::Statistics { shard, error }));
             return;
         }
     };
+    // Whoever looks as soon as all shards have said hello sees what was found, and not an empty page.
+    statistics.publish(&mut minds, &ring, &node, &LayerCounters::default(), clock.now());
     if hello.send(Ok((shard, ring.handle(), ring.waker(), letters))).is_err() {
         return;
     }

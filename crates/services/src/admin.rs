@@ -12,11 +12,11 @@
 //! | life of a connection | [`CONNECTION_TIMEOUT`] | closed after the answer that is under way, or [`HEADER_TIMEOUT`] later |
 
 use std::convert::Infallible;
-use std::io;
 use std::net::TcpListener;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
+use std::{fmt, io};
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -62,28 +62,52 @@ const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
 /// Lower than the shards' threads, so that they come first where they share a core.
 const NICE: i32 = 19;
 
-/// What the endpoint shows.
+/// What the endpoint shows from its start on.
 #[derive(Debug)]
 pub struct View {
-    /// The broker's own statistics pages, or why there are none: one sentence.
-    pub instance: Result<Instance, String>,
     /// How far the broker has come.
     pub standing: Standing,
+    /// What a broker does that does not serve yet.
+    pub starting: Starting,
     /// The program's version.
     pub version: &'static str,
     /// Its listeners, for whoever looks them up by label.
     pub listeners: ListenerLabels,
     /// What has come by each of them.
     pub counter: ListenerCounter,
-    /// What was found damaged in the data directory at the start, each in one sentence; `/health` lists it.
-    pub damage: Vec<String>,
+}
+
+/// Says in a few words what a broker does that does not serve yet: `starting`, say, or how much it has read.
+#[derive(Clone)]
+pub struct Starting(pub Arc<dyn Fn() -> String + Send + Sync>);
+
+impl fmt::Debug for Starting {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Starting(..)")
+    }
+}
+
+impl Default for Starting {
+    /// `starting`.
+    fn default() -> Self {
+        Self(Arc::new(|| "starting".to_owned()))
+    }
 }
 
 /// The running services. They end when this is dropped.
 #[derive(Debug)]
 pub struct Services {
+    shown: Arc<Shown>,
     stop: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl Services {
+    /// The shards run: from now on their statistics pages are shown, or why there are none (one sentence), and what was
+    /// found damaged in the data directory (each place one sentence; `/health` lists it). Once.
+    pub fn show(&self, instance: Result<Instance, String>, damage: Vec<String>) {
+        self.shown.show(instance, damage);
+    }
 }
 
 impl Drop for Services {
@@ -96,7 +120,8 @@ impl Drop for Services {
     }
 }
 
-/// Starts the admin endpoint on a listening socket, on a thread of its own.
+/// Starts the admin endpoint on a listening socket, on a thread of its own. Until [`Services::show`] it tells that the
+/// broker starts.
 ///
 /// # Errors
 /// When the thread or its event loop cannot be had.
@@ -106,6 +131,8 @@ pub fn start(listener: TcpListener, view: View) -> io::Result<Services> {
     listener.set_nonblocking(true)?;
     let (stop, stopped) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let shown = Arc::new(Shown::new(view));
+    let served = Arc::clone(&shown);
     let run = move || {
         // It is a wish: without the right to it, or in a sandbox, the endpoint works all the same.
         _ = rustix::process::setpriority_process(None, NICE);
@@ -113,14 +140,14 @@ pub fn start(listener: TcpListener, view: View) -> io::Result<Services> {
             // Registers with the event loop that has just been made, and fails only without one.
             let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
             tokio::select! {
-                () = serve(listener, Arc::new(Shown::new(view))) => {}
+                () = serve(listener, served) => {}
                 _ = stopped => {}
             }
         });
         // Connections that are still open end with the runtime.
     };
     let thread = std::thread::Builder::new().name("midge-services".into()).spawn(run)?;
-    Ok(Services { stop: Some(stop), thread: Some(thread) })
+    Ok(Services { shown, stop: Some(stop), thread: Some(thread) })
 }
 
 async fn serve(listener: tokio::net::TcpListener, shown: Arc<Shown>) {
@@ -173,14 +200,23 @@ fn router(shown: Arc<Shown>) -> Router {
 }
 
 /// What the answers are made from.
+#[derive(Debug)]
 struct Shown {
-    standing: Standing,
-    source: Result<Source, String>,
-    damage: Vec<String>,
+    view: View,
+    /// Empty until the shards run.
+    found: OnceLock<Found>,
     throttle: Throttle,
     zero: Instant,
 }
 
+/// What is known once the shards run.
+#[derive(Debug)]
+struct Found {
+    source: Result<Source, String>,
+    damage: Vec<String>,
+}
+
+#[derive(Debug)]
 struct Source {
     instance: Instance,
     exposition: Exposition,
@@ -189,14 +225,29 @@ struct Source {
 
 impl Shown {
     fn new(view: View) -> Self {
-        let View { instance, standing, version, listeners, counter, damage } = view;
+        let throttle = Throttle::new(REQUESTS_PER_SECOND_MAX);
+        Self { view, found: OnceLock::new(), throttle, zero: Instant::now() }
+    }
+
+    fn show(&self, instance: Result<Instance, String>, damage: Vec<String>) {
+        let View { version, listeners, counter, .. } = &self.view;
+        let (listeners, counter) = (Arc::clone(listeners), counter.clone());
         let source = instance.map(|instance| Source {
             exposition: Exposition::new(version, instance.header(), listeners, counter),
             pulse: Mutex::new(Pulse::default()),
             instance,
         });
-        let throttle = Throttle::new(REQUESTS_PER_SECOND_MAX);
-        Self { standing, source, damage, throttle, zero: Instant::now() }
+        // A second time is ignored: whoever reads has the first.
+        _ = self.found.set(Found { source, damage });
+    }
+
+    fn stage(&self) -> Stage {
+        self.view.standing.stage()
+    }
+
+    /// What a broker does that does not serve yet.
+    fn starting(&self) -> String {
+        (self.view.starting.0)()
     }
 
     /// Since the endpoint's start.
@@ -206,7 +257,9 @@ impl Shown {
 
     /// Why the shards are not all well, if they are not; and what ails the durable logs. Without pages nobody can tell.
     fn trouble(&self) -> (Option<String>, Ailments) {
-        let Ok(source) = &self.source else { return (None, Ailments::default()) };
+        let Some(Found { source: Ok(source), .. }) = self.found.get() else {
+            return (None, Ailments::default());
+        };
         match source.instance.read() {
             Ok(reading) => {
                 let silent = source.silent(&reading, self.now());
@@ -220,8 +273,8 @@ impl Shown {
     /// Why new clients should not be sent here, if they should not, one sentence a line; and what else ails it.
     fn readiness(&self) -> (Vec<String>, Ailments) {
         let (trouble, ailments) = self.trouble();
-        let reasons = match self.standing.stage() {
-            Stage::Starting => vec!["starting".to_owned()],
+        let reasons = match self.stage() {
+            Stage::Starting => vec![self.starting()],
             Stage::Draining => vec!["draining".to_owned()],
             Stage::Serving => trouble.into_iter().chain(ailments.acute.iter().cloned()).collect(),
         };
@@ -237,9 +290,10 @@ impl Source {
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
-    let source = match &shown.source {
-        Ok(source) => source,
-        Err(reason) => return unavailable(format!("there are no statistics: {reason}")),
+    let source = match shown.found.get().map(|found| &found.source) {
+        Some(Ok(source)) => source,
+        Some(Err(reason)) => return unavailable(format!("there are no statistics: {reason}")),
+        None => return unavailable(format!("there are no statistics yet: {}", shown.starting())),
     };
     let reading = match source.instance.read() {
         Ok(reading) => reading,
@@ -248,7 +302,7 @@ async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
     let silent = source.silent(&reading, shown.now());
     let process = Process::read();
     let well = silent.is_empty() && Ailments::of(&reading).acute.is_empty();
-    let ready = shown.standing.stage() == Stage::Serving && well;
+    let ready = shown.stage() == Stage::Serving && well;
     let text = source.exposition.render(&reading, ready, &process, SystemTime::now());
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, kind)], text).into_response()
@@ -264,7 +318,10 @@ async fn health(State(shown): State<Arc<Shown>>) -> Response {
         None if ailments.is_empty() => "healthy\n".to_owned(),
         _ => "degraded\n".to_owned(),
     };
-    let damage = if ailments.lasting.is_empty() { &[][..] } else { &shown.damage };
+    let damage = match shown.found.get() {
+        Some(found) if !ailments.lasting.is_empty() => &found.damage[..],
+        _ => &[],
+    };
     for sentence in reasons.iter().skip(usize::from(acute)).chain(&ailments.lasting).chain(damage) {
         text += sentence;
         text.push('\n');

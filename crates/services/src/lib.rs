@@ -38,7 +38,7 @@ mod throttle;
 
 pub use admin::{
     CONNECTIONS_MAX, CONNECTIONS_PER_SECOND_MAX, HEADER_TIMEOUT, REQUEST_HEAD_BYTES_MAX,
-    REQUESTS_PER_SECOND_MAX, Services, View, start,
+    REQUESTS_PER_SECOND_MAX, Services, Starting, View, start,
 };
 pub use ailments::Ailments;
 pub use exposition::{ListenerCounter, ListenerLabel, ListenerLabels, ListenerNumbers};

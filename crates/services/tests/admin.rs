@@ -5,13 +5,17 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
 use midge_metrics::{Busiest, Counters, Identity, Instance, LogCondition, PageWriter, Series};
 use midge_services::{
-    ListenerCounter, ListenerLabel, ListenerNumbers, Services, Stage, Standing, View, start,
+    ListenerCounter, ListenerLabel, ListenerNumbers, Services, Stage, Standing, Starting, View,
+    start,
 };
 
 /// A broker that is not there: its pages and its endpoint.
@@ -48,8 +52,8 @@ impl Fixture {
         let address = listener.local_addr().expect("bound");
         let standing = Standing::default();
         let view = View {
-            instance,
             standing: standing.clone(),
+            starting: Starting::default(),
             version: "1.2.3",
             listeners: Arc::new(RwLock::new(vec![ListenerLabel {
                 name: "plain".into(),
@@ -57,9 +61,10 @@ impl Fixture {
                 number: 0,
             }])),
             counter: ListenerCounter(Arc::new(|_| ListenerNumbers::default())),
-            damage: vec!["0000000001.log, offset 8192: damaged".into()],
         };
-        let services = Some(start(listener, view).expect("a thread"));
+        let services = start(listener, view).expect("a thread");
+        services.show(instance, vec!["0000000001.log, offset 8192: damaged".into()]);
+        let services = Some(services);
         Self { address, standing, directory: PathBuf::new(), services }
     }
 
@@ -251,6 +256,39 @@ fn without_pages_it_says_why() {
     assert_eq!(fixture.ask("GET", "/metrics"), expected);
     fixture.standing.reach(Stage::Serving);
     assert_eq!(fixture.ask("GET", "/health/ready").0, 200);
+}
+
+/// A broker that reads its logs answers, and says how far it has come.
+#[test]
+fn a_long_start_can_be_looked_at() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let percent = Arc::new(AtomicU32::new(7));
+    let read = Arc::clone(&percent);
+    let standing = Standing::default();
+    let view = View {
+        standing: standing.clone(),
+        starting: Starting(Arc::new(move || format!("{} %", read.load(Ordering::Relaxed)))),
+        version: "1.2.3",
+        listeners: Arc::default(),
+        counter: ListenerCounter(Arc::new(|_| ListenerNumbers::default())),
+    };
+    let services = Some(start(listener, view).expect("a thread"));
+    let fixture = Fixture { address, standing, directory: PathBuf::new(), services };
+    for said in ["7 %", "93 %"] {
+        assert_eq!(fixture.ask("GET", "/health/ready"), (503, format!("{said}\n")));
+        assert_eq!(fixture.ask("GET", "/health"), (503, format!("{said}\n")));
+        let nothing = format!("there are no statistics yet: {said}\n");
+        assert_eq!(fixture.ask("GET", "/metrics"), (503, nothing));
+        assert_eq!(fixture.ask("GET", "/health/live"), (200, "live\n".into()), "no restart");
+        percent.store(93, Ordering::Relaxed);
+    }
+    let services = fixture.services.as_ref().expect("it runs");
+    services.show(Err("no directory".into()), Vec::new());
+    let none = (503, "there are no statistics: no directory\n".into());
+    assert_eq!(fixture.ask("GET", "/metrics"), none);
+    fixture.standing.reach(Stage::Serving);
+    assert_eq!(fixture.ask("GET", "/health/ready"), (200, "ready\n".into()));
 }
 
 #[test]

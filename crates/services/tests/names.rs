@@ -10,7 +10,9 @@ use std::{
 };
 
 use midge_metrics::{Busiest, Counters, Identity, Instance, PageWriter, Series};
-use midge_services::{ListenerCounter, ListenerLabel, ListenerNumbers, Standing, View, start};
+use midge_services::{
+    ListenerCounter, ListenerLabel, ListenerNumbers, Standing, Starting, View, start,
+};
 use serde::Deserialize;
 
 /// A scrape of a broker of two shards that is not there.
@@ -32,8 +34,8 @@ fn scrape(test: &str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("bound");
     let view = View {
-        instance: Instance::open(&directory).map_err(|error| error.to_string()),
         standing: Standing::default(),
+        starting: Starting::default(),
         version: "1.2.3",
         listeners: Arc::new(RwLock::new(vec![ListenerLabel {
             name: "a".into(),
@@ -41,9 +43,9 @@ fn scrape(test: &str) -> String {
             number: 0,
         }])),
         counter: ListenerCounter(Arc::new(|_| ListenerNumbers::default())),
-        damage: Vec::new(),
     };
     let services = start(listener, view).expect("a thread");
+    services.show(Instance::open(&directory).map_err(|error| error.to_string()), Vec::new());
     let mut stream = TcpStream::connect(address).expect("somebody listens");
     let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     stream.write_all(request).expect("taken");

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     failure::Failure,
     instance::{Instance, InstanceArguments},
+    starting,
 };
 
 use super::protocol::{End, ErrorCode, Line, Request};
@@ -73,7 +74,15 @@ fn lost(instance: &Instance, error: &std::io::Error) -> Failure {
             path.display()
         ),
         ErrorKind::NotFound | ErrorKind::ConnectionRefused => {
-            format!("the broker with process id {pid} has no control socket ({})", path.display())
+            match starting::read(&instance.directory) {
+                Some(said) => {
+                    format!("the broker with process id {pid} does not serve yet: {said}")
+                }
+                None => format!(
+                    "the broker with process id {pid} has no control socket ({})",
+                    path.display()
+                ),
+            }
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => {
             format!("the broker with process id {pid} does not answer")

@@ -48,6 +48,7 @@ impl Directory {
             },
             seed: 1,
             strict,
+            progress: Progress::default(),
         };
         Store::open(&settings, shards)
     }
@@ -116,5 +117,21 @@ fn another_number_of_shards_moves_everything() {
     for shards in [3, 1, 2] {
         let store = directory.open(shards, false).expect("the directory");
         assert_eq!(directory.sessions(&store, shards), 2, "{shards} shards");
+    }
+}
+
+#[test]
+fn it_is_known_how_far_the_logs_are_read() {
+    let directory = Directory::filled("progress");
+    let store = directory.open(2, false).expect("the directory");
+    let progress = &store.settings.progress;
+    assert_eq!(progress.total_bytes(), 0);
+    let wall = wall_time(Time::ZERO);
+    let mut before = 0;
+    for number in 0..2 {
+        store.recover(store.first + number, wall).expect("a log");
+        assert!(progress.total_bytes() > before);
+        before = progress.total_bytes();
+        assert_eq!(progress.read_bytes(), before);
     }
 }
