@@ -661,6 +661,94 @@ fn the_default_is_a_place_of_its_own() {
     assert!(last.ends_with(ways), "{errors}");
 }
 
+/// The promise by level. Stopped in good order, every level keeps everything; a kill takes nothing at `written`, and nothing
+/// at `memory` that has come to the log meanwhile; `--ephemeral` keeps nothing.
+#[test]
+fn each_level_keeps_what_it_promises() {
+    for (level, is_killed) in [
+        ("fsync", false),
+        ("written", false),
+        ("memory", false),
+        ("written", true),
+        ("memory", true),
+    ] {
+        let directory = Directory::new(&format!("level-{level}-{is_killed}"));
+        let text = format!("durability: {{acknowledge_after: {level}}}\n");
+        let config = directory.file("level.yaml", &text).display().to_string();
+        let broker = Broker::start(&directory, &["--config", &config]);
+        broker.client("away").subscribe("flow/#");
+        let mut publisher = broker.client("publisher");
+        for number in 0..5 {
+            publisher.publish("flow/one", &format!("payload {number}"), false);
+        }
+        publisher.publish("kept", "retained payload", true);
+        if !is_killed {
+            broker.stop();
+        } else {
+            if level == "memory" {
+                for payload in ["payload 4", "retained payload"] {
+                    wait_for(&directory, payload);
+                }
+            }
+            drop(broker);
+        }
+        let broker = Broker::start(&directory, &["--config", &config]);
+        let mut away = broker.client("away");
+        for number in 0..5 {
+            assert_eq!(away.message(), format!("payload {number}"), "{level} {is_killed}");
+        }
+        let mut late = broker.client("late");
+        late.subscribe("kept");
+        assert_eq!(late.message(), "retained payload", "{level} {is_killed}");
+    }
+
+    let directory = Directory::new("level-none");
+    let broker = Broker::start_with(&directory, &["--ephemeral"]);
+    broker.client("publisher").publish("kept", "retained payload", true);
+    broker.stop();
+    let broker = Broker::start_with(&directory, &["--ephemeral"]);
+    let mut late = broker.client("late");
+    late.subscribe("kept");
+    broker.client("publisher").publish("kept", "later", false);
+    assert_eq!(late.message(), "later", "nothing is kept");
+}
+
+/// Until the logs have it, which nobody is told.
+fn wait_for(directory: &Directory, payload: &str) {
+    let began = std::time::Instant::now();
+    let stands_in =
+        |bytes: &Vec<u8>| bytes.windows(payload.len()).any(|part| part == payload.as_bytes());
+    while !directory.snapshot().values().any(stands_in) {
+        assert!(began.elapsed() < PATIENCE, "{payload} does not come to the log");
+    }
+}
+
+#[test]
+fn another_number_of_shards_finds_everything() {
+    let directory = filled("shards");
+    let data = directory.data().display().to_string();
+    let serve = |shards| {
+        let words = ["serve", "--listen", "127.0.0.1:0", "--shards", shards, "--data-dir", &data];
+        Broker::spawn(directory.command(&words))
+    };
+    for shards in ["3", "1", "4"] {
+        let broker = serve(shards);
+        let mut late = broker.client("late");
+        late.subscribe("kept");
+        assert_eq!(late.message(), "retained payload", "{shards} shards");
+        broker.client("publisher").publish("flow/one", &format!("with {shards}"), false);
+        broker.stop();
+    }
+    let broker = serve("2");
+    let mut away = broker.client("away");
+    for number in 0..5 {
+        assert_eq!(away.message(), format!("payload {number}"));
+    }
+    for shards in ["3", "1", "4"] {
+        assert_eq!(away.message(), format!("with {shards}"));
+    }
+}
+
 /// Some bytes of all, in the real program: it starts, and delivers what is whole.
 #[test]
 fn a_sample_of_changed_bytes_does_not_stop_it() {
