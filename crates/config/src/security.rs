@@ -60,6 +60,10 @@ pub struct Security {
     /// An address of which more logins fail, or which sends what is no CONNECT more often, is banned. Default: nobody is.
     pub failed_logins: BanRule,
 
+    /// Whether a retained message is delivered only while its writer might still publish it, by [`Security::acl_file`]. Off,
+    /// what was retained stays what it is. Default `false`.
+    pub recheck_retained: bool,
+
     /// What happens to a client that publishes where it must not. Default `ignore`.
     pub deny_action: DenyAction,
 
@@ -148,6 +152,7 @@ impl Default for Security {
             user_names: Vec::new(),
             flapping: BanRule::default(),
             failed_logins: BanRule::default(),
+            recheck_retained: false,
             deny_action: DenyAction::Ignore,
             password_threads: 1,
             password_cache: Period::from_seconds(60),

@@ -104,6 +104,7 @@ impl Minds {
                 envelopes_max: wide(performance.outbox_envelopes_max),
             },
             security: security.clone(),
+            recheck_retained: settings.config().security.recheck_retained,
             audit: settings.config().audit.file.is_some(),
             protection: self.protection(settings, listeners),
             client_id_seed: self.seeds.hash_one("client ids"),

@@ -4,6 +4,8 @@
 //! retained index. Topic, forwarded properties and payload lie in one block, so that a message costs two allocations
 //! however many receive it; the payload can be handed out as a reference-counted slice of the same block.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 
 use midge_codec::QoS;
@@ -25,6 +27,23 @@ pub enum Keeping {
     Fsync,
 }
 
+/// Who has published something that is retained, for whoever asks later whether they still might.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Author {
+    /// The user name; `None`: an anonymous client.
+    pub user: Option<Box<str>>,
+    /// The client id.
+    pub client_id: Box<str>,
+}
+
+impl Author {
+    /// Bytes that it occupies.
+    #[must_use]
+    pub fn memory_size(&self) -> usize {
+        size_of::<Self>() + self.client_id.len() + self.user.as_ref().map_or(0, |user| user.len())
+    }
+}
+
 /// A message on its way to whoever wants it. Immutable; share it in an `Arc`.
 #[derive(Debug)]
 pub struct Publication {
@@ -33,9 +52,19 @@ pub struct Publication {
     topic_size: u16,
     properties_size: u32,
     qos: QoS,
-    retain: bool,
-    keeping: Keeping,
+    /// RETAIN in the lowest bit, [`Keeping`] above it: together they leave room for `author` in as many bytes as before.
+    marks: u8,
     expires_at: Option<Time>,
+    author: Option<Arc<Author>>,
+}
+
+const _: () = assert!(size_of::<Publication>() <= 64, "it is one cache line");
+
+/// Of [`Publication::marks`].
+const RETAIN: u8 = 1;
+
+const fn marks_of(retain: bool, keeping: Keeping) -> u8 {
+    retain as u8 | (keeping as u8) << 1
 }
 
 impl Publication {
@@ -64,17 +93,30 @@ impl Publication {
             topic_size: u16::try_from(topic.len()).expect("a topic has at most 65,535 bytes"),
             properties_size: u32::try_from(properties.len()).expect("properties are below 4 GiB"),
             qos,
-            retain,
-            keeping: Keeping::default(),
+            marks: marks_of(retain, Keeping::Fsync),
             expires_at,
+            author: None,
         }
     }
 
     /// The same with another answer to what its acknowledgement waits for. Without, it waits for the disk.
     #[must_use]
     pub fn kept_as(mut self, keeping: Keeping) -> Self {
-        self.keeping = keeping;
+        self.marks = marks_of(self.retain(), keeping);
         self
+    }
+
+    /// The same with who wrote it, if somebody wants to know later.
+    #[must_use]
+    pub fn written_by(mut self, author: Option<Arc<Author>>) -> Self {
+        self.author = author;
+        self
+    }
+
+    /// Who wrote it; `None`: nobody asked.
+    #[must_use]
+    pub fn author(&self) -> Option<&Arc<Author>> {
+        self.author.as_ref()
     }
 
     /// The Topic Name.
@@ -117,14 +159,18 @@ impl Publication {
     #[inline]
     #[must_use]
     pub fn retain(&self) -> bool {
-        self.retain
+        self.marks & RETAIN != 0
     }
 
     /// What its acknowledgement waits for, when somebody must keep it.
     #[inline]
     #[must_use]
     pub fn keeping(&self) -> Keeping {
-        self.keeping
+        match self.marks >> 1 {
+            0 => Keeping::Memory,
+            1 => Keeping::Written,
+            _ => Keeping::Fsync,
+        }
     }
 
     /// When its Message Expiry Interval ends.
@@ -188,6 +234,18 @@ mod tests {
             assert_eq!(publication.properties(), properties);
             assert_eq!(publication.payload(), payload);
             assert_eq!(&publication.payload_bytes()[..], payload);
+        }
+    }
+
+    #[test]
+    fn marks_do_not_touch_each_other() {
+        for retain in [false, true] {
+            for keeping in [Keeping::Memory, Keeping::Written, Keeping::Fsync] {
+                let publication = Publication::new("t", b"", b"", QoS::AtMostOnce, retain, None);
+                assert_eq!(publication.keeping(), Keeping::default());
+                let publication = publication.kept_as(keeping);
+                assert_eq!((publication.retain(), publication.keeping()), (retain, keeping));
+            }
         }
     }
 

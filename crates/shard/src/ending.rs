@@ -193,7 +193,8 @@ impl Shard {
         if !self.may_write(id, &will.topic) {
             return;
         }
-        let publication = Arc::new(will.publication(self.now));
+        let author = self.author(id, will.retain);
+        let publication = Arc::new(will.publication(self.now).written_by(author));
         self.counters.wills_published += 1;
         // The will's own session may be subscribed to it: no-local counts for it as for any publication of the client.
         let busy = self.route(&publication, Some(id), false, true).busy;

@@ -47,6 +47,7 @@ mod mutant;
 mod acknowledge;
 mod action;
 mod audit;
+mod authors;
 mod connect;
 mod connection;
 mod deliver;

@@ -208,6 +208,12 @@ impl Shard {
             (Some(_), Some(connection)) => self.settings.levels.of(connection.listener, topic),
             _ => Keeping::default(),
         };
+        let author = match self.connections.get(id.0) {
+            Some(connection) if publish.retain => {
+                connection.session.and_then(|session| self.author(session, true))
+            }
+            _ => None,
+        };
         let mut forwarded = std::mem::take(&mut self.forwarded);
         forwarded.clear();
         if publish.properties.has_forwarded() {
@@ -225,7 +231,7 @@ impl Shard {
             publish.retain,
             expires_at,
         );
-        let publication = Arc::new(publication.kept_as(keeping));
+        let publication = Arc::new(publication.kept_as(keeping).written_by(author));
         self.forwarded = forwarded;
         publication
     }

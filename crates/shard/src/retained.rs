@@ -67,6 +67,15 @@ impl RetainedMessage {
     pub(crate) fn new(publication: Arc<Publication>, stored_at: Time, keep: Option<Keep>) -> Self {
         Self { publication, stored_at, keep: Cell::new(keep) }
     }
+
+    fn size(&self) -> usize {
+        size_of_retained(&self.publication)
+    }
+}
+
+/// What counts against the limit: with the writer's names in each message, though they share them.
+fn size_of_retained(publication: &Publication) -> usize {
+    publication.memory_size() + publication.author().map_or(0, |author| author.memory_size())
 }
 
 /// What came of a publication to be retained.
@@ -186,7 +195,7 @@ impl RetainedSlice {
     pub(crate) fn check_integrity(&self) {
         self.index.check_integrity();
         let messages = self.index.iter_after(None);
-        let bytes: usize = messages.map(|message| message.publication.memory_size()).sum();
+        let bytes: usize = messages.map(RetainedMessage::size).sum();
         assert_eq!(self.bytes, bytes, "retained bytes are counted");
     }
 
@@ -220,10 +229,10 @@ impl RetainedSlice {
 
     /// Puts one back after a restart.
     pub(crate) fn restore(&mut self, publication: Arc<Publication>, keep: Keep, now: Time) {
-        self.bytes += publication.memory_size();
+        self.bytes += size_of_retained(&publication);
         let earlier = self.index.insert(RetainedMessage::new(publication, now, Some(keep)));
         if let Some(earlier) = earlier {
-            self.bytes -= earlier.publication.memory_size();
+            self.bytes -= earlier.size();
         }
     }
 }
@@ -252,10 +261,9 @@ impl Shard {
             }
             return Retained::Unkept;
         }
-        let replaced =
-            slice.index.find(publication.topic()).map_or(0, |old| old.publication.memory_size());
+        let replaced = slice.index.find(publication.topic()).map_or(0, RetainedMessage::size);
         let new = usize::from(replaced == 0);
-        let bytes = slice.bytes - replaced + publication.memory_size();
+        let bytes = slice.bytes - replaced + size_of_retained(publication);
         if slice.index.len() + new > self.settings.retained_messages_max
             || bytes > self.settings.retained_bytes_max
         {
@@ -286,7 +294,7 @@ impl Shard {
             durable.supersede(topic);
         }
         if let Some(old) = self.retained.index.remove(topic) {
-            self.retained.bytes -= old.publication.memory_size();
+            self.retained.bytes -= old.size();
             self.tell_retained_count();
             if let Some(keep) = old.keep.get() {
                 return self.forget_retained(topic, &keep);
@@ -547,6 +555,8 @@ impl Shard {
         let mut expired: Vec<Box<str>> = Vec::new();
         let now = self.now;
         let own = own::is_own(&query.filter);
+        let rules = self.guards.rules().filter(|_| self.settings.recheck_retained);
+        let Self { authors, counters, .. } = self;
         let index = if own { &self.own_retained } else { &self.retained.index };
         let scan = index.scan(
             filter,
@@ -555,6 +565,12 @@ impl Shard {
             &mut |message| {
                 if message.publication.expired(now) {
                     expired.push(message.topic().into());
+                } else if let (Some((rules, generation)), Some(author)) =
+                    (&rules, message.publication.author())
+                    && !authors.may_still_write(rules, *generation, author, message.topic())
+                {
+                    // It stays: the right may come back.
+                    counters.dropped_denied += 1;
                 } else {
                     let publication = Arc::clone(&message.publication);
                     let age_ns = now.since(message.stored_at);
@@ -569,7 +585,7 @@ impl Shard {
         // [MQTT-3.3.2-5]: what has expired is not kept.
         for topic in expired {
             if let Some(old) = self.retained.index.remove(&topic) {
-                self.retained.bytes -= old.publication.memory_size();
+                self.retained.bytes -= old.size();
                 self.counters.dropped_expired += 1;
                 if let (Some(durable), Some(keep)) = (&mut self.durable, old.keep.get()) {
                     durable.release_keep(&keep);

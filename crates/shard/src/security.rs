@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_auth::{AccessRules, Chain, Decision, Grant, GrantedRights, Link, Rights, Source};
+use midge_session::Author;
 
 use crate::audit::AuditEvent;
 use crate::ids::{ListenerId, SessionId};
@@ -56,6 +57,8 @@ struct Guard {
     /// Read from a log, and what came with its login does not stand there: it counts again when the client is back.
     awaits_login: bool,
     rights: Option<Rights>,
+    /// What its retained messages carry; made with the first.
+    author: Option<Arc<Author>>,
     /// Of the rules that `rights` were made from.
     generation: u32,
 }
@@ -121,6 +124,24 @@ impl Guards {
         {
             self.granted -= usize::from(guard.is_granted());
         }
+    }
+
+    /// What a retained message of a session carries; `None`: what its client may do comes with its login.
+    fn author(&mut self, session: SessionId, client_id: &str) -> Option<Arc<Author>> {
+        let guard = self.by_session.entry(session).or_default();
+        if guard.is_granted() {
+            return None;
+        }
+        let Guard { user, author, .. } = guard;
+        let author = author.get_or_insert_with(|| {
+            Arc::new(Author { user: user.clone(), client_id: client_id.into() })
+        });
+        Some(Arc::clone(author))
+    }
+
+    /// The rules that all have, and of which generation they are.
+    pub(crate) fn rules(&self) -> Option<(Arc<AccessRules>, u32)> {
+        Some((Arc::clone(self.rules.as_ref()?), self.generation))
     }
 
     /// New rules hold from the next question on.
@@ -297,6 +318,15 @@ impl Shard {
             self.audit_session(session, || AuditEvent::PublishDenied(topic.into()));
         }
         allowed
+    }
+
+    /// Who wrote a message that is to be retained, if anybody will ask.
+    pub(crate) fn author(&mut self, session: SessionId, retain: bool) -> Option<Arc<Author>> {
+        if !retain || !self.settings.recheck_retained {
+            return None;
+        }
+        let entry = self.sessions.get(session)?;
+        self.guards.author(session, &entry.session.client_id)
     }
 
     /// Whether a session's client may subscribe to a filter.
@@ -590,6 +620,53 @@ pattern readwrite own/%c/#
             }
         }
         broker.shards[0].check_integrity();
+    }
+
+    /// Where it is asked for, a retained message goes with its writer's right, and comes back with it. What a login brought
+    /// cannot be asked again.
+    #[test]
+    fn what_was_retained_goes_with_the_right_of_its_writer() {
+        let by_file = || granted("anna");
+        let by_login = || granted_rules("anna", &[(Access::ReadWrite, "#")]);
+        let cases: [(bool, &dyn Fn() -> Verdict, bool); 3] =
+            [(false, &by_file, true), (true, &by_file, false), (true, &by_login, true)];
+        for (recheck_retained, verdict, stays) in cases {
+            let links = chains(&[FILE, Link::Anonymous]);
+            let before = Security { chains: links, access: rules(RULES), ..Security::default() };
+            let after =
+                Security { access: rules("user ben\ntopic read anna/#\n"), ..before.clone() };
+            let settings =
+                Settings { security: before.clone(), recheck_retained, ..Settings::default() };
+            let mut broker = Broker::new(1, settings);
+            let will = Some(Will {
+                topic: "anna/will",
+                payload: b"will",
+                retain: true,
+                ..Will::default()
+            });
+            let anna = Connect { will, ..as_user(V311, "c1", "anna") };
+            assert_eq!(broker.log_in(1, &anna, verdict()), ReasonCode::Success);
+            let mut bytes = publish("anna/x", "kept", QoS::AtMostOnce, 0);
+            // RETAIN.
+            bytes[0] |= 1;
+            broker.receive(0, 1, &bytes);
+            broker.shards[0].handle_lost(ConnectionId(1), broker.now);
+            broker.log_in(2, &as_user(V311, "c2", "ben"), granted("ben"));
+            let arrives = |broker: &mut Broker| {
+                // What is fresh is held back for a moment.
+                broker.now = broker.now.plus_seconds(10);
+                broker.receive(0, 2, &subscribe("anna/#", QoS::AtMostOnce));
+                broker.shards[0].check_integrity();
+                broker.payloads(0, 2)
+            };
+            assert_eq!(arrives(&mut broker), ["will", "kept"]);
+            broker.shards[0].handle_security(after);
+            let left: &[&str] = if stays { &["will", "kept"] } else { &[] };
+            assert_eq!(arrives(&mut broker), left, "{recheck_retained}");
+            assert_eq!(broker.shards[0].counters().dropped_denied, if stays { 0 } else { 2 });
+            broker.shards[0].handle_security(before);
+            assert_eq!(arrives(&mut broker), ["will", "kept"]);
+        }
     }
 
     /// What waits for a client is asked about again when it leaves: new rules hold at once, for connected clients, too.

@@ -49,6 +49,8 @@ pub struct Settings {
     pub levels: Levels,
     /// Who is let in, and what they may do, at the start.
     pub security: Security,
+    /// Whether a retained message is delivered only while who wrote it might still publish it, by the rules that all have.
+    pub recheck_retained: bool,
     /// Whether somebody wants to know who comes, goes and is denied what.
     pub audit: bool,
     /// What keeps one client, address or listener from taking what belongs to all.
@@ -78,6 +80,7 @@ impl Default for Settings {
             outbox: OutboxLimits::default(),
             levels: Levels::default(),
             security: Security::default(),
+            recheck_retained: false,
             audit: false,
             protection: Protection::default(),
             client_id_seed: 0,

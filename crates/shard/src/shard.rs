@@ -12,6 +12,7 @@ use midge_session::{SubscriptionOptions, Time};
 use midge_topic::{RetainedIndex, SubscriberId, SubscriptionTable};
 
 use crate::action::{Action, Event, Note};
+use crate::authors::Authors;
 use crate::connection::{Connection, Flags, State};
 use crate::durable::Durable;
 use crate::ending::WillCase;
@@ -91,6 +92,7 @@ pub struct Shard {
     pub(crate) groups: Groups,
     pub(crate) security: Security,
     pub(crate) guards: Guards,
+    pub(crate) authors: Authors,
     pub(crate) outboxes: Outboxes,
     /// Envelopes of this shard for itself: the chooser and the member, or the keeper and the subscriber, are one.
     own: VecDeque<Envelope>,
@@ -161,6 +163,7 @@ impl Shard {
             retained_counts: shared.retained_counts,
             groups: Groups::new(hasher.clone()),
             guards: Guards::new(settings.security.access.clone(), hasher.clone()),
+            authors: Authors::new(hasher.clone()),
             watch: Watch::new(&settings.protection, hasher),
             full_settings: Arc::clone(&settings),
             is_pressed: false,

@@ -152,6 +152,10 @@ fn line(record: &Record<'_>, clients: &HashMap<u64, String>) -> Option<Line> {
                 deliveries: deliveries.collect(),
                 groups: message.groups.iter().map(|group| (*group).to_owned()).collect(),
                 hand_on: message.hand_on.is_some(),
+                author: message.author.map(|author| lines::Author {
+                    user: author.user.map(str::to_owned),
+                    client_id: author.client_id.to_owned(),
+                }),
             }
         }
         Record::Received { session, packet_id, .. } => {

@@ -12,7 +12,7 @@ use clap::Args;
 use midge_reactor::disk::{Layout, LogWriter};
 use midge_session::{SUBSCRIPTION_IDENTIFIER_MAX, SubscriptionOptions};
 use midge_shard::record::{
-    DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord,
+    AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord,
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
 
@@ -207,6 +207,7 @@ impl Importer {
             deliveries,
             groups,
             hand_on,
+            author,
         } = line
         else {
             return Ok(());
@@ -241,6 +242,10 @@ impl Importer {
             came_from: None,
             deliveries,
             groups: groups.iter().map(String::as_str).collect(),
+            author: author.as_ref().map(|author| AuthorRecord {
+                user: author.user.as_deref(),
+                client_id: &author.client_id,
+            }),
         }))
     }
 

@@ -72,6 +72,9 @@ pub(super) enum Line {
         /// It has not been given to all who want it: that is done at the next start.
         #[serde(default, skip_serializing_if = "is_false")]
         hand_on: bool,
+        /// Who wrote it, where that is kept (security.recheck_retained).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        author: Option<Author>,
     },
     Received {
         client_id: String,
@@ -81,6 +84,16 @@ pub(super) enum Line {
         client_id: String,
         packet_id: u16,
     },
+}
+
+/// Who wrote a message.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Author {
+    /// `null`: an anonymous client.
+    #[serde(default)]
+    pub(super) user: Option<String>,
+    pub(super) client_id: String,
 }
 
 /// A will.

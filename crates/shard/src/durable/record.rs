@@ -176,6 +176,17 @@ pub struct MessageRecord<'a> {
     pub deliveries: Vec<DeliveryRecord<'a>>,
     /// Groups whose backlog it is in.
     pub groups: Vec<&'a str>,
+    /// Who wrote it, where that is kept.
+    pub author: Option<AuthorRecord<'a>>,
+}
+
+/// See [`MessageRecord::author`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuthorRecord<'a> {
+    /// The user name; `None`: an anonymous client's.
+    pub user: Option<&'a str>,
+    /// The client id.
+    pub client_id: &'a str,
 }
 
 /// See [`MessageRecord::hand_on`].
@@ -242,6 +253,8 @@ const HANDED_ON: u8 = 11;
 const MARK: u8 = 12;
 const RETAINED_GONE: u8 = 13;
 const TAKEN: u8 = 14;
+/// A message with its author in front.
+const MESSAGE_BY: u8 = 15;
 
 const AWAY: u8 = 1;
 const WILL: u8 = 1 << 1;
@@ -281,10 +294,7 @@ impl<'a> Record<'a> {
                 put_bytes(out, filter.as_bytes());
                 UNSUBSCRIBE
             }
-            Self::Message(message) => {
-                message.encode(out);
-                MESSAGE
-            }
+            Self::Message(message) => message.encode(out),
             Self::Assigned { session, message, packet_id } => {
                 put_numbers(out, [*session, *message, u64::from(*packet_id)]);
                 ASSIGNED
@@ -330,7 +340,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// When the kind is not known, or the payload is not one of that kind.
     pub fn decode(kind: u8, payload: &'a [u8]) -> Result<Self, RecordError> {
-        if !(SESSION..=TAKEN).contains(&kind) {
+        if !(SESSION..=MESSAGE_BY).contains(&kind) {
             return Err(RecordError::UnknownKind(kind));
         }
         let mut reader = Reader { rest: payload };
@@ -350,6 +360,10 @@ impl<'a> Record<'a> {
             },
             UNSUBSCRIBE => Self::Unsubscribe { session: reader.number()?, filter: reader.text()? },
             MESSAGE => Self::Message(MessageRecord::read(reader)?),
+            MESSAGE_BY => {
+                let author = Some(AuthorRecord::read(reader)?);
+                Self::Message(MessageRecord { author, ..MessageRecord::read(reader)? })
+            }
             ASSIGNED => Self::Assigned {
                 session: reader.number()?,
                 message: reader.number()?,
@@ -439,9 +453,10 @@ impl<'a> WillRecord<'a> {
 }
 
 impl<'a> MessageRecord<'a> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        self.encode_head(&self.deliveries, out);
+    fn encode(&self, out: &mut Vec<u8>) -> u8 {
+        let kind = self.encode_head(&self.deliveries, out);
         out.extend_from_slice(self.payload);
+        kind
     }
 
     /// Everything but the bytes of the payload, with these deliveries instead of its own; returns the kind. For who appends a
@@ -455,6 +470,9 @@ impl<'a> MessageRecord<'a> {
         out: &mut Vec<u8>,
     ) -> u8 {
         let deliveries = deliveries.into_iter();
+        if let Some(author) = &self.author {
+            author.encode(out);
+        }
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         out.push(
             self.qos as u8
@@ -492,7 +510,7 @@ impl<'a> MessageRecord<'a> {
         put_bytes(out, self.topic.as_bytes());
         put_bytes(out, self.properties);
         put_number(out, self.payload.len() as u64);
-        MESSAGE
+        if self.author.is_some() { MESSAGE_BY } else { MESSAGE }
     }
 
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
@@ -527,7 +545,27 @@ impl<'a> MessageRecord<'a> {
             came_from,
             deliveries,
             groups,
+            author: None,
         })
+    }
+}
+
+impl<'a> AuthorRecord<'a> {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(if self.user.is_some() { USER } else { 0 });
+        if let Some(user) = self.user {
+            put_bytes(out, user.as_bytes());
+        }
+        put_bytes(out, self.client_id.as_bytes());
+    }
+
+    fn read(reader: &mut Reader<'a>) -> Option<Self> {
+        let user = match reader.byte()? {
+            0 => None,
+            USER => Some(reader.text()?),
+            _ => return None,
+        };
+        Some(Self { user, client_id: reader.text()? })
     }
 }
 
@@ -711,6 +749,7 @@ mod tests {
             came_from: None,
             deliveries: Vec::new(),
             groups: Vec::new(),
+            author: None,
         };
         let full = MessageRecord {
             qos: QoS::ExactlyOnce,
@@ -744,6 +783,14 @@ mod tests {
             Record::SessionEnd { session: 1 },
             Record::Subscribe { session: 1, options: 0xdead_beef, filter: "a/+/#" },
             Record::Unsubscribe { session: 1, filter: "$share/g/x" },
+            Record::Message(MessageRecord {
+                author: Some(AuthorRecord { user: Some("anna"), client_id: "c" }),
+                ..plain.clone()
+            }),
+            Record::Message(MessageRecord {
+                author: Some(AuthorRecord { user: None, client_id: "client" }),
+                ..full.clone()
+            }),
             Record::Message(plain),
             Record::Message(full),
             Record::Assigned { session: 1, message: 2, packet_id: 3 },

@@ -15,19 +15,21 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
 use midge_session::{
-    Delivery, DeliveryExtra, Keep, Publication, Session, Stub, Stubs, SubscriptionOptions, Will,
+    Author, Delivery, DeliveryExtra, Keep, Publication, Session, Stub, Stubs, SubscriptionOptions,
+    Will,
 };
 use midge_store::{Level, Log, Position, RECORD_HEADER_SIZE, Recovered, SegmentId, record_size};
 use midge_topic::{SharedFilter, SubscriberId, TopicFilter};
 
 use super::record::{
-    DeliveryRecord, HandOn, MessageRecord, Record, RecordError, SessionRecord, WillRecord,
+    AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, RecordError, SessionRecord,
+    WillRecord,
 };
 use super::wait::HandingOn;
 use super::write::{keep, message_record, place_of, share_of};
@@ -48,6 +50,8 @@ pub struct Image {
     backlogs: BTreeMap<Box<str>, BTreeMap<u64, Held>>,
     handing_on: BTreeMap<u64, (Held, Vec<u16>)>,
     marks: BTreeMap<u16, u64>,
+    /// Who wrote what is retained.
+    authors: HashSet<Arc<Author>>,
     next_session: u64,
     next_message: u64,
     next_number: u64,
@@ -133,6 +137,7 @@ impl Image {
             backlogs: BTreeMap::new(),
             handing_on: BTreeMap::new(),
             marks: BTreeMap::new(),
+            authors: HashSet::new(),
             next_session: 1,
             next_message: 1,
             next_number: 1,
@@ -251,6 +256,18 @@ impl Image {
         session.place = place;
     }
 
+    /// The same for all messages that somebody wrote.
+    fn author(&mut self, record: AuthorRecord<'_>) -> Arc<Author> {
+        let author =
+            Author { user: record.user.map(Into::into), client_id: record.client_id.into() };
+        if let Some(known) = self.authors.get(&author) {
+            return Arc::clone(known);
+        }
+        let author = Arc::new(author);
+        self.authors.insert(Arc::clone(&author));
+        author
+    }
+
     fn take_message(&mut self, record: MessageRecord<'_>, place: Place) -> Option<()> {
         self.next_message = self.next_message.max(record.message.saturating_add(1));
         let message = NonZeroU64::new(record.message)?;
@@ -263,17 +280,19 @@ impl Image {
         let expires_at = record.expires_at_ms.map(|ms| self.wall.time(ms));
         let size = record.topic.len() + record.properties.len() + record.payload.len();
         let size = u32::try_from(Publication::memory_size_of(size)).unwrap_or(u32::MAX);
+        let author = record.author.map(|author| self.author(author));
         let whole = OnceCell::new();
         let publication = || {
             Arc::clone(whole.get_or_init(|| {
-                Arc::new(Publication::new(
+                let publication = Publication::new(
                     record.topic,
                     record.properties,
                     record.payload,
                     record.qos,
                     record.retain,
                     expires_at,
-                ))
+                );
+                Arc::new(publication.written_by(author.clone()))
             }))
         };
         let held = || Held { message, publication: publication(), place };

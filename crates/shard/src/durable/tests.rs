@@ -16,6 +16,7 @@ use super::WallTime;
 use super::restore::Image;
 use crate::{ConnectionId, ListenerId, RetainedCounts, Settings, Shard, Shared, home_shard};
 
+mod authors;
 mod backlog;
 mod damage;
 mod levels;

@@ -11,7 +11,9 @@ use midge_store::{
 };
 use midge_topic::{FilterId, SubscriberId};
 
-use super::record::{DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord};
+use super::record::{
+    AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord,
+};
 use super::wait::{LATE, NEVER};
 use super::{Durable, Kept, Place, Recipient, WallTime};
 use crate::connection::Connection;
@@ -92,6 +94,10 @@ pub(crate) fn message_record<'a>(
         came_from: None,
         deliveries: Vec::new(),
         groups: Vec::new(),
+        author: publication.author().map(|author| AuthorRecord {
+            user: author.user.as_deref(),
+            client_id: &author.client_id,
+        }),
     }
 }
 
