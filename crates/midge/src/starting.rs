@@ -17,7 +17,7 @@ use crate::{notify::Notifier, units::human};
 
 const FILE: &str = "starting";
 
-/// Between two looks. A start that is over before the first says nothing.
+/// Between two looks.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// Says how far the start has come, until it is dropped.
@@ -41,7 +41,7 @@ impl Starting {
         let (stop, stopped) = bounded::<()>(0);
         let watch = move || {
             let mut seen = 0;
-            while stopped.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            loop {
                 let text = sentence(&progress);
                 if let Some(file) = &file {
                     // Whoever looks is told that the broker starts, only not how far it is.
@@ -50,6 +50,9 @@ impl Starting {
                 let read = progress.read_bytes();
                 notifier.starting(&text, read > seen);
                 seen = read;
+                if stopped.recv_timeout(PERIOD) != Err(RecvTimeoutError::Timeout) {
+                    break;
+                }
             }
             if let Some(file) = &file {
                 _ = fs::remove_file(file);
