@@ -180,7 +180,7 @@ impl State {
             dry_run,
             changes,
             certificates: spoken.changed.clone(),
-            warnings: spoken.warnings.clone(),
+            warnings: spoken.warnings.iter().cloned().chain(self.sandbox.warning(config)).collect(),
         };
         if dry_run {
             plan.discard(opened);

@@ -4,7 +4,10 @@
 //! may be read, and where a link leads to, that directory as well.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
+    net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
@@ -51,14 +54,19 @@ const OF_THE_MACHINE: &[&str] = &[
     "/etc/ca-certificates",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
+    // SUSE's /etc/ssl is links to it.
+    "/var/lib/ca-certificates",
     "/usr/lib",
     "/usr/lib64",
     "/lib",
     "/lib64",
+    // Where NixOS and Guix have all of these: everybody may read it.
+    "/nix/store",
+    "/gnu/store",
 ];
 
-/// Where the library that reads authorities looks first.
-const AUTHORITIES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+/// Who tells where names of hosts are asked.
+const RESOLVER: &str = "/etc/resolv.conf";
 
 impl Sandbox {
     /// Holds this thread, and all that it will start, to what these settings need. Call it before there are others.
@@ -122,7 +130,19 @@ impl Sandbox {
         sentences
     }
 
-    /// The same of the configuration's own file.
+    /// What will not be found for as long as before.
+    pub(crate) fn warning(&self, config: &Config) -> Option<String> {
+        let bounds = self.bounds.as_ref()?;
+        let lasts = !asks_by_name(config) || contains(&bounds.readable, Path::new("/etc"));
+        (!lasts).then(|| {
+            format!(
+                "security: a host is named, and since its start the broker can read {RESOLVER} and /etc/hosts only \
+                 until they are replaced by other files; restart it, or put /etc into sandbox.readable before"
+            )
+        })
+    }
+
+    /// As [`Sandbox::out_of_reach`], of the configuration's own file.
     pub(crate) fn file_out_of_reach(&self, config: &Path) -> Option<String> {
         let bounds = self.bounds.as_ref()?;
         let what = "the configuration";
@@ -141,9 +161,12 @@ fn unreachable(key: &str, path: &Path, list: &str) -> String {
 impl Bounds {
     fn of(config: &Config, file: Option<&Path>, data_directory: Option<&Path>) -> Self {
         let mut readable: Vec<PathBuf> = OF_THE_MACHINE.iter().map(PathBuf::from).collect();
-        readable.extend(AUTHORITIES.iter().filter_map(env::var_os).map(PathBuf::from));
-        // Names of hosts may be kept by a service, behind a link.
-        readable.extend(fs::canonicalize("/etc/resolv.conf"));
+        readable.extend(authorities(env::var_os("SSL_CERT_FILE"), env::var_os("SSL_CERT_DIR")));
+        // Each new address of the machine may bring a new file: that of a service, behind a link, or one in /etc itself. All
+        // of /etc is much, so only where it is needed.
+        let names = asks_by_name(config);
+        let of_names = around(Path::new(RESOLVER)).into_iter();
+        readable.extend(of_names.filter(|directory| names || directory != Path::new("/etc")));
         for path in file.into_iter().chain(files(config).iter().map(|(_, path)| *path)) {
             readable.extend(around(path));
         }
@@ -180,6 +203,30 @@ impl Bounds {
     fn may_read(&self, path: &Path) -> bool {
         contains(&self.readable, path) || contains(&self.writable, path)
     }
+}
+
+/// Where authorities are that the environment names; the variables are those of the library that reads them.
+fn authorities(file: Option<OsString>, directories: Option<OsString>) -> Vec<PathBuf> {
+    let file = file.iter().flat_map(|file| around(Path::new(file)));
+    file.chain(directories.iter().flat_map(env::split_paths)).collect()
+}
+
+/// Whether a host has to be looked up.
+fn asks_by_name(config: &Config) -> bool {
+    let security = &config.security;
+    let service = security.http.as_ref().map(|http| http.url.as_str());
+    let keys = security.jwt.as_ref().and_then(|jwt| jwt.jwks_url.as_deref());
+    service.into_iter().chain(keys).any(has_name)
+}
+
+/// Whether there is a name in a URL where its host stands, and no number.
+fn has_name(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let before_port = host.split_once(':').map_or(host, |(host, _)| host);
+    // Brackets are for the numbers of IPv6.
+    !host.starts_with('[') && before_port.parse::<Ipv4Addr>().is_err()
 }
 
 /// The directory of a file, and that of the file behind it if it is a link. Of a file right below the root only itself: the
@@ -279,6 +326,47 @@ security:
         let defaults = midge_config::DEFAULT_FILE;
         let keys = defaults.lines().filter(|line| line.contains("_file:")).count();
         assert_eq!(keys, 7, "a new file: list it in `files`");
+    }
+
+    /// Whoever renews /etc/resolv.conf or /etc/hosts puts another file in its place, which a rule for the old one does not
+    /// open.
+    #[test]
+    fn files_of_names_may_be_replaced_where_hosts_are_named() {
+        for (url, expected) in [
+            ("https://a.example/keys", true),
+            ("https://a.example", true),
+            ("https://a.example:8443?x=1", true),
+            ("http://localhost:80/", true),
+            ("https://192.0.2.1@a.example/", true),
+            ("https://192.0.2.1/a.example", false),
+            ("https://a.example@192.0.2.1:443/", false),
+            ("https://[2001:db8::1]:443/", false),
+        ] {
+            let mut config = Config::default();
+            config.security.jwt = Some(midge_config::Jwt {
+                jwks_url: Some(url.into()),
+                ..midge_config::Jwt::default()
+            });
+            let sandbox = |config: &Config| Sandbox {
+                bounds: Some(Bounds::of(config, None)),
+                line: String::new(),
+            };
+            let reads_etc = sandbox(&config).bounds.is_some_and(|bounds| {
+                bounds.may_read(Path::new("/etc/resolv.conf.new"))
+                    && bounds.may_read(Path::new("/etc"))
+            });
+            assert_eq!(reads_etc, expected, "{url}");
+            assert_eq!(sandbox(&config).warning(&config), None, "{url}");
+            let later = sandbox(&Config::default()).warning(&config);
+            assert_eq!(later.is_some(), expected, "{url}: {later:?}");
+        }
+    }
+
+    #[test]
+    fn authorities_of_the_environment_lie_in_several_places() {
+        let found = authorities(Some("/a/b/ca.pem".into()), Some("/c/d:/e".into()));
+        assert_eq!(found, ["/a/b", "/c/d", "/e"].map(PathBuf::from));
+        assert_eq!(authorities(None, None), [""; 0].map(PathBuf::from));
     }
 
     #[test]
