@@ -348,7 +348,7 @@ security:
                 ..midge_config::Jwt::default()
             });
             let sandbox = |config: &Config| Sandbox {
-                bounds: Some(Bounds::of(config, None)),
+                bounds: Some(Bounds::of(config, None, None)),
                 line: String::new(),
             };
             let reads_etc = sandbox(&config).bounds.is_some_and(|bounds| {

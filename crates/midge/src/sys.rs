@@ -4,7 +4,7 @@
 //! publishes what has changed since: retained, QoS 2, each topic on the shard that keeps it, so that without subscribers
 //! nothing travels. The names and units are mosquitto's (`values`), the load averages too (`load`).
 //!
-//! With an interval of zero it waits for another one: a reload changes it.
+//! With an interval of zero, what was published is taken back, and it waits for another one: a reload changes it.
 //!
 //! A shard that is busy or behind gets fewer or none; what it did not take has not changed for it, and is tried again with
 //! the next interval's value. So there is never more than one interval's messages under way.
@@ -61,7 +61,8 @@ pub(crate) fn start(directory: PathBuf, asker: Asker, interval: Duration) -> io:
     let publisher = Publisher {
         wanted_ms: Arc::clone(&ms),
         directory,
-        asker,
+        shards: asker.shards(),
+        give: Box::new(move |shard, publications| asker.publish(shard, publications)),
         interval,
         pages: None,
         told: false,
@@ -71,9 +72,13 @@ pub(crate) fn start(directory: PathBuf, asker: Asker, interval: Duration) -> io:
     Ok(Interval { ms, thread: thread.thread().clone() })
 }
 
+/// Has a shard publish, as [`Asker::publish`] does.
+type Give = dyn Fn(u16, &[Arc<Publication>]) -> Result<usize, AskError> + Send;
+
 struct Publisher {
     directory: PathBuf,
-    asker: Asker,
+    shards: u16,
+    give: Box<Give>,
     interval: Duration,
     wanted_ms: Arc<AtomicU64>,
     pages: Option<Instance>,
@@ -98,10 +103,10 @@ impl Publisher {
                     return;
                 }
             }
+            if self.interval.is_zero() && self.take_back() == Err(Over) {
+                return;
+            }
             if let Some(interval) = self.wait(&mut next) {
-                if interval.is_zero() && self.take_back() == Err(Over) {
-                    return;
-                }
                 self.interval = interval;
                 next = Instant::now();
             }
@@ -110,9 +115,12 @@ impl Publisher {
 
     /// Waits for the next look; sooner where there is another interval, which is returned.
     fn wait(&self, next: &mut Instant) -> Option<Duration> {
+        // A shard that was busy still keeps what is to be taken back.
+        let rests = self.interval.is_zero() && self.published.is_empty();
+        let step = if self.interval.is_zero() { TAKE_BACK_AGAIN } else { self.interval };
         // From the start, so that the times of the day at which it happens stay the same.
-        while !self.interval.is_zero() && *next <= Instant::now() {
-            *next += self.interval;
+        while *next <= Instant::now() {
+            *next += step;
         }
         loop {
             let wanted = Duration::from_millis(self.wanted_ms.load(Ordering::Relaxed));
@@ -120,7 +128,7 @@ impl Publisher {
                 return Some(wanted);
             }
             let left = next.saturating_duration_since(Instant::now());
-            if self.interval.is_zero() {
+            if rests {
                 thread::park();
             } else if left.is_zero() {
                 return None;
@@ -159,7 +167,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, known: Vec<(String, String)>) -> Result<(), Over> {
-        let shards = self.asker.shards();
+        let shards = self.shards;
         let mut changed: Vec<Vec<(String, String)>> = vec![Vec::new(); shards.into()];
         for (topic, value) in known {
             if self.published.get(&topic) != Some(&value) {
@@ -176,7 +184,7 @@ impl Publisher {
                 .collect();
             let mut taken = 0;
             while taken < publications.len() {
-                match self.asker.publish(shard, &publications[taken..]) {
+                match (self.give)(shard, &publications[taken..]) {
                     Ok(0) | Err(AskError::Busy { .. }) => break,
                     Ok(count) => taken += count,
                     Err(AskError::Ended { .. }) => return Err(Over),
@@ -188,6 +196,45 @@ impl Publisher {
     }
 }
 
+/// When what a shard did not take is taken back once more.
+const TAKE_BACK_AGAIN: Duration = Duration::from_secs(1);
+
 /// The shards have ended.
 #[derive(Debug, PartialEq, Eq)]
 struct Over;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// What a busy shard does not take back at once is taken back later: nobody else would.
+    #[test]
+    fn nothing_stays_retained_once_it_is_off() {
+        let calls = AtomicU64::new(0);
+        let (taken, seen) = channel();
+        let give = move |shard, publications: &[Arc<Publication>]| {
+            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Err(AskError::Busy { shard });
+            }
+            publications.iter().for_each(|one| {
+                _ = taken.send((one.topic().to_owned(), one.payload().to_vec()));
+            });
+            Ok(publications.len())
+        };
+        let publisher = Publisher {
+            directory: PathBuf::new(),
+            shards: 1,
+            give: Box::new(give),
+            interval: Duration::ZERO,
+            wanted_ms: Arc::default(),
+            pages: None,
+            told: false,
+            published: HashMap::from([("$SYS/a".into(), "1".into())]),
+        };
+        thread::spawn(move || publisher.run());
+        let (topic, payload) = seen.recv_timeout(Duration::from_secs(20)).expect("tried again");
+        assert_eq!((topic.as_str(), payload.as_slice()), ("$SYS/a", &b""[..]));
+    }
+}

@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `meter` | how much in how long: quotas of connects, rates of publications |
-//! | `by_listener` | what came by each listener, for whoever looks
+//! | `by_listener` | what came by each listener, for whoever looks |
 //! | `crowd` | connections by address and listener, for all shards together |
 //! | `bans` | who may not connect for now |
 //! | `names` | which client identifiers and user names are let in |
