@@ -147,6 +147,10 @@ mod tests {
     fn the_manager_is_told() {
         let (manager, name) = manager("told");
         let notifier = Notifier::new(Some(name), None, None);
+        notifier.starting("reads", false);
+        assert_eq!(received(&manager), "STATUS=reads");
+        notifier.starting("reads more", true);
+        assert_eq!(received(&manager), "STATUS=reads more\nEXTEND_TIMEOUT_USEC=300000000");
         notifier.ready("serves");
         assert_eq!(received(&manager), "READY=1\nSTATUS=serves");
         notifier.stopping("drains");
