@@ -11,7 +11,7 @@ The data directory is on a small tmpfs, mounted where only this process sees it.
 - `/health/ready` says why, `midge stats` says `degraded`, the log says it once.
 
 When there is room again all of that ends by itself, the 3.1.1 publisher hears what it waits for, and after a kill everything
-acknowledged is there.
+acknowledged is there. Besides, a broker serves on a file system without direct I/O, and eight shards do on a volume of 8 MiB.
 
 Needs root. Where it cannot run it says why, and ends with exit code 77. Otherwise the exit code is 0 when all of it holds.
 """
@@ -255,6 +255,36 @@ def cached(program, directory, shards):
     print("  a file system without direct I/O serves as well")
 
 
+def tiny(program, directory, mib):
+    """Eight logs on a volume of a few MiB: what is kept is small, and so are its files."""
+    disk = os.path.join(directory, "tiny")
+    os.mkdir(disk)
+    powercut.run("mount", "-t", "tmpfs", "-o", f"size={mib}M", "none", disk)
+    broker = Broker(program, directory, disk, 8)
+    try:
+        broker.start()
+        assert broker.ask("/health/ready") == (200, "ready\n"), broker.said
+        for number in range(16):
+            away = Client(f"away-{number}", broker.port)
+            away.subscribe("kept/#")
+            away.close()
+        publisher = Client("publisher", broker.port)
+        for number in range(50):
+            publisher.publish(f"kept/{number}", b"%d" % number, 1, number + 1)
+            assert publisher.answer() == 0
+        assert broker.ask("/health/ready") == (200, "ready\n"), broker.said
+        broker.kill()
+        broker.start()
+        for number in range(16):
+            away = Client(f"away-{number}", broker.port)
+            got = {payload_of(away.next(3), False) for _ in range(50)}
+            assert got == {b"%d" % number for number in range(50)}
+    finally:
+        broker.kill()
+        subprocess.run(["umount", "--lazy", disk], check=False, capture_output=True)
+    print(f"  eight shards serve on {mib} MiB")
+
+
 def main():
     parser = kill.argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program")
@@ -277,6 +307,7 @@ def main():
         broker = Broker(options.program, directory, disk, options.shards)
         trial(broker, disk)
         cached(options.program, directory, options.shards)
+        tiny(options.program, directory, 8)
     finally:
         if broker and broker.process and broker.process.poll() is None:
             broker.kill()

@@ -32,6 +32,13 @@ mod tests;
 /// How often a long recovery says how far it has come.
 const PROGRESS: Duration = Duration::from_secs(5);
 
+/// So many of the smallest segments must have room for each log, or the smallest becomes smaller: one is open, two are made
+/// ahead, and they double as the log grows.
+const SEGMENTS_IN_ROOM: u64 = 16;
+
+/// The smallest segment that many logs on a small disk begin with: a few hundred small records.
+const SMALL_SEGMENT_SIZE: u32 = 64 << 10;
+
 /// Records between two looks at the clock.
 const RECORDS_PER_LOOK: u64 = 4096;
 
@@ -190,11 +197,14 @@ impl Store {
         }
         let threads = usize::from(shards.div_ceil(8)).min(8);
         let helper = DiskHelper::start(threads).map_err(io("start threads for", &path))?;
+        let mut settings = settings.clone();
+        settings.log.segment_size_min =
+            smallest(settings.log.segment_size_min, directory.room(), shards);
         let mut store = Self {
             directory,
             first: layout.first,
             helper,
-            settings: settings.clone(),
+            settings,
             earlier: DamageCounts { places: reports.len() as u64, records: 0 },
             reports: Mutex::new(reports),
         };
@@ -369,6 +379,13 @@ impl Store {
         }
         Ok(disk)
     }
+}
+
+/// The smallest segment of a log, of `usual` size where there is room enough for all of them.
+fn smallest(usual: u32, room: Option<u64>, shards: u16) -> u32 {
+    let Some(room) = room else { return usual };
+    let part = room / (u64::from(shards) * SEGMENTS_IN_ROOM);
+    usual.min(u32::try_from(part).unwrap_or(u32::MAX).max(SMALL_SEGMENT_SIZE))
 }
 
 /// What one log holds.

@@ -223,6 +223,13 @@ impl DataDirectory {
         &self.path
     }
 
+    /// Bytes that there is room for, where the file system tells.
+    pub(crate) fn room(&self) -> Option<u64> {
+        let found = rustix::fs::statvfs(&self.path).ok()?;
+        // One that lives in memory without a bound says that it has nothing at all.
+        (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// The file that says what this is, if it is damaged.
     pub(crate) fn damaged_format(&self) -> Option<PathBuf> {
         self.format_damaged.then(|| self.path.join(FORMAT_FILE))

@@ -135,3 +135,20 @@ fn it_is_known_how_far_the_logs_are_read() {
         assert_eq!(progress.read_bytes(), before);
     }
 }
+
+#[test]
+fn many_logs_share_a_small_disk() {
+    const MIB: u64 = 1 << 20;
+    for (room, shards, expected) in [
+        (None, 8, 1 << 20),
+        (Some(1 << 40), 1024, 1 << 20),
+        (Some(24 * MIB), 1, 1 << 20),
+        (Some(24 * MIB), 2, 768 << 10),
+        (Some(16 * MIB), 8, 128 << 10),
+        (Some(8 * MIB), 64, SMALL_SEGMENT_SIZE),
+        (Some(0), 1, SMALL_SEGMENT_SIZE),
+    ] {
+        assert_eq!(smallest(1 << 20, room, shards), expected, "{room:?} {shards}");
+    }
+    assert_eq!(smallest(8 << 10, Some(0), 1), 8 << 10, "what was small stays so");
+}
