@@ -13,6 +13,7 @@ use crate::durable::Late;
 use crate::envelope::ShareMember;
 use crate::explain;
 use crate::ids::{ConnectionId, SessionId};
+use crate::own;
 use crate::receive::Handled;
 use crate::sessions::Away;
 use crate::shard::Shard;
@@ -189,8 +190,8 @@ impl Shard {
         if mutant!("will-twice") {
             entry.session.will = Some(will.clone());
         }
-        // The right may have been taken back since the will was accepted.
-        if !self.may_write(id, &will.topic) {
+        // The right may have been taken back since the will was accepted; a log of an earlier version may have one that nobody has.
+        if own::is_own(&will.topic) || !self.may_write(id, &will.topic) {
             return;
         }
         let author = self.author(id, will.retain);

@@ -9,10 +9,12 @@ use std::net::SocketAddr;
 use midge_auth::{Chain, Exchange, Grant, Link, Login, Next, Secret, Shown, Step, Verdict};
 use midge_codec::{Connect, Framed, ReasonCode, frame};
 use midge_session::{Refusal, Terms};
+use midge_topic::TopicName;
 
 use crate::action::Action;
 use crate::connection::State;
 use crate::ids::ConnectionId;
+use crate::own;
 use crate::shard::Shard;
 use crate::tally::set_state;
 
@@ -205,11 +207,18 @@ impl Shard {
             let refusal = refused("another user has a session with this client id");
             return self.refuse(id, connect, refusal);
         }
-        if let Some(will) = &connect.will
-            && !self.guards.may_write_at_login(grant, client_id, will.topic)
-        {
-            let refusal = refused("not allowed to publish the will");
-            return self.refuse(id, connect, refusal);
+        if let Some(will) = &connect.will {
+            if TopicName::parse(will.topic, &self.topic_limits(id)).is_err() {
+                let reason = "the will's topic has more levels than this broker allows";
+                let refusal = Refusal { reason_code: ReasonCode::TopicNameInvalid, reason };
+                return self.refuse(id, connect, refusal);
+            }
+            if own::is_own(will.topic)
+                || !self.guards.may_write_at_login(grant, client_id, will.topic)
+            {
+                let refusal = refused("not allowed to publish the will");
+                return self.refuse(id, connect, refusal);
+            }
         }
         self.open_session(id, connect, terms, client_id, assigned, grant);
     }

@@ -804,3 +804,36 @@ fn a_member_that_was_full_through_no_fault_of_its_own_is_asked_again() {
     assert_eq!(broker.shards[0].counters().messages_queued_now, 1, "the member has it");
     broker.shards[0].check_integrity();
 }
+
+/// A will was let below `$SYS` where publications were not: anybody could say what the broker says, and what is retained there
+/// is under no limit.
+#[test]
+fn a_will_is_not_the_brokers_own() {
+    let v5 = ProtocolVersion::V5;
+    let mut broker = Broker::new(1, Settings::default());
+    broker.connect(0, 1, &Connect::new(V311, "watcher"));
+    broker.receive(0, 1, &subscribe("$SYS/#", QoS::AtMostOnce));
+    broker.sent(0, 1);
+    for (id, version, topic, accepted) in [
+        (2, v5, "$SYS/broker/uptime", 1),
+        (3, V311, "$SYS", 1),
+        (4, v5, "$SYSTEM/uptime", 2),
+        (5, v5, "later", 3),
+    ] {
+        let name = format!("client-{id}");
+        let will = Some(Will { topic, payload: b"x", retain: true, ..Will::default() });
+        broker.connect(0, id, &Connect { will, ..Connect::new(version, &name) });
+        assert_eq!(broker.shards[0].counters().connects_accepted, accepted, "{topic}");
+        if id == 5 {
+            // As a log has it that was written before.
+            let session = broker.shards[0].sessions.find(&name).expect("it is there");
+            let entry = broker.shards[0].sessions.get_mut(session).expect("it is there");
+            entry.session.will.as_mut().expect("it has one").topic = "$SYS/later".into();
+        }
+        broker.shards[0].handle_lost(ConnectionId(id), broker.now);
+        broker.actions(0);
+    }
+    assert_eq!(broker.payloads(0, 1), [""; 0]);
+    assert_eq!(broker.shards[0].counters().wills_published, 1);
+    assert_eq!(broker.shards[0].own_retained.len(), 0);
+}
