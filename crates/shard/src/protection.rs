@@ -370,7 +370,7 @@ impl Shard {
                 true
             }
             Err(refusal) => {
-                self.counters.connections_refused[refusal as usize] += 1;
+                self.note_refused_connection(id, refusal);
                 self.close(id);
                 false
             }
@@ -613,36 +613,5 @@ impl Shard {
         self.counters.connections_refused[refusal as usize] += 1;
         self.note_by_listener(listener, Happening::Refused);
         self.actions.push_back(Action::Close(id));
-    }
-
-    /// Counts one that is in the table already, and must go.
-    pub(crate) fn note_refused_connection(&mut self, id: ConnectionId, refusal: ConnectionRefusal) {
-        self.counters.connections_refused[refusal as usize] += 1;
-        if let Some(connection) = self.connections.get(id.0) {
-            self.note_by_listener(connection.listener, Happening::Refused);
-        }
-    }
-
-    /// Counts a CONNECT that is refused.
-    pub(crate) fn note_refused_connect(&self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get(id.0) {
-            self.note_by_listener(connection.listener, Happening::ConnectRefused);
-        }
-    }
-
-    /// Counts a connection that was just accepted.
-    pub(crate) fn note_newcomer(&self, listener: ListenerId) {
-        self.note_by_listener(listener, Happening::Accepted);
-    }
-
-    /// Counts a connection that is in the table from now on.
-    pub(crate) fn note_arrived(&self, listener: ListenerId) {
-        self.note_by_listener(listener, Happening::Arrived);
-    }
-
-    fn note_by_listener(&self, listener: ListenerId, happening: Happening) {
-        if let Some(counts) = &self.settings.protection.listener_counts {
-            counts.note(listener, happening);
-        }
     }
 }

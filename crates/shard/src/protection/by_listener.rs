@@ -6,8 +6,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use midge_metrics::ConnectionRefusal;
+
 use super::LISTENERS_MAX;
-use crate::ids::ListenerId;
+use crate::ids::{ConnectionId, ListenerId};
+use crate::shard::Shard;
 
 /// Counts by listener. Those with numbers beyond [`LISTENERS_MAX`] are not counted.
 #[derive(Debug)]
@@ -86,5 +89,38 @@ impl ListenerCounts {
 impl Default for ListenerCounts {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl Shard {
+    /// Counts one that is in the table already, and must go.
+    pub(crate) fn note_refused_connection(&mut self, id: ConnectionId, refusal: ConnectionRefusal) {
+        self.counters.connections_refused[refusal as usize] += 1;
+        if let Some(connection) = self.connections.get(id.0) {
+            self.note_by_listener(connection.listener, Happening::Refused);
+        }
+    }
+
+    /// Counts a CONNECT that is refused.
+    pub(crate) fn note_refused_connect(&self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(id.0) {
+            self.note_by_listener(connection.listener, Happening::ConnectRefused);
+        }
+    }
+
+    /// Counts a connection that was just accepted.
+    pub(crate) fn note_newcomer(&self, listener: ListenerId) {
+        self.note_by_listener(listener, Happening::Accepted);
+    }
+
+    /// Counts a connection that is in the table from now on.
+    pub(crate) fn note_arrived(&self, listener: ListenerId) {
+        self.note_by_listener(listener, Happening::Arrived);
+    }
+
+    pub(super) fn note_by_listener(&self, listener: ListenerId, happening: Happening) {
+        if let Some(counts) = &self.settings.protection.listener_counts {
+            counts.note(listener, happening);
+        }
     }
 }

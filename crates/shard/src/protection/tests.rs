@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use midge_codec::{ConnAck, Framed, Packet, ProtocolVersion, QoS, decode, frame};
+use midge_codec::{ConnAck, Framed, Packet, ProtocolVersion, QoS, Will, decode, frame};
 use midge_session::QueueLimits;
 
 use super::*;
@@ -109,9 +109,11 @@ fn whoever_is_refused_counts_nowhere() {
 #[test]
 fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
     let own = ListenerProtection { is_behind_proxy: true, ..ListenerProtection::default() };
+    let counts = Arc::new(ListenerCounts::new());
     let mut broker = broker(Protection {
         connections_per_address_max: 1,
         listeners: vec![own],
+        listener_counts: Some(Arc::clone(&counts)),
         crowd: crowd(),
         ..Protection::default()
     });
@@ -126,6 +128,8 @@ fn behind_a_proxy_the_client_counts_and_not_the_proxy() {
     assert!(is_let_in(2, "192.0.2.2"));
     broker.hang_up(0);
     assert!(broker.accept(3, "10.0.0.1", 0));
+    assert_eq!(broker.refused(ConnectionRefusal::AddressLimit), 1);
+    assert_eq!(counts.of(ListenerId(0)).refused, 1);
 }
 
 #[test]
@@ -403,6 +407,18 @@ fn topics_are_as_deep_as_the_listener_lets_them() {
     connect(&mut broker, 2, 1);
     broker.receive(0, 2, b"\x30\x06\0\x03a/b\0");
     assert!(!broker.sent(0, 2).contains(&0xe0));
+    // A will is a publication, too.
+    for (id, listener, topic, expected) in
+        [(3, 1, "a/b/c", 0x90), (4, 1, "a/b", 0), (5, 0, "a/b/c", 0)]
+    {
+        assert!(broker.accept(id, "192.0.2.1", listener));
+        let name = format!("c{id}");
+        let will = Some(Will { topic, payload: b"x", ..Will::default() });
+        let mut bytes = Vec::new();
+        Connect { will, ..Connect::new(V5, &name) }.encode(&mut bytes);
+        broker.receive(0, id, &bytes);
+        assert_eq!(broker.sent(0, id)[3], expected, "{topic} by {listener}");
+    }
 }
 
 #[test]
