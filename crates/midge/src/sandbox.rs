@@ -87,6 +87,8 @@ impl Sandbox {
                 })?;
             }
         }
+        // Landlock does not hold a thread that is there already.
+        debug_assert!(fs::read_dir("/proc/self/task").is_ok_and(|threads| threads.count() == 1));
         let bounds = Bounds::of(settings.config(), config, settings.data_directory.as_deref());
         let files = midge_sandbox::restrict_files(&bounds.places());
         let calls = midge_sandbox::refuse_calls();
