@@ -210,7 +210,13 @@ class Security(unittest.TestCase):
     # ---- The same answers as mosquitto's -------------------------------------------------------------------
 
     def test_a_thousand_questions_get_mosquittos_answers(self):
-        seed = random.randrange(1 << 32)
+        # Rules that permit next to nothing happen, and say little: they are asked about all the same, and others too.
+        for _ in range(5):
+            if self.permitted_of_a_thousand(random.randrange(1 << 32)) > 50:
+                return
+        self.fail("most questions were answered by `no`, five times")
+
+    def permitted_of_a_thousand(self, seed):
         chance = random.Random(seed)
         topics = [f"{a}/{b}" for a in ("a", "b", "ann", "c1", "%c") for b in ("", "x", "ann", "c2", "x/y")]
         people = [("ann", "c1"), ("ann", "c2"), ("bob", "c1"), ("bob", "ann"), ("x y", "a/b"), (None, "c1")]
@@ -232,7 +238,7 @@ class Security(unittest.TestCase):
         theirs = self.answers(peer, people, topics)
         different = sorted(ours ^ theirs, key=str)
         self.assertEqual(different, [], f"seed {seed}, rules:\n{rules}")
-        self.assertGreater(len(ours), 50, "most questions would have been answered by `no`")
+        return len(ours)
 
     def mosquitto(self, directory, settings, passwords):
         """Starts Debian's broker on the same files; returns its address."""
