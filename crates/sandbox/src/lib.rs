@@ -12,13 +12,17 @@
 //! # Invariants
 //! - Landlock holds the calling thread and those that it starts from then on: call [`restrict_files`] before there are
 //!   others. The filter of calls holds all threads at once.
-//! - A refused call fails with an error that callers know anyway, as on a system that does not permit it; nothing is killed.
+//! - A refused call fails with an error that callers know anyway, as on a system that does not permit it. Only a call through
+//!   another interface than the machine's own, as of 32-bit programs, ends the process.
 //! - What is open stays open: sockets, logs and standard error are as good as before.
 //!
 //! # Limits
 //! - io_uring makes no system calls: what it does by itself (accept, connect, send, open) no filter of calls sees. Its opens
 //!   are checked by landlock, with the rights of whoever submits.
 //! - The filter is a list of what is refused. What it does not name is permitted.
+//! - A rule for files holds on to what lay there: a file, or a directory, that takes the other's place under its name is out of
+//!   reach, unless the directory around both was named.
+//! - Memory cannot be written and then run, but a file can be written and then mapped to be run.
 
 #![forbid(unsafe_code)]
 
