@@ -148,8 +148,15 @@ impl Shard {
             }
         }
         if !self.keep_subscription(session, subscribed.filter_id, options) {
-            // A session that outlives its connection must not lose a subscription that was granted.
-            self.unsubscribe(session, filter.as_str());
+            // What a session that outlives its connection was granted earlier stays as it was.
+            match subscribed.previous {
+                Some(earlier) => {
+                    self.table.subscribe(filter, SubscriberId(session.0), earlier);
+                }
+                None => {
+                    self.unsubscribe(session, filter.as_str());
+                }
+            }
             return Granted::Now(ReasonCode::QuotaExceeded);
         }
         // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
@@ -211,9 +218,15 @@ impl Shard {
             return Granted::Now(ReasonCode::QuotaExceeded);
         }
         let group = known.unwrap_or_else(|| asked.filter.into());
-        shares.groups.insert(Arc::clone(&group), options);
+        let earlier = shares.groups.insert(Arc::clone(&group), options);
         if !self.keep_share(session, &group, options) {
-            self.unsubscribe_shared(session, &group);
+            // A member that asked for something else stays the member that it was, and keeps what the group gave it.
+            match earlier {
+                Some(earlier) => self.set_share(session, group, earlier),
+                None => {
+                    self.unsubscribe_shared(session, &group);
+                }
+            }
             return Granted::Now(ReasonCode::QuotaExceeded);
         }
         let Some(entry) = self.sessions.get_mut(session) else {
@@ -225,6 +238,12 @@ impl Shard {
         let join = ShareJoin { member, options, persistent, token, connection: id };
         self.send(target, Envelope::ShareJoin(Box::new(join)));
         Granted::WhenJoined(granted(qos))
+    }
+
+    fn set_share(&mut self, session: SessionId, group: Arc<str>, options: SubscriptionOptions) {
+        if let Some(shares) = self.sessions.get_mut(session).and_then(|one| one.shares.as_mut()) {
+            shares.groups.insert(group, options);
+        }
     }
 
     /// A chooser has noted a member: its SUBACK leaves when all of its choosers have.
