@@ -149,15 +149,20 @@ impl Shard {
                 return Ok(Taken::Now);
             }
         }
-        self.check_receive_maximum(id, session, version)?;
+        // Whoever is closed for it sends it again, and it has not been received: its id stays free.
+        let exceeds = self.check_receive_maximum(id, session, version);
+        if exceeds.is_err() {
+            self.forget_refused(session, packet_id, publish.qos);
+            exceeds?;
+        }
         if let Err(reason_code) = self.check_content(id, session, topic, publish) {
+            self.forget_refused(session, packet_id, publish.qos);
             if !version.is_v5() && reason_code == ReasonCode::TopicNameInvalid {
                 return Err(Violation::TopicNameInvalid.into());
             }
             if self.security.deny_disconnects && reason_code == ReasonCode::NotAuthorized {
                 return Err(Violation::NotAuthorized.into());
             }
-            self.forget_refused(session, packet_id, publish.qos);
             // A 3.1 or 3.1.1 client can only be told "received" [MQTT-3.3.5-2 @3.1.1].
             let ack = PendingAck::at_once(packet_id, publish.qos, reason_code);
             self.acknowledge(id, ack, &[], None);
