@@ -17,7 +17,8 @@ impl Shard {
                 outbound.queued_bytes() <= settings.queue.bytes_max,
                 "a session's queue, bytes"
             );
-            let maximum = usize::from(settings.limits.in_flight_max);
+            let restored = self.durable.as_ref().map_or(0, |durable| durable.in_flight_restored);
+            let maximum = usize::from(settings.limits.in_flight_max).max(restored);
             assert!(outbound.in_flight_count() <= maximum, "messages in flight");
         }
         // What one packet may add before the bound is looked at: an answer, or the largest message there can be.

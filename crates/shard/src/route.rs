@@ -474,7 +474,7 @@ impl Shard {
             durable.opening.targets.clear();
             durable.opening.came_from = None;
             if number != 0 {
-                if number <= durable.marks[from.index()] {
+                if durable.known[from.index()].has(number) {
                     // What it became may not be committed yet.
                     let after = durable.said();
                     return Routed { wanted: true, kept: true, after, ..Routed::default() };
@@ -489,7 +489,8 @@ impl Shard {
             && !routed.busy
             && !routed.unkept
         {
-            durable.marks[from.index()] = number;
+            let mark = &mut durable.marks[from.index()];
+            *mark = number.max(*mark);
         }
         routed
     }

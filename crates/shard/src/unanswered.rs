@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use midge_codec::{PacketId, QoS};
+use midge_codec::{PacketId, QoS, ReasonCode};
 
 use crate::connection::{Answer, PendingAck};
 use crate::ids::{ConnectionId, SessionId, SessionRef};
@@ -26,6 +26,17 @@ pub(crate) struct Unanswered {
 
 /// All of a shard. Filled when a connection ends, emptied by the answers; bounded by what publishers may have unacknowledged.
 pub(crate) type AllUnanswered = BTreeMap<Key, Unanswered>;
+
+/// Puts one back that an earlier life of the process did not answer; returns who is to be told what it comes to.
+pub(crate) fn restore(all: &mut AllUnanswered, session: SessionRef, packet_id: PacketId) -> Waiter {
+    let ack = PendingAck::at_once(packet_id, QoS::ExactlyOnce, ReasonCode::Success);
+    let ack = PendingAck { waiting_for: 1, ..ack };
+    // No connection has this number.
+    let (connection, serial) = (ConnectionId(u32::MAX), 0);
+    let number = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    all.insert((connection, serial, number), Unanswered { session, ack, then: None });
+    Waiter::Ack { connection, serial, number }
+}
 
 impl Shard {
     /// A connection leaves its session: what other shards have not answered yet is kept for the next one.

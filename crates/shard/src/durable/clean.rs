@@ -256,19 +256,21 @@ impl Shard {
         left.groups.retain(|group| {
             groups.find_kept(group, message).is_some_and(|(_, keep)| stands_here(keep))
         });
-        left.origin = record.origin.filter(|(session, packet_id)| {
-            durable
-                .entry(sessions, *session)
-                .is_some_and(|entry| find_inbound(entry, *packet_id, position).is_some())
-        });
         left.hand_on = record.hand_on.filter(|hand_on| {
             let handing_on = durable.handing_on.get(&hand_on.number);
             handing_on.is_some_and(|handing_on| handing_on.place.position == position)
         });
+        let mut inbound_here = false;
+        left.origin = record.origin.filter(|(session, packet_id)| {
+            let Some(entry) = durable.entry(sessions, *session) else { return false };
+            inbound_here = find_inbound(entry, *packet_id, position).is_some();
+            // What is handed on says whose it is also when the packet id has a record of its own.
+            inbound_here || (left.hand_on.is_some() && has_inbound(entry, *packet_id))
+        });
         let owners = left.deliveries.len()
             + left.groups.len()
             + usize::from(left.retained)
-            + usize::from(left.origin.is_some())
+            + usize::from(inbound_here)
             + usize::from(left.hand_on.is_some());
         if owners == 0 {
             return Ok(());
@@ -489,8 +491,13 @@ impl Shard {
                     continue;
                 }
                 let (publication, targets) = (Arc::clone(&one.publication), one.targets.clone());
+                let origin = one.origin.filter(|(session, packet_id)| {
+                    let entry = durable.entry(sessions, *session);
+                    entry.is_some_and(|entry| has_inbound(entry, *packet_id))
+                });
                 let message = durable.next_message_id();
                 let record = MessageRecord {
+                    origin,
                     hand_on: Some(HandOn { number, targets }),
                     ..message_record(&publication, message, durable.wall)
                 };
@@ -592,4 +599,10 @@ fn find_inbound(
     let kept = entry.kept.as_deref_mut()?;
     let mut found = kept.inbound.iter_mut().filter(|one| one.0.get() == packet_id);
     found.find(|one| one.1.position == position).map(|one| &mut one.1)
+}
+
+/// Whether a packet id of a session is taken, wherever that stands.
+pub(super) fn has_inbound(entry: &SessionEntry, packet_id: u16) -> bool {
+    let kept = entry.kept.as_deref();
+    kept.is_some_and(|kept| kept.inbound.iter().any(|one| one.0.get() == packet_id))
 }

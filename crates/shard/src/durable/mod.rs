@@ -190,6 +190,31 @@ impl Opening {
     }
 }
 
+/// Numbers under which another shard had handed on, as the log says: all up to the first, and these.
+///
+/// It is not enough to know the highest: a power cut may take a record and leave one behind it that was written together with it,
+/// and then the other shard hands on again what the first one was. What it does not hand on again has been committed here.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    pub(crate) up_to: u64,
+    pub(crate) beyond: BTreeSet<u64>,
+}
+
+impl Known {
+    /// Whether it has come before. Numbers come in their order, so earlier ones are forgotten.
+    pub(crate) fn has(&mut self, number: u64) -> bool {
+        if self.beyond.first().is_some_and(|first| *first < number) {
+            self.beyond = self.beyond.split_off(&number);
+        }
+        number <= self.up_to || self.beyond.contains(&number)
+    }
+
+    /// The highest of them.
+    pub(crate) fn highest(&self) -> u64 {
+        self.beyond.last().map_or(self.up_to, |last| self.up_to.max(*last))
+    }
+}
+
 /// A publication that was handed on by another shard and waits for room, or comes behind one that does.
 #[derive(Debug)]
 struct HandedOn {
@@ -280,6 +305,8 @@ pub(crate) struct Durable {
     pub(crate) handing_on: HashMap<u64, HandingOn, RandomState>,
     /// The highest number that came from each shard.
     pub(crate) marks: Vec<u64>,
+    /// What had come from each before this life of the process.
+    pub(crate) known: Vec<Known>,
     /// Connections that are not read from until the log has room.
     pub(crate) parked: Vec<(ConnectionId, u32)>,
     /// What was refused last was not for want of a moment: the disk is full, or has failed.
@@ -289,6 +316,9 @@ pub(crate) struct Durable {
     starved_until: Option<Time>,
     /// Sessions whose messages wait until packet ids can be written down; looked at when there is room.
     pub(crate) unpumped: BTreeSet<SessionId>,
+    /// The most that one session had in flight when the log was read: where a power cut has torn the end of it, what had
+    /// left may be in flight again.
+    pub(crate) in_flight_restored: usize,
     /// Batches that could not be opened to their end, and where to go on. Bounded by what publishers may have unacknowledged.
     pub(crate) stalled: VecDeque<(ShardId, Box<Batch>, usize)>,
     /// QoS 2 publications from other shards for which the disk has no room, and those that come behind them. Bounded by what
@@ -353,6 +383,8 @@ impl Durable {
             forwards: VecDeque::new(),
             handing_on: HashMap::with_hasher(hasher.clone()),
             marks: vec![0; usize::from(shards)],
+            known: vec![Known::default(); usize::from(shards)],
+            in_flight_restored: 0,
             parked: Vec::new(),
             is_short: false,
             starved: Vec::new(),

@@ -27,18 +27,20 @@ use midge_session::{
 use midge_store::{Level, Log, Position, RECORD_HEADER_SIZE, Recovered, SegmentId, record_size};
 use midge_topic::{SharedFilter, SubscriberId, TopicFilter};
 
+use super::clean::has_inbound;
 use super::record::{
     AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, RecordError, SessionRecord,
     WillRecord,
 };
 use super::wait::HandingOn;
 use super::write::{keep, message_record, place_of, share_of};
-use super::{DamageCounts, Durable, Kept, Place, WallTime};
+use super::{DamageCounts, Durable, Kept, Known, Place, WallTime};
 use crate::envelope::{Envelope, ShareJoin, ShareMember, chooser};
 use crate::ids::{ConnectionId, home_shard, keeper_shard};
 use crate::sessions::{Away, Shares};
 use crate::shard::Shard;
 use crate::tally::{InLog, Load};
+use crate::unanswered;
 use crate::wheel::{Entry, Subject};
 
 /// What a log says.
@@ -48,8 +50,9 @@ pub struct Image {
     sessions: BTreeMap<u64, SessionImage>,
     retained: HashMap<Box<str>, Held>,
     backlogs: BTreeMap<Box<str>, BTreeMap<u64, Held>>,
-    handing_on: BTreeMap<u64, (Held, Vec<u16>)>,
-    marks: BTreeMap<u16, u64>,
+    handing_on: BTreeMap<u64, HeldForOthers>,
+    /// Numbers under which other shards had handed on.
+    pub(super) came: BTreeMap<u16, Known>,
     /// Who wrote what is retained.
     authors: HashSet<Arc<Author>>,
     next_session: u64,
@@ -126,6 +129,15 @@ struct Held {
     place: Place,
 }
 
+/// A message that this shard hands on.
+#[derive(Debug)]
+struct HeldForOthers {
+    held: Held,
+    targets: Vec<u16>,
+    /// The session that published it, and the packet id.
+    origin: Option<(u64, u16)>,
+}
+
 impl Image {
     /// Of an empty log. `wall` says how the process's clock and wall time relate.
     #[must_use]
@@ -136,7 +148,7 @@ impl Image {
             retained: HashMap::new(),
             backlogs: BTreeMap::new(),
             handing_on: BTreeMap::new(),
-            marks: BTreeMap::new(),
+            came: BTreeMap::new(),
             authors: HashSet::new(),
             next_session: 1,
             next_message: 1,
@@ -220,8 +232,9 @@ impl Image {
                 self.handing_on.remove(&number)?;
             }
             Record::Mark { shard, number } => {
-                let mark = self.marks.entry(shard).or_default();
-                *mark = number.max(*mark);
+                let known = self.came.entry(shard).or_default();
+                known.up_to = number.max(known.up_to);
+                known.beyond = known.beyond.split_off(&known.up_to);
             }
             Record::RetainedGone { topic } => {
                 self.retained.remove(topic)?;
@@ -328,11 +341,11 @@ impl Image {
         }
         if let Some(HandOn { number, targets }) = record.hand_on {
             self.next_number = self.next_number.max(number.saturating_add(1));
-            self.handing_on.insert(number, (held(), targets));
+            let origin = record.origin;
+            self.handing_on.insert(number, HeldForOthers { held: held(), targets, origin });
         }
         if let Some((shard, number)) = record.came_from {
-            let mark = self.marks.entry(shard).or_default();
-            *mark = number.max(*mark);
+            self.came.entry(shard).or_default().beyond.insert(number);
         }
         Some(())
     }
@@ -382,7 +395,7 @@ impl Image {
         }
         self.retained.values().for_each(|held| count(&held.place));
         self.backlogs.values().flat_map(BTreeMap::values).for_each(|held| count(&held.place));
-        self.handing_on.values().for_each(|(held, _)| count(&held.place));
+        self.handing_on.values().for_each(|one| count(&one.held.place));
         live
     }
 
@@ -489,15 +502,15 @@ impl Image {
                 emit(&Record::Message(record))?;
             }
         }
-        for (number, (held, targets)) in &self.handing_on {
+        for (number, HeldForOthers { held, targets, .. }) in &self.handing_on {
             let record = MessageRecord {
                 hand_on: Some(HandOn { number: *number, targets: targets.clone() }),
                 ..message_record(&held.publication, held.message, self.wall)
             };
             emit(&Record::Message(record))?;
         }
-        for (shard, number) in &self.marks {
-            emit(&Record::Mark { shard: *shard, number: *number })?;
+        for (shard, known) in &self.came {
+            emit(&Record::Mark { shard: *shard, number: known.highest() })?;
         }
         Ok(lost)
     }
@@ -558,12 +571,13 @@ pub fn split(images: Vec<Image>, shards: u16, wall: WallTime) -> Vec<Image> {
                 backlog.insert(message.get(), Held { message, ..held });
             }
         }
-        for (_, (held, _)) in std::mem::take(&mut image.handing_on) {
+        for (_, HeldForOthers { held, .. }) in std::mem::take(&mut image.handing_on) {
             let number = new[0].next_number;
             new[0].next_number += 1;
             let message = new[0].new_message();
             let held = Held { message, ..held };
-            new[0].handing_on.insert(number, (held, (0..shards).collect()));
+            let one = HeldForOthers { held, targets: (0..shards).collect(), origin: None };
+            new[0].handing_on.insert(number, one);
         }
     }
     new
@@ -645,19 +659,22 @@ impl Shard {
         durable.next_session = image.next_session;
         durable.next_message = image.next_message;
         durable.next_number = image.next_number;
-        if let Some(handed_on) = image.marks.get(&self.id.get()) {
-            durable.next_number = durable.next_number.max(handed_on.saturating_add(1));
+        if let Some(handed_on) = image.came.get(&self.id.get()) {
+            durable.next_number = durable.next_number.max(handed_on.highest().saturating_add(1));
         }
-        for (shard, number) in &image.marks {
-            if let Some(mark) = durable.marks.get_mut(usize::from(*shard)) {
-                *mark = *number;
+        for (shard, known) in image.came {
+            if let Some(mark) = durable.marks.get_mut(usize::from(shard)) {
+                *mark = known.highest();
+                durable.known[usize::from(shard)] = known;
             }
         }
-        for (number, (held, targets)) in image.handing_on {
+        let mut origins = Vec::new();
+        for (number, HeldForOthers { held, targets, origin }) in image.handing_on {
+            origins.extend(origin.map(|origin| (number, origin)));
             let shards = self.shards;
             let known: Vec<u16> = targets.into_iter().filter(|target| *target < shards).collect();
             let publication = Arc::clone(&held.publication);
-            let handing_on = HandingOn::new(held.place, publication, known.clone());
+            let handing_on = HandingOn::new(held.place, publication, known.clone(), origin);
             durable.handing_on.insert(number, handing_on);
             durable.forward(midge_store::Sequence(0), number, &held.publication, known);
         }
@@ -675,7 +692,27 @@ impl Shard {
         for (key, session) in image.sessions {
             self.restore_session(key, session);
         }
+        for (number, (key, packet_id)) in origins {
+            self.restore_unanswered(number, key, packet_id);
+        }
         self.settle();
+    }
+
+    /// A publication that is handed on has not been acknowledged: its publisher, who sends it again, hears what became of it once
+    /// all shards have it, and not before.
+    fn restore_unanswered(&mut self, number: u64, key: u64, packet_id: u16) {
+        let Some(durable) = &mut self.durable else { return };
+        let session = durable.sessions.get(&key).and_then(|id| self.sessions.reference(*id));
+        let Some(session) = session else { return };
+        let entry = self.sessions.get(session.id);
+        let Some(packet_id) = PacketId::new(packet_id)
+            .filter(|_| entry.is_some_and(|entry| has_inbound(entry, packet_id)))
+        else {
+            return;
+        };
+        if let Some(handing_on) = durable.handing_on.get_mut(&number) {
+            handing_on.waiter = Some(unanswered::restore(&mut self.unanswered, session, packet_id));
+        }
     }
 
     fn restore_session(&mut self, key: u64, image: SessionImage) {
@@ -724,6 +761,8 @@ impl Shard {
             }
             restore_line(&mut entry.session, image.line, image.queued);
             if let Some(outbound) = &entry.session.outbound {
+                let in_flight = outbound.in_flight_count();
+                durable.in_flight_restored = durable.in_flight_restored.max(in_flight);
                 Load::NOTHING.has_become(Load::of(outbound), &mut self.counters);
                 InLog::NOTHING.has_become(InLog::of(outbound), &mut self.counters);
             }

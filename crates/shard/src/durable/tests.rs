@@ -16,6 +16,7 @@ use super::WallTime;
 use super::restore::Image;
 use crate::{ConnectionId, ListenerId, RetainedCounts, Settings, Shard, Shared, home_shard};
 
+mod again;
 mod authors;
 mod backlog;
 mod damage;

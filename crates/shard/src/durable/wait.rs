@@ -199,14 +199,29 @@ pub(crate) struct HandingOn {
     waiting_for: usize,
     refused: usize,
     unkept: bool,
+    /// The key of the session that published it, and the packet id.
+    pub(crate) origin: Option<(u64, u16)>,
     /// The acknowledgement that waits for it.
     pub(crate) waiter: Option<Waiter>,
 }
 
 impl HandingOn {
-    pub(crate) fn new(place: Place, publication: Arc<Publication>, targets: Vec<u16>) -> Self {
-        let waiting_for = targets.len();
-        Self { place, publication, targets, waiting_for, refused: 0, unkept: false, waiter: None }
+    pub(crate) fn new(
+        place: Place,
+        publication: Arc<Publication>,
+        targets: Vec<u16>,
+        origin: Option<(u64, u16)>,
+    ) -> Self {
+        Self {
+            place,
+            publication,
+            waiting_for: targets.len(),
+            targets,
+            refused: 0,
+            unkept: false,
+            origin,
+            waiter: None,
+        }
     }
 }
 
@@ -216,9 +231,10 @@ impl Durable {
         hand_on: &HandOn,
         publication: &Arc<Publication>,
         place: Place,
+        origin: Option<(u64, u16)>,
     ) {
         let publication = Arc::clone(publication);
-        let handing_on = HandingOn::new(place, publication, hand_on.targets.clone());
+        let handing_on = HandingOn::new(place, publication, hand_on.targets.clone(), origin);
         self.handing_on.insert(hand_on.number, handing_on);
     }
 
@@ -290,6 +306,14 @@ impl Shard {
     #[must_use]
     pub fn is_log_ready(&self) -> bool {
         self.durable.as_ref().is_none_or(|durable| durable.log.is_ready())
+    }
+
+    /// Whether what a failed disk has taken is not written again yet.
+    #[must_use]
+    pub fn is_rewriting(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| {
+            durable.lost.is_some() || durable.log.condition() == Condition::Failed
+        })
     }
 
     /// The broker shuts down, last step: everything is written, and the log ends in good order.

@@ -491,7 +491,7 @@ impl Shard {
                 self.groups.keep_last(group, keep);
             }
             if let Some(hand_on) = &record.hand_on {
-                durable.start_handing_on(hand_on, publication, place);
+                durable.start_handing_on(hand_on, publication, place, record.origin);
             }
             if unawaited { Sequence(0) } else { sequence }
         };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ids::keeper_shard;
 
-fn retained<'a>(topic: &'a str, payload: &'a str, qos: QoS, number: u16) -> Publish<'a> {
+pub(super) fn retained<'a>(topic: &'a str, payload: &'a str, qos: QoS, number: u16) -> Publish<'a> {
     Publish { retain: true, ..message(topic, payload, qos, number) }
 }
 
@@ -159,7 +159,7 @@ fn a_queued_qos_0_message_comes_once() {
     assert_eq!(broker.connected(&reader), ["connack 1"]);
 }
 
-fn fail_syncs(broker: &mut Broker, shard: usize) {
+pub(super) fn fail_syncs(broker: &mut Broker, shard: usize) {
     let faults = midge_store::memory::Faults { sync_per_million: 1_000_000, ..Default::default() };
     broker.disks[shard].set_faults(faults);
     // Whoever waits for the first failure is closed.
@@ -169,12 +169,12 @@ fn fail_syncs(broker: &mut Broker, shard: usize) {
     broker.later(1);
 }
 
-fn heal(broker: &mut Broker, shard: usize) {
+pub(super) fn heal(broker: &mut Broker, shard: usize) {
     broker.disks[shard].set_faults(midge_store::memory::Faults::default());
     broker.later(2);
 }
 
-fn pubrel(number: u16) -> impl Fn(&mut Vec<u8>) {
+pub(super) fn pubrel(number: u16) -> impl Fn(&mut Vec<u8>) {
     move |out| PubRel::new(id(number), ReasonCode::Success).encode(V5, out)
 }
 
@@ -251,12 +251,12 @@ fn drop_connection(broker: &mut Broker, client: &Client) {
 }
 
 /// A shared filter whose chooser is a shard, and its topic.
-fn group_of(shard: usize) -> (String, String) {
+pub(super) fn group_of(shard: usize) -> (String, String) {
     let mut texts = (0..).map(|n| (format!("$share/g/{n}"), n.to_string()));
     texts.find(|(text, _)| crate::envelope::chooser(text, 2).index() == shard).unwrap()
 }
 
-fn join(broker: &mut Broker, client: &Client, group: &str) {
+pub(super) fn join(broker: &mut Broker, client: &Client, group: &str) {
     broker.connected(client);
     broker.send(client, |out| {
         let qos = QoS::ExactlyOnce;

@@ -1,0 +1,126 @@
+//! Bugs that the simulator found in what clients do again: subscribe, publish, after a refusal or a crash.
+
+use super::regression::{fail_syncs, group_of, heal, join, pubrel, retained};
+use super::*;
+use crate::durable::record::{MessageRecord, Record};
+use crate::ids::keeper_shard;
+
+/// A member of a group, and a subscriber, ask for something else while the disk takes nothing: they are refused, and what they
+/// were granted before stays.
+#[test]
+fn a_refused_subscription_leaves_the_earlier_one() {
+    let mut broker = Broker::new(2);
+    let (group, topic) = group_of(0);
+    let member = Client::new(&broker, 0, "member", 1);
+    join(&mut broker, &member, &group);
+    broker.send(&member, subscribe("a", QoS::AtLeastOnce, 2));
+    broker.settle();
+    assert_eq!(broker.heard(&member), ["suback 2"]);
+    fail_syncs(&mut broker, 0);
+    for (number, filter) in [(3, &*group), (4, "a")] {
+        broker.send(&member, |out| {
+            let filters = [SubscribeFilter { filter, ..SubscribeFilter::default() }];
+            Subscribe::new(id(number), &filters).encode(V5, out);
+        });
+    }
+    broker.later(1);
+    heal(&mut broker, 0);
+    assert_eq!(broker.heard(&member), ["suback 3", "suback 4"]);
+    broker.power_cut(1);
+    broker.connected(&member);
+    let publisher = Client::new(&broker, 1, "publisher", 2);
+    broker.connected(&publisher);
+    broker.send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, 1).encode(V5, out));
+    broker.send(&publisher, publish("a", "y", QoS::AtLeastOnce, 2));
+    broker.settle();
+    let mut heard = broker.heard(&member);
+    heard.sort();
+    assert_eq!(heard, [format!("publish 1 {topic}=x"), "publish 1 a=y".to_owned()]);
+}
+
+/// A retained QoS 2 message is handed on, and the process ends before its keeper could take it: when it is published again its
+/// PUBREC still waits for the keeper, so that whoever subscribes after it gets it [MQTT-3.3.1-5].
+#[test]
+fn what_is_published_again_after_a_crash_waits_for_other_shards() {
+    let mut broker = Broker::new(2);
+    let topic = (0..).map(|n| format!("r/{n}")).find(|t| keeper_shard(t, 2).index() == 1).unwrap();
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    broker.connected(&publisher);
+    let say = |out: &mut Vec<u8>| retained(&topic, "x", QoS::ExactlyOnce, 1).encode(V5, out);
+    fail_syncs(&mut broker, 1);
+    broker.send(&publisher, say);
+    broker.later(1);
+    broker.power_cut(1);
+    assert_eq!(broker.connected(&publisher), ["connack 1"]);
+    broker.send(&publisher, say);
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), Vec::<String>::new());
+    heal(&mut broker, 1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+    assert_eq!(broker.shards[1].counters().retained_now, 1);
+    broker.send(&publisher, pubrel(1));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubcomp 1"]);
+}
+
+/// A power cut takes a record and leaves one behind it that was written together with it: of what another shard had handed on,
+/// the earlier one has not come.
+#[test]
+fn a_torn_record_is_not_taken_for_known() {
+    let mut image = Image::new(WallTime::new(WALL_MS, Time::ZERO));
+    let mut payload = Vec::new();
+    let position = midge_store::Position { segment: midge_store::SegmentId(1), offset: 0 };
+    let mark = Record::Mark { shard: 1, number: 5 };
+    let message = Record::Message(MessageRecord {
+        message: 1,
+        topic: "a",
+        properties: b"",
+        payload: b"x",
+        qos: QoS::ExactlyOnce,
+        retain: false,
+        expires_at_ms: None,
+        retained: false,
+        origin: None,
+        hand_on: None,
+        came_from: Some((1, 8)),
+        author: None,
+        deliveries: Vec::new(),
+        groups: Vec::new(),
+    });
+    for record in [mark, message] {
+        payload.clear();
+        let kind = record.encode(&mut payload);
+        image.apply(position, kind, &payload).unwrap();
+    }
+    let known = image.came.get_mut(&1).unwrap();
+    assert_eq!(known.highest(), 8);
+    assert!(known.has(5));
+    assert!(!known.has(7));
+    assert!(known.has(8));
+    assert!(!known.has(9));
+}
+
+/// Whoever is closed because it sent more than the Receive Maximum allows sends that again: it has not been received
+/// [MQTT-4.3.3-10].
+#[test]
+fn what_exceeded_the_receive_maximum_is_new_when_it_comes_again() {
+    let limits = midge_session::Limits { receive_maximum: 1, ..Default::default() };
+    let mut broker = Broker::with(1, Settings { limits, ..Settings::default() });
+    let reader = Client::new(&broker, 0, "reader", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
+    broker.connected(&publisher);
+    broker.send(&publisher, publish("a", "first", QoS::ExactlyOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
+    broker.send(&publisher, publish("a", "second", QoS::ExactlyOnce, 2));
+    broker.lose(&publisher);
+    broker.heard(&publisher);
+    assert_eq!(broker.connected(&publisher), ["connack 1"]);
+    broker.send(&publisher, pubrel(1));
+    broker.send(&publisher, publish("a", "second", QoS::ExactlyOnce, 2));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubcomp 1", "pubrec 2"]);
+    assert_eq!(broker.heard(&reader), ["suback 1", "publish 0 a=first", "publish 0 a=second"]);
+}
