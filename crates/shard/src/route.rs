@@ -474,7 +474,7 @@ impl Shard {
             durable.opening.targets.clear();
             durable.opening.came_from = None;
             if number != 0 {
-                if durable.known[from.index()].has(number) {
+                if durable.known[from.index()].has(number) && !mutant!("handed-on-again") {
                     // What it became may not be committed yet.
                     let after = durable.said();
                     return Routed { wanted: true, kept: true, after, ..Routed::default() };

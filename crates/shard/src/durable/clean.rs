@@ -169,6 +169,9 @@ impl Shard {
     /// Appends again what still counts of one record.
     fn copy_record(&mut self, position: Position, kind: u8, payload: &[u8]) -> Result<(), Refused> {
         let Ok(record) = Record::decode(kind, payload) else { return Ok(()) };
+        if mutant!("cleaning-copies-nothing") {
+            return Ok(());
+        }
         match record {
             Record::Session(record) => self.copy_session(position, record.session),
             Record::Subscribe { session, filter, .. } => {
@@ -397,6 +400,9 @@ impl Shard {
         else {
             return true;
         };
+        if mutant!("failure-not-rewritten") {
+            return true;
+        }
         let lost = |position: Position| (first..=last).contains(&position.segment);
         let mut spend = || {
             *budget = budget.saturating_sub(1);

@@ -181,6 +181,7 @@ impl Image {
     fn take(&mut self, record: Record<'_>, place: Place) -> Option<()> {
         match record {
             Record::Session(record) => self.take_session(&record, place),
+            Record::SessionEnd { .. } if mutant!("session-end-not-read") => {}
             Record::SessionEnd { session } => {
                 self.sessions.remove(&session)?;
             }
@@ -224,6 +225,7 @@ impl Image {
             Record::Inbound { session, packet_id } => {
                 self.sessions.entry(session).or_default().inbound.insert(packet_id, place);
             }
+            Record::InboundReleased { .. } if mutant!("release-not-read") => {}
             Record::InboundReleased { session, packet_id } => {
                 self.sessions.get_mut(&session)?.inbound.remove(&packet_id)?;
             }
@@ -236,6 +238,7 @@ impl Image {
                 known.up_to = number.max(known.up_to);
                 known.beyond = known.beyond.split_off(&known.up_to);
             }
+            Record::RetainedGone { .. } if mutant!("retained-gone-not-read") => {}
             Record::RetainedGone { topic } => {
                 self.retained.remove(topic)?;
             }

@@ -579,6 +579,9 @@ impl Durable {
         connection: &mut Connection,
     ) {
         let Some(keep) = outbound.keep_of(packet_id) else { return };
+        if mutant!("packet-id-not-written") {
+            return;
+        }
         let message = keep.message.get();
         let record = Record::Assigned { session, message, packet_id: packet_id.get() };
         if qos == QoS::ExactlyOnce {

@@ -72,6 +72,14 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("too-large-sent", "the Maximum Packet Size is ignored"),
     ("no-doorbell", "a shard that sleeps is not woken"),
     ("no-room-notice", "a shard that waits for room in a ring is not told"),
+    ("commit-not-awaited", "answers leave before the log has what they say"),
+    ("packet-id-not-written", "the packet id of a message that waited is not written"),
+    ("handed-on-again", "what another shard hands on again after a crash is taken again"),
+    ("release-not-read", "a restart forgets that QoS 2 packet ids were released"),
+    ("session-end-not-read", "a restart forgets that sessions have ended"),
+    ("retained-gone-not-read", "a restart forgets that retained messages were removed"),
+    ("cleaning-copies-nothing", "cleaning does not copy what counts"),
+    ("failure-not-rewritten", "what a failed disk took is not written again"),
     ("prefix-not-asked", "the interest map is not asked for the filters `#` and `+/…`"),
 ];
 
