@@ -257,7 +257,30 @@ impl Client {
         self.persistent = false;
     }
 
+    /// Its session outlives its connections.
+    pub fn last(&mut self) {
+        self.persistent = true;
+    }
+
     // What the oracle asks.
+
+    /// Whether its session outlives its connections.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        self.persistent
+    }
+
+    /// Whether this is the group that it joins and leaves.
+    #[must_use]
+    pub fn shares(&self, group: &str) -> bool {
+        self.kind == Kind::Sharer && self.share == group
+    }
+
+    /// Whether the broker may have a subscription of its session.
+    #[must_use]
+    pub fn is_subscribed(&self) -> bool {
+        !self.subscriptions.is_empty()
+    }
 
     /// Copies of a publication that this session received.
     #[must_use]

@@ -139,6 +139,8 @@ impl Disk {
     /// When there is something in it that was never written.
     pub fn open(&mut self, shard: &mut Shard, now: Time) -> Result<(), String> {
         let (image, recovered) = self.recover(now)?;
+        // As the real hands do: what was read is on the disk from now on, or the next power cut could take what the shard builds on.
+        self.memory.settle();
         let log = Log::resume(self.settings(), &recovered);
         shard.keep_in(log, self.knobs.level, wall(now));
         shard.restore(image, &recovered);

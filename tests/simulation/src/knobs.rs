@@ -35,6 +35,8 @@ pub struct DiskKnobs {
     pub crashes: u64,
     /// Bytes of queued messages in memory, beyond which they are in the log alone.
     pub queued_memory_max: usize,
+    /// The sessions of all members of shared subscriptions outlive their connections.
+    pub lasting_members: bool,
 }
 
 /// One run's settings. Chances are per mille.
@@ -152,6 +154,7 @@ impl Knobs {
                     segment_size_max: prng.pick(&[64 << 10, 1 << 20]),
                     crashes: prng.between(0, 3),
                     queued_memory_max: prng.pick(&[0, 0, 2_000, 20_000, 64 << 20]),
+                    lasting_members: prng.permille(600),
                 });
             }
             "shutdown" => {

@@ -179,6 +179,8 @@ pub struct Net {
     pub listening: bool,
     /// When the broker stopped at once, each time.
     pub crashes: Vec<u64>,
+    /// Those of them in which the power went.
+    pub power_cuts: Vec<u64>,
 }
 
 /// Where the clock starts: not at zero, where subtractions hide their mistakes.
@@ -203,6 +205,7 @@ impl Net {
             settling: false,
             listening: true,
             crashes: Vec::new(),
+            power_cuts: Vec::new(),
             knobs,
         }
     }

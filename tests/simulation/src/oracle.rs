@@ -104,6 +104,8 @@ pub struct GroupLog {
     pub tally: BTreeMap<PubId, u32>,
     /// When it was last without a certain member.
     pub empty_until: u64,
+    /// When a crash last took a member whose session is not kept.
+    pub lost_member: u64,
 }
 
 impl GroupLog {
@@ -157,7 +159,8 @@ impl Oracle {
     }
 
     /// The broker stops at once: what it had not been asked to keep may be gone, what nobody has acknowledged may come back.
-    pub fn crash(&mut self, net: &Net, watcher: &Client) {
+    pub fn crash(&mut self, net: &Net, clients: &[Client]) {
+        let watcher = &clients[0];
         for will in &mut self.wills {
             let ended = net.pipes[will.pipe].server_end;
             // That a connection has ended is written within a tenth of a second; on a disk that takes nothing, not before it does.
@@ -167,8 +170,15 @@ impl Oracle {
                 will.verdict = Verdict::May;
             }
         }
-        for group in self.groups.values_mut() {
+        for (filter, group) in &mut self.groups {
             group.departures.push((None, net.now));
+            // What is given to a session that is not kept goes with it, or was just on its way back (`docs/durability.md`).
+            let left = group.departures_after(net, net.now.saturating_sub(SLACK)) > 1;
+            let fleeting = clients.iter().filter(|client| !client.is_lasting());
+            let mut members = fleeting.filter(|client| client.shares(filter));
+            if members.any(|client| left || client.is_subscribed()) {
+                group.lost_member = net.now;
+            }
         }
     }
 
@@ -390,6 +400,7 @@ impl Oracle {
                     && (publication.qos == QoS::AtLeastOnce
                         || (publication.qos == QoS::ExactlyOnce && departures == 0))
                     && group.empty_until < publication.first_sent
+                    && group.lost_member < publication.first_sent
                     && group.members.values().any(|since| *since < publication.first_sent);
                 if certain && count == 0 {
                     missing += 1;

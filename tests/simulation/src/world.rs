@@ -173,6 +173,9 @@ impl World {
             };
             let mut client = Client::new(seed, index, kind, knobs.act_us);
             client.left = plan.without.contains(&index);
+            if kind == Kind::Sharer && knobs.disk.is_some_and(|disk| disk.lasting_members) {
+                client.last();
+            }
             clients.push(client);
         }
         let first_bad = clients.len();
@@ -239,6 +242,12 @@ impl World {
     /// Everything stops at once, and begins again from the disks.
     fn crash(&mut self) {
         let Some(knobs) = self.net.knobs.disk else { return };
+        if knobs.level == Level::Written && self.hosts.iter().any(|host| host.shard.is_rewriting())
+        {
+            // A kill that follows on a failed sync before all is written again takes what it had taken (`docs/durability.md`).
+            let again = self.net.now + 20 * MS;
+            return self.net.at(again, Event::Crash);
+        }
         let power = knobs.level == Level::Fsync && self.net.prng.permille(500);
         let crash = if power { Crash::PowerCut } else { Crash::Kill };
         self.net.hit(if power { Situation::PowerCut } else { Situation::Killed });
@@ -247,8 +256,11 @@ impl World {
         (self.past.connections_now, self.past.sessions_now) = (0, 0);
         (self.past.subscriptions_now, self.past.retained_now) = (0, 0);
         self.past.retained_bytes_now = 0;
-        self.oracle.crash(&self.net, &self.clients[0]);
+        self.oracle.crash(&self.net, &self.clients);
         self.net.crash();
+        if power {
+            self.net.power_cuts.push(self.net.now);
+        }
         for client in &mut self.clients {
             client.lose_broker(&mut self.net, &mut self.oracle);
         }
@@ -604,7 +616,10 @@ impl World {
         let watcher = &self.clients[0];
         let crashes = self.net.crashes.len() as u32;
         let refused = self.net.knobs.tight;
-        let lost = counters.dropped_output_full + counters.dropped_queue_full > 0;
+        // A will has no publisher to be told that a disk does not take it.
+        let lost =
+            counters.dropped_output_full + counters.dropped_queue_full + counters.dropped_log_full
+                > 0;
         let checked =
             self.oracle.check_wills(|id| watcher.received_count(id), lost || refused, crashes);
         if let Err(broken) = checked {
