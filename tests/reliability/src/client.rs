@@ -238,6 +238,19 @@ impl Client {
         }
     }
 
+    /// The next packet if it has come already: does not wait.
+    pub fn poll(&mut self) -> Option<Incoming> {
+        self.stream.set_nonblocking(true).expect("always possible");
+        match self.stream.read(&mut self.chunk) {
+            Ok(0) => return self.take().or(Some(Incoming::End)),
+            Ok(count) => self.received.extend_from_slice(&self.chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => return self.take().or(Some(Incoming::End)),
+        }
+        self.stream.set_nonblocking(false).expect("always possible");
+        self.take()
+    }
+
     /// A whole packet out of what was received already.
     pub fn take(&mut self) -> Option<Incoming> {
         match frame(&self.received[self.start..], PACKET_SIZE_MAX) {
