@@ -180,7 +180,8 @@ impl Client {
                 }
                 Ok(count) => self.received.extend(&buffer[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Came::End,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(error) => panic!("reading: {error}"),
             }
         }
