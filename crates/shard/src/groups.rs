@@ -112,6 +112,11 @@ impl Groups {
         self.slab.get(*self.by_text.get(text)?).map(Group::outline)
     }
 
+    /// Bytes of the group's `$share/NAME/FILTER`.
+    pub(crate) fn text_size(&self, group: GroupIndex) -> usize {
+        self.slab.get(group.0).map_or(0, |group| group.text.len())
+    }
+
     /// Notes where the message that a group's backlog took last stands in the log.
     pub(crate) fn keep_last(&mut self, text: &str, keep: Keep) {
         if let Some((_, group)) = self.find(text)

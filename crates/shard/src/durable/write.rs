@@ -23,8 +23,11 @@ use crate::own;
 use crate::sessions::SessionEntry;
 use crate::shard::Shard;
 
-/// What one more recipient may add to a record, beside its Subscription Identifiers.
+/// What one more recipient may add to a record, beside its Subscription Identifiers and the name of its group.
 const RECIPIENT_SIZE_MAX: usize = 24;
+
+/// What a Subscription Identifier may add, or the size of a name.
+const NUMBER_SIZE_MAX: usize = 5;
 
 /// What a record of a publication may take beside the publication and its recipients.
 const MESSAGE_SIZE_MAX: usize = 128;
@@ -337,7 +340,9 @@ impl Shard {
         matched: &[(SubscriberId, SubscriptionOptions)],
         patient: bool,
     ) -> Opened {
-        let Self { durable: Some(durable), sessions, .. } = self else { return Opened::Yes };
+        let Self { durable: Some(durable), sessions, groups, .. } = self else {
+            return Opened::Yes;
+        };
         let opening = &mut durable.opening;
         opening.ready = false;
         let topic = publication.topic();
@@ -359,9 +364,15 @@ impl Shard {
         if !wanted {
             return Opened::Yes;
         }
+        // A record that does not fit after all would be one that is acknowledged and not kept.
+        let shares = matched
+            .iter()
+            .filter_map(|(subscriber, _)| Some(groups.text_size(groups::group_of(*subscriber)?)));
         let size = publication.memory_size()
+            + publication.author().map_or(0, |author| author.memory_size())
             + MESSAGE_SIZE_MAX
-            + matched.len() * RECIPIENT_SIZE_MAX
+            + matched.len() * (RECIPIENT_SIZE_MAX + NUMBER_SIZE_MAX)
+            + shares.sum::<usize>()
             + opening.targets.len() * 3;
         let room = durable.check_room(size);
         durable.opening.ready = room.is_ok();
@@ -393,8 +404,12 @@ impl Shard {
         if sessions.get(id).is_none_or(|entry| entry.kept.is_none()) {
             return true;
         }
-        let size =
-            publication.memory_size() + MESSAGE_SIZE_MAX + RECIPIENT_SIZE_MAX + share_size + 64;
+        let size = publication.memory_size()
+            + publication.author().map_or(0, |author| author.memory_size())
+            + MESSAGE_SIZE_MAX
+            + RECIPIENT_SIZE_MAX
+            + share_size
+            + 64;
         let room = durable.check_room(size);
         durable.opening.ready = room.is_ok();
         room != Err(Refused::Busy) || publication.qos() == QoS::AtMostOnce

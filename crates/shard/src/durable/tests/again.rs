@@ -100,6 +100,35 @@ fn a_torn_record_is_not_taken_for_known() {
     assert!(!known.has(9));
 }
 
+/// The name of a group is part of the record of what its member gets: room is asked for it too, and whoever publishes when there
+/// is none waits.
+#[test]
+fn there_is_room_for_the_name_of_a_group() {
+    const COUNT: u16 = 20;
+    let log = midge_store::Settings { gather_size_max: 128 << 10, ..store_settings() };
+    let mut broker = Broker::with_log(1, log);
+    let member = Client::new(&broker, 0, "member", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    join(&mut broker, &member, &format!("$share/{}/t", "n".repeat(20_000)));
+    broker.connected(&publisher);
+    for number in 1..=COUNT {
+        broker.send(&publisher, publish("t", "x", QoS::AtLeastOnce, number));
+    }
+    broker.settle();
+    let mut acknowledged = broker.heard(&publisher).len();
+    for _ in 0..COUNT {
+        broker.later(1);
+        acknowledged += broker.heard(&publisher).len();
+    }
+    assert_eq!(acknowledged, usize::from(COUNT));
+    broker.power_cut(1);
+    let mut words = broker.connected(&member);
+    broker.settle();
+    words.extend(broker.heard(&member));
+    let got = words.iter().filter(|word| word.starts_with("publish")).count();
+    assert_eq!(got, usize::from(COUNT), "{words:?}");
+}
+
 /// Whoever is closed because it sent more than the Receive Maximum allows sends that again: it has not been received
 /// [MQTT-4.3.3-10].
 #[test]
