@@ -3,7 +3,7 @@
 /// Patterns of names; none: all names.
 ///
 /// In a pattern `*` stands for any characters, `?` for one, `%u` for the client's user name (which must be there then), and
-/// everything else for itself.
+/// everything else for itself. Where a user name of thousands of characters meets an identifier as long, it is not let in.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamePatterns(Box<[Box<str>]>);
 
@@ -21,38 +21,90 @@ impl NamePatterns {
     }
 }
 
+/// The most steps that a pattern with the client's own user name in it may take on the client's own identifier: both are
+/// the client's choice, up to 65,535 bytes each, and the shard waits meanwhile. Longer ones are not let in.
+const STEPS_OF_USER_MAX: usize = 1 << 20;
+
 fn matches(pattern: &str, name: &str, user: Option<&str>) -> bool {
     if !pattern.contains("%u") {
-        return glob(pattern, name);
+        return glob(Signs::new(pattern, ""), name);
     }
-    // A user name is taken literally, whatever it is made of; one `%u` and what stands beside it is all there is to try.
     let Some(user) = user.filter(|user| !user.is_empty()) else { return false };
-    let (before, behind) = pattern.split_once("%u").unwrap_or((pattern, ""));
-    name.match_indices(user).any(|(at, _)| {
-        glob(before, &name[..at]) && matches(behind, &name[at + user.len()..], Some(user))
-    })
+    let signs = pattern.len() + pattern.matches("%u").count() * user.len();
+    signs.saturating_mul(name.len()) <= STEPS_OF_USER_MAX && glob(Signs::new(pattern, user), name)
 }
 
-/// `*` and `?`, in time that grows with the product of both lengths at most.
-fn glob(pattern: &str, name: &str) -> bool {
-    let (mut pattern, mut name) = (pattern.chars(), name.chars());
+/// One sign of a pattern.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sign {
+    /// Any characters, or none.
+    Many,
+    /// One character, whatever it is.
+    Any,
+    /// This character.
+    One(char),
+}
+
+/// The signs of a pattern, one after the other. A user name is taken literally, whatever it is made of.
+#[derive(Clone)]
+struct Signs<'a> {
+    /// What is left of the user name in whose midst we are.
+    literal: std::str::Chars<'a>,
+    pattern: &'a str,
+    user: &'a str,
+}
+
+impl<'a> Signs<'a> {
+    /// `user` is not empty where `%u` is to stand for it.
+    fn new(pattern: &'a str, user: &'a str) -> Self {
+        Self { literal: "".chars(), pattern, user }
+    }
+}
+
+impl Iterator for Signs<'_> {
+    type Item = Sign;
+
+    fn next(&mut self) -> Option<Sign> {
+        if !self.user.is_empty()
+            && self.literal.as_str().is_empty()
+            && let Some(behind) = self.pattern.strip_prefix("%u")
+        {
+            self.pattern = behind;
+            self.literal = self.user.chars();
+        }
+        if let Some(literal) = self.literal.next() {
+            return Some(Sign::One(literal));
+        }
+        let mut signs = self.pattern.chars();
+        let sign = match signs.next()? {
+            '*' => Sign::Many,
+            '?' => Sign::Any,
+            literal => Sign::One(literal),
+        };
+        self.pattern = signs.as_str();
+        Some(sign)
+    }
+}
+
+/// Whether a name fits, in time that grows with the product of both lengths at most: only the last [`Sign::Many`] is ever
+/// tried again, because what stood before it fitted as far to the left as it can.
+fn glob(mut signs: Signs<'_>, name: &str) -> bool {
+    let mut name = name.chars();
     // Where to go on if it does not fit: behind the last star, one character further in the name.
-    let mut retry: Option<(std::str::Chars<'_>, std::str::Chars<'_>)> = None;
+    let mut retry: Option<(Signs<'_>, std::str::Chars<'_>)> = None;
     loop {
-        let before = pattern.clone();
-        match (pattern.next(), name.clone().next()) {
+        match (signs.next(), name.clone().next()) {
             (None, None) => return true,
-            (Some('*'), _) => retry = Some((pattern.clone(), name.clone())),
-            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+            (Some(Sign::Many), _) => retry = Some((signs.clone(), name.clone())),
+            (Some(sign), Some(found)) if sign == Sign::Any || sign == Sign::One(found) => {
                 name.next();
             }
             _ => {
-                drop(before);
                 let Some((behind, from)) = &mut retry else { return false };
                 if from.next().is_none() {
                     return false;
                 }
-                pattern = behind.clone();
+                signs = behind.clone();
                 name = from.clone();
             }
         }
@@ -87,6 +139,11 @@ mod tests {
             ("*-%u", "x-y", Some("*"), false),
             ("%u%u", "aa", Some("a"), true),
             ("%u%u", "a", Some("a"), false),
+            ("*%u*%u*", "x-a-a", Some("a"), true),
+            ("*%u*%u", "a-ab", Some("ab"), false),
+            ("%u*%u", "aba", Some("ab"), false),
+            ("%u?", "%u?x", Some("%u?"), true),
+            ("**%u", "\0anna", Some("anna"), true),
             ("100%", "100%", None, true),
         ] {
             let patterns = NamePatterns::new([pattern]);
@@ -101,5 +158,17 @@ mod tests {
     fn a_name_made_to_be_slow_is_not() {
         let patterns = NamePatterns::new(["*a*a*a*a*a*a*a*a*b"]);
         assert!(!patterns.allow(&"a".repeat(65_535), None));
+        // A user name may stand many times in the identifier: trying each place of each `%u` took minutes.
+        let patterns = NamePatterns::new(["*%u*%u%u*%u*%u%u*A"]);
+        assert!(!patterns.allow(&"\0".repeat(500), Some("\0")));
+        assert!(patterns.allow(&("\0".repeat(500) + "A"), Some("\0")));
+    }
+
+    #[test]
+    fn a_user_name_too_long_to_be_looked_for_is_not_let_in() {
+        let patterns = NamePatterns::new(["*%u"]);
+        let user = "a".repeat(60_000);
+        assert!(!patterns.allow(&user, Some(&user)));
+        assert!(patterns.allow(&"a".repeat(1_000), Some(&"a".repeat(1_000))));
     }
 }
