@@ -55,5 +55,6 @@ rows! {
     take_over: "take-over",
     slow_opens: "slow-opens",
     bad_logins: "bad-logins",
+    banned_logins: "banned-logins",
     reload: "reload",
 }

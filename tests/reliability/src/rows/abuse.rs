@@ -110,46 +110,102 @@ fn drip(address: SocketAddr, count: usize, spread: Duration, stop: &AtomicBool) 
     said
 }
 
-/// Ten thousand logins a second with wrong passwords, of users that exist and of users that do not.
+/// Users with one of them in their file, whose password nobody in the storm knows.
+fn with_users(shards: u16, security: &str) -> Broker {
+    let settings = format!("security: {{password_file: users, allow_anonymous: true{security}}}");
+    Broker::start_with(shards, &settings, |make| {
+        make(&["passwd", "-H", "sha512-pbkdf2", "-I", "1000", "users", "anna", "right"]);
+    })
+}
+
+/// What came of a storm of logins.
+struct Storm {
+    let_in: usize,
+    /// Tries that were answered, with a packet or an end.
+    per_second: f64,
+    /// What others noticed before it, and meanwhile.
+    quiet: Latencies,
+    noticed: Latencies,
+}
+
+impl Storm {
+    /// Logins with wrong passwords, of users that exist and of users that do not, as many a second as `size` says.
+    fn rage(broker: &Broker, size: Size) -> Self {
+        let address = broker.address();
+        let quiet = quiet(address, size);
+        let stop = Arc::new(AtomicBool::new(false));
+        let tried = Arc::new(AtomicUsize::new(0));
+        let per_second = storm_per_second(size);
+        let threads = 2;
+        let storm: Vec<_> = (0..threads)
+            .map(|number| {
+                let (stop, tried) = (Arc::clone(&stop), Arc::clone(&tried));
+                thread::spawn(move || log_in(address, number, per_second / threads, &stop, &tried))
+            })
+            .collect();
+        let probe = Probe::start(address, 2);
+        let since = Instant::now();
+        thread::sleep(watched(size));
+        let noticed = probe.stop();
+        let per_second = tried.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64();
+        stop.store(true, Ordering::Relaxed);
+        let let_in = storm.into_iter().map(|one| one.join().expect("it storms")).sum();
+        Self { let_in, per_second, quiet, noticed }
+    }
+}
+
+fn storm_per_second(size: Size) -> usize {
+    size.pick(500, 10_000)
+}
+
+/// Ten thousand logins a second with wrong passwords, against a broker that answers each of them.
 pub(super) fn run_bad_logins(shards: u16, size: Size) -> Vec<Figure> {
-    let broker = Broker::start_with(
-        shards,
-        "security: {password_file: users, allow_anonymous: true}",
-        |make| {
-            make(&["passwd", "-H", "sha512-pbkdf2", "-I", "1000", "users", "anna", "right"]);
-        },
-    );
-    let address = broker.address();
-    let before = quiet(address, size).p99();
-    let stop = Arc::new(AtomicBool::new(false));
-    let tried = Arc::new(AtomicUsize::new(0));
-    let per_second = size.pick(500, 10_000);
-    let threads = 2;
-    let storm: Vec<_> = (0..threads)
-        .map(|number| {
-            let (stop, tried) = (Arc::clone(&stop), Arc::clone(&tried));
-            thread::spawn(move || log_in(address, number, per_second / threads, &stop, &tried))
-        })
-        .collect();
-    let probe = Probe::start(address, 2);
-    let since = Instant::now();
-    thread::sleep(watched(size));
-    let latencies = probe.stop();
-    let rate = tried.load(Ordering::Relaxed) as f64 / since.elapsed().as_secs_f64();
-    stop.store(true, Ordering::Relaxed);
-    let let_in: usize = storm.into_iter().map(|one| one.join().expect("it storms")).sum();
+    let storm = Storm::rage(&with_users(shards, ""), size);
     vec![
-        Figure::exactly(18, "let in with a wrong password", let_in, 0),
-        Figure::at_least(18, Kind::Speed, "bad logins a second", rate, per_second as f64 * 0.8, ""),
+        Figure::exactly(18, "let in with a wrong password", storm.let_in, 0),
+        Figure::at_least(
+            18,
+            Kind::Speed,
+            "bad logins a second",
+            storm.per_second,
+            storm_per_second(size) as f64 * 0.8,
+            "",
+        ),
         Figure::at_most(
             18,
             Kind::Speed,
             "others beside bad logins, p99 over quiet",
-            latencies.p99() / before,
+            storm.noticed.p99() / storm.quiet.p99(),
             2.0,
             "x",
         ),
-        felt(18, "others beside bad logins, p99", &latencies),
+        felt(18, "others beside bad logins, p99", &storm.noticed),
+    ]
+}
+
+/// The same storm, against a broker that bans addresses whose logins fail again and again, as an open one should.
+pub(super) fn run_banned_logins(shards: u16, size: Size) -> Vec<Figure> {
+    let bans = ", failed_logins: {count: 10, within: 1m, ban_for: 10m}";
+    let storm = Storm::rage(&with_users(shards, bans), size);
+    vec![
+        Figure::exactly(18, "let in with a wrong password, bans", storm.let_in, 0),
+        Figure::at_least(
+            18,
+            Kind::Speed,
+            "bad logins a second, bans",
+            storm.per_second,
+            storm_per_second(size) as f64 * 0.8,
+            "",
+        ),
+        Figure::at_most(
+            18,
+            Kind::Speed,
+            "others beside banned logins, p99 over quiet",
+            storm.noticed.p99() / storm.quiet.p99(),
+            2.0,
+            "x",
+        ),
+        felt(18, "others beside banned logins, p99", &storm.noticed),
     ]
 }
 

@@ -40,6 +40,7 @@ pub const ROWS: &[(&str, Run)] = &[
     ("take-over", take_over::run),
     ("slow-opens", abuse::run_slow_opens),
     ("bad-logins", abuse::run_bad_logins),
+    ("banned-logins", abuse::run_banned_logins),
     ("reload", reload::run),
 ];
 
