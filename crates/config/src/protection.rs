@@ -21,6 +21,13 @@ pub struct ListenerLimits {
     /// Instead of [`crate::Limits::publish_bytes_per_second_max`]. Default 0.
     pub publish_bytes_per_second_max: ByteSize,
 
+    /// Publications of all clients of this listener together in a second, up to 1,000,000,000, after a burst of as many. Beyond
+    /// it they are read from one after the other. Default 0.
+    pub publishes_per_second_total_max: u32,
+
+    /// The same in bytes of whole packets: at least the largest packet of this listener, up to 1 TiB. Default 0.
+    pub publish_bytes_per_second_total_max: ByteSize,
+
     /// The largest packet from a client of this listener: 1 KiB to [`crate::Limits::maximum_packet_size_bytes`], which it is
     /// told instead. Default 0.
     pub maximum_packet_size_bytes: ByteSize,
@@ -77,7 +84,15 @@ impl ListenerLimits {
         for (name, rate) in rates {
             problems.range(&field(name), rate, 0, RATE_MAX);
         }
+        let total = self.publishes_per_second_total_max;
+        problems.range(&field("publishes_per_second_total_max"), total, 0, 1_000_000_000);
         let size = self.maximum_packet_size_bytes;
+        if self.publish_bytes_per_second_total_max != ByteSize::default() {
+            // Else one packet would hold up everybody for many seconds.
+            let min = if size == ByteSize::default() { packet_size_max } else { size };
+            let (total, max) = (self.publish_bytes_per_second_total_max, ByteSize::new(1 << 40));
+            problems.range(&field("publish_bytes_per_second_total_max"), total, min, max);
+        }
         if size != ByteSize::default() {
             let min = ByteSize::from_kibibytes(1);
             problems.range(&field("maximum_packet_size_bytes"), size, min, packet_size_max);

@@ -321,6 +321,8 @@ counters! {
     publishers_parked: counter Count;
     /// Times a publisher was not read from because it had published more than it may in a second.
     publishers_paced: counter Count;
+    /// Times a publisher was not read from because all clients of its listener together had published more than they may.
+    publishers_paced_together: counter Count;
     /// Clients and addresses banned for connecting, or failing to log in, too often.
     bans: counter Count;
 

@@ -10,8 +10,8 @@ use midge_config::{BanRule, Durability, DurabilityLevel, Listener};
 use midge_services::{ListenerCounter, ListenerNumbers};
 use midge_session::{Keeping, Limits, QueueLimits};
 use midge_shard::{
-    Crowd, Levels, ListenerCounts, ListenerId, ListenerProtection, NamePatterns, OutboxLimits,
-    Penalty, Protection, Quota, Rates, Security,
+    Crowd, Levels, ListenerCounts, ListenerId, ListenerMeters, ListenerProtection, NamePatterns,
+    OutboxLimits, Penalty, Protection, Quota, Rates, Security,
 };
 
 use crate::{broker::Broker, settings::Settings};
@@ -23,6 +23,8 @@ pub(crate) struct Minds {
     seeds: RandomState,
     /// Made when a limit first needs it, and kept from then on, because connections count there.
     crowd: OnceLock<Arc<Crowd>>,
+    /// Likewise, because shards have booked there.
+    meters: OnceLock<Arc<ListenerMeters>>,
     /// Where the admin endpoint shows them.
     listener_counts: Option<Arc<ListenerCounts>>,
 }
@@ -30,7 +32,12 @@ pub(crate) struct Minds {
 impl Minds {
     pub(crate) fn new(counts_listeners: bool) -> Self {
         let listener_counts = counts_listeners.then(Arc::default);
-        Self { seeds: RandomState::new(), crowd: OnceLock::new(), listener_counts }
+        Self {
+            seeds: RandomState::new(),
+            crowd: OnceLock::new(),
+            meters: OnceLock::new(),
+            listener_counts,
+        }
     }
 
     /// What has come by each listener, by number.
@@ -38,9 +45,14 @@ impl Minds {
         let counts = self.listener_counts.clone();
         ListenerCounter(Arc::new(move |number| {
             let counts = counts.as_ref().map(|counts| counts.of(ListenerId(number)));
-            let midge_shard::ListenerNumbers { connections, accepted, refused, connects_refused } =
-                counts.unwrap_or_default();
-            ListenerNumbers { connections, accepted, refused, connects_refused }
+            let counts = counts.unwrap_or_default();
+            ListenerNumbers {
+                connections: counts.connections,
+                accepted: counts.accepted,
+                refused: counts.refused,
+                connects_refused: counts.connects_refused,
+                publishers_paced: counts.publishers_paced,
+            }
         }))
     }
 
@@ -130,6 +142,7 @@ impl Minds {
             client_ids: NamePatterns::new(security.client_ids.iter().map(String::as_str)),
             user_names: NamePatterns::new(security.user_names.iter().map(String::as_str)),
             crowd: None,
+            meters: None,
             listener_counts: self.listener_counts.clone(),
         };
         // A broker of which nothing of the kind is asked pays for nothing.
@@ -148,6 +161,9 @@ impl Minds {
         }
         // Also when nothing needs it any more: those that were counted leave.
         protection.crowd = self.crowd.get().cloned();
+        if protection.listeners.iter().any(|one| one.rates_together.is_bounded()) {
+            protection.meters = Some(Arc::clone(self.meters.get_or_init(Arc::default)));
+        }
         protection
     }
 }
@@ -181,6 +197,10 @@ fn own(listener: Option<&Listener>) -> ListenerProtection {
         rates: Rates {
             publishes_per_second: limits.publishes_per_second_max,
             bytes_per_second: limits.publish_bytes_per_second_max.bytes(),
+        },
+        rates_together: Rates {
+            publishes_per_second: limits.publishes_per_second_total_max,
+            bytes_per_second: limits.publish_bytes_per_second_total_max.bytes(),
         },
         maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),

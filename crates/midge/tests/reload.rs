@@ -302,6 +302,60 @@ fn users_rules_and_descriptors_over_many_reloads() {
     assert_eq!(connect(address, "nobody", None).1, Some(5));
 }
 
+/// What all clients of one listener publish together is held to its rate on both shards, and not any more after a reload.
+#[test]
+fn a_listener_has_a_rate_and_loses_it() {
+    let (public, inside) = (free(), free());
+    let configuration = |limits: &str| {
+        format!(
+            "listeners: [{{name: public, address: \"{public}\"{limits}}}, {{name: inside, address: \"{inside}\"}}]\n"
+        )
+    };
+    let limited = configuration(", limits: {publishes_per_second_total_max: 40}");
+    let broker = Broker::start("rate", &limited);
+    let mut reader = wait_until_open(inside, "reader");
+    reader.write_all(b"\x82\x06\0\x01\0\x01t\0").expect("is taken");
+    reader.read_exact(&mut [0; 5]).expect("a SUBACK");
+    // Clients of both shards, who say all they have at once.
+    let packet = b"\x30\x04\0\x01tx";
+    let started = Instant::now();
+    let writers: Vec<TcpStream> = (0..8)
+        .map(|number| {
+            let (mut stream, code) = connect(public, &format!("writer-{number}"), None);
+            assert_eq!(code, Some(0));
+            stream.write_all(&packet.repeat(100)).expect("is taken");
+            stream
+        })
+        .collect();
+    let mut got = 0;
+    for wanted in [40, 100, 150] {
+        reader.read_exact(&mut vec![0; (wanted - got) * packet.len()]).expect("they come");
+        got = wanted;
+        // A second's worth at once, a quarter ahead, and one that each shard has booked already.
+        let allowed = started.elapsed().as_millis() * 40 / 1000 + 40 + 10 + 2;
+        assert!(allowed >= got as u128, "{got} in {:?}", started.elapsed());
+    }
+    let paced: u64 = {
+        let stats = broker.lines(&["stats", "--json"]).concat();
+        let name = "\"publishers_paced_together\":";
+        let numbers = stats.split(name).skip(1).map(|rest| {
+            let digits: String =
+                rest.trim_start().chars().take_while(char::is_ascii_digit).collect();
+            digits.parse::<u64>().unwrap_or(0)
+        });
+        numbers.sum()
+    };
+    assert!(paced > 0);
+
+    broker.write(&configuration(""));
+    let told = broker.lines(&["reload"]);
+    let line = "listeners[public].limits.publishes_per_second_total_max: 40 → 0";
+    assert!(told.iter().any(|one| one == line), "{told:?}");
+    reader.read_exact(&mut vec![0; (800 - got) * packet.len()]).expect("all of them come");
+    assert!(started.elapsed() < Duration::from_millis((800 - 40) * 1000 / 40), "as slow as before");
+    drop(writers);
+}
+
 /// Who comes, goes and is denied, and what operators do, in a file that may be moved away.
 #[test]
 fn the_audit_log_tells_who_did_what() {

@@ -35,6 +35,8 @@ pub struct ListenerNumbers {
     pub refused: u64,
     /// CONNECT packets refused.
     pub connects_refused: u64,
+    /// Times a client was not read from because it, or all of the listener together, had published more than they may.
+    pub publishers_paced: u64,
 }
 
 /// Tells what has come by a listener, by its number.
@@ -205,7 +207,7 @@ impl Exposition {
 type ByListener = (&'static str, &'static str, &'static str, fn(&ListenerNumbers) -> u64);
 
 /// They stand beside the families by core: one series for each listener and core would be too many.
-const BY_LISTENER: [ByListener; 4] = [
+const BY_LISTENER: [ByListener; 5] = [
     (
         "midge_listener_connections",
         "Connections that exist now, by listener.",
@@ -229,6 +231,13 @@ const BY_LISTENER: [ByListener; 4] = [
         "CONNECT packets refused, by listener.",
         "counter",
         |numbers| numbers.connects_refused,
+    ),
+    (
+        "midge_listener_publishers_paced_total",
+        "Times a client was not read from because it, or all of its listener together, had published more than they may, \
+         by listener.",
+        "counter",
+        |numbers| numbers.publishers_paced,
     ),
 ];
 
@@ -387,6 +396,7 @@ mod tests {
             accepted: 20,
             refused: 30,
             connects_refused: 40,
+            publishers_paced: 50,
         }));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
         let exposition =
@@ -424,6 +434,7 @@ mod tests {
             "midge_listener_connections_accepted_total{listener=\"a\\\"b\\\\c\"} 20",
             "midge_listener_connections_refused_total{listener=\"a\\\"b\\\\c\"} 30",
             "midge_listener_connects_refused_total{listener=\"a\\\"b\\\\c\"} 40",
+            "midge_listener_publishers_paced_total{listener=\"a\\\"b\\\\c\"} 50",
             "midge_ready 1",
             "process_start_time_seconds 1000",
             "midge_statistics_age_seconds{core=\"0\"} 0.500",

@@ -95,7 +95,7 @@ pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
 pub use levels::Levels;
 pub use outbox::OutboxLimits;
 pub use protection::{
-    Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerCounts, ListenerNumbers,
+    Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerCounts, ListenerMeters, ListenerNumbers,
     ListenerProtection, NamePatterns, Penalty, Protection, Quota, Rates,
 };
 pub use retained::RetainedCounts;

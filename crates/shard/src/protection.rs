@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `meter` | how much in how long: quotas of connects, rates of publications |
+//! | `together` | what all clients of a listener may publish together |
 //! | `by_listener` | what came by each listener, for whoever looks |
 //! | `crowd` | connections by address and listener, for all shards together |
 //! | `bans` | who may not connect for now |
@@ -14,6 +15,7 @@
 //! | a ban, connections and connects of an address or a listener | closed at once, before anybody reads what it sends |
 //! | connections before their CONNECT | the oldest of them goes, if it had a second; else the new one |
 //! | publications and bytes of a client | it is not read from until it may publish again: nothing is dropped |
+//! | publications and bytes of all clients of a listener | the same, one after the other |
 //! | names | the CONNECT is refused |
 //! | failed logins of an address, connects of a client | a ban |
 //! | memory | no new session (0x89), nothing more is queued, retained or subscribed to (0x97); what flows, flows |
@@ -29,6 +31,7 @@ mod meter;
 mod names;
 #[cfg(test)]
 mod tests;
+mod together;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -56,6 +59,8 @@ pub use crowd::{Crowd, LISTENERS_MAX};
 use meter::Pace;
 pub use meter::{Quota, Rates};
 pub use names::NamePatterns;
+pub use together::ListenerMeters;
+use together::Share;
 
 /// How long a connection may take to its CONNECT before it has to make room for another.
 const HANDSHAKE_GRACE_NS: u64 = 1_000_000_000;
@@ -90,6 +95,8 @@ pub struct Protection {
     pub user_names: NamePatterns,
     /// Needed where connections or connects of addresses or listeners have a bound, or failed logins.
     pub crowd: Option<Arc<Crowd>>,
+    /// Needed where all clients of a listener together have a rate.
+    pub meters: Option<Arc<ListenerMeters>>,
     /// Where somebody looks at what comes by each listener.
     pub listener_counts: Option<Arc<ListenerCounts>>,
 }
@@ -114,6 +121,8 @@ pub struct ListenerProtection {
     pub connects: Option<Quota>,
     /// What each of its clients may publish; where it has a bound, instead of [`Protection::rates`].
     pub rates: Rates,
+    /// What all of its clients may publish together.
+    pub rates_together: Rates,
     /// The largest packet, in bytes, if that is smaller.
     pub maximum_packet_size: u32,
     /// Subscriptions of a session, if those are fewer.
@@ -138,8 +147,14 @@ impl Protection {
         own.filter(|rates| rates.is_bounded()).unwrap_or(self.rates)
     }
 
+    fn rates_together(&self, listener: ListenerId) -> Rates {
+        self.of(listener).map(|listener| listener.rates_together).unwrap_or_default()
+    }
+
     fn paces(&self) -> bool {
-        self.rates.is_bounded() || self.listeners.iter().any(|one| one.rates.is_bounded())
+        let mut listeners = self.listeners.iter();
+        self.rates.is_bounded()
+            || listeners.any(|one| one.rates.is_bounded() || one.rates_together.is_bounded())
     }
 
     fn counts_addresses(&self) -> bool {
@@ -165,6 +180,10 @@ pub(crate) struct Watch {
     /// Connections that are not read from, by when they are again. One entry for each that has [`Flags::PACED`], and stale
     /// ones of those that are gone: drained by time.
     held: BinaryHeap<Reverse<(Time, ConnectionId, u32)>>,
+    /// Of listeners whose clients have a rate together: one for each at most.
+    shares: Vec<Share>,
+    /// What a connection that is gone has said is taken whatever its pace.
+    pub(crate) hurries: bool,
     /// Connections before their CONNECT, the oldest first, with stale entries; bounded by what comes in a connect timeout,
     /// and swept.
     handshaking: VecDeque<(Time, ConnectionId, u32)>,
@@ -181,6 +200,8 @@ impl Watch {
             bans: None,
             by_connection: HashMap::with_hasher(hasher.clone()),
             held: BinaryHeap::new(),
+            shares: Vec::new(),
+            hurries: false,
             handshaking: VecDeque::new(),
             flapping: HashMap::with_hasher(hasher.clone()),
             hasher,
@@ -194,7 +215,8 @@ impl Watch {
 
     /// When the first of those who are held may go on.
     pub(crate) fn next_timeout(&self) -> Option<Time> {
-        self.held.peek().map(|Reverse((at, ..))| *at)
+        let held = self.held.peek().map(|Reverse((at, ..))| *at);
+        self.shares.iter().filter_map(Share::due).chain(held).min()
     }
 }
 
@@ -204,6 +226,7 @@ impl Shard {
     /// Who may do what is for [`Shard::handle_security`].
     pub fn handle_settings(&mut self, settings: Arc<Settings>) {
         self.watch.look_at(&settings.protection);
+        self.watch.shares.iter_mut().for_each(Share::begin_anew);
         self.full_settings = settings;
         self.press();
     }
@@ -563,15 +586,19 @@ impl Shard {
     #[cold]
     pub(crate) fn may_publish_now(&mut self, id: ConnectionId) -> bool {
         let Some(connection) = self.connections.get_mut(id.0) else { return true };
-        let rates = self.settings.protection.rates_of(connection.listener);
-        let Some(pace) = self.watch.by_connection.get(&id) else { return true };
-        let due = pace.due(rates);
-        if due <= self.now {
+        if self.watch.hurries {
             return true;
+        }
+        let listener = connection.listener;
+        let rates = self.settings.protection.rates_of(listener);
+        let due = self.watch.by_connection.get(&id).map_or(Time::ZERO, |pace| pace.due(rates));
+        if due <= self.now {
+            return self.may_publish_together(id, listener);
         }
         connection.flags.set(Flags::PACED, true);
         self.watch.held.push(Reverse((due, id, connection.serial)));
         self.counters.publishers_paced += 1;
+        self.note_by_listener(listener, Happening::Paced);
         self.actions.push_back(Action::Pause(id));
         false
     }
@@ -580,14 +607,19 @@ impl Shard {
     #[cold]
     pub(crate) fn charge_publish(&mut self, id: ConnectionId, size: usize) {
         let Some(connection) = self.connections.get(id.0) else { return };
-        let rates = self.settings.protection.rates_of(connection.listener);
+        let listener = connection.listener;
+        let rates = self.settings.protection.rates_of(listener);
         if rates.is_bounded() {
             self.watch.by_connection.entry(id).or_default().charge(rates, size, self.now);
         }
+        self.charge_together(id, listener, size);
     }
 
     /// Goes on with those who may publish again.
     pub(crate) fn run_held(&mut self) {
+        if !self.watch.shares.is_empty() {
+            self.call_from_lines();
+        }
         for _ in 0..RELEASED_PER_TURN {
             let Some(Reverse((at, id, serial))) = self.watch.held.peek().copied() else { return };
             if at > self.now {

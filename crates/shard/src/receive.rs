@@ -80,8 +80,9 @@ impl Shard {
     /// [MQTT-3.14.4-3]. An outbox may exceed its bound by what was kept, which is at most what one receive brought.
     pub(crate) fn finish_input(&mut self, id: ConnectionId) {
         let mut left = usize::MAX;
-        // It goes: there is nothing to wait for, and what it has said is not dropped for its pace.
-        let paces = std::mem::take(&mut self.watch.paces);
+        // It goes: there is nothing to wait for, and what it has said is not dropped for its pace. It counts, though: who comes
+        // and goes takes from what its listener's clients have together.
+        self.watch.hurries = true;
         while let Some(connection) = self.connections.get_mut(id.0)
             && connection.state == State::Connected
             && let Some(size) = connection.input.as_ref().map(|input| input.len())
@@ -91,7 +92,7 @@ impl Shard {
             connection.flags.set(Flags::PARKED | Flags::CHOKED | Flags::PACED, false);
             self.resume_input(id);
         }
-        self.watch.paces = paces;
+        self.watch.hurries = false;
         let Some(connection) = self.connections.get_mut(id.0) else { return };
         if connection.state == State::Connected
             && let Some(input) = connection.input.take()

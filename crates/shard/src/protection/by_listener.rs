@@ -1,8 +1,8 @@
 //! What came by each listener, for all shards together.
 //!
 //! Statistics pages have no names in them, and listeners come and go while the process lives. So these few numbers are
-//! atomics that the whole process shares, by the listener's number, touched at connects and disconnects alone, and made only
-//! where somebody looks at them.
+//! atomics that the whole process shares, by the listener's number, touched at connects and disconnects, and when
+//! somebody is held to a limit, and made only where somebody looks at them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +25,7 @@ struct Counts {
     accepted: AtomicU64,
     refused: AtomicU64,
     connects_refused: AtomicU64,
+    paced: AtomicU64,
 }
 
 /// The numbers of one listener, at one moment.
@@ -38,6 +39,8 @@ pub struct ListenerNumbers {
     pub refused: u64,
     /// CONNECT packets refused.
     pub connects_refused: u64,
+    /// Times a client was not read from because it, or all of the listener together, had published more than they may.
+    pub publishers_paced: u64,
 }
 
 /// What happens to a connection of a listener.
@@ -48,6 +51,7 @@ pub(crate) enum Happening {
     Gone,
     Refused,
     ConnectRefused,
+    Paced,
 }
 
 impl ListenerCounts {
@@ -71,6 +75,7 @@ impl ListenerCounts {
             accepted: load(&counts.accepted),
             refused: load(&counts.refused),
             connects_refused: load(&counts.connects_refused),
+            publishers_paced: load(&counts.paced),
         }
     }
 
@@ -82,6 +87,7 @@ impl ListenerCounts {
             Happening::Gone => counts.connections.fetch_sub(1, Ordering::Relaxed),
             Happening::Refused => counts.refused.fetch_add(1, Ordering::Relaxed),
             Happening::ConnectRefused => counts.connects_refused.fetch_add(1, Ordering::Relaxed),
+            Happening::Paced => counts.paced.fetch_add(1, Ordering::Relaxed),
         };
     }
 }

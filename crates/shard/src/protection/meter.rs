@@ -38,7 +38,7 @@ impl Quota {
     }
 }
 
-/// What a client may publish in one second; zero: as much as it wants. A second's worth may come at once.
+/// What a client, or all of a listener, may publish in one second; zero: as much as it wants. A second's worth may come at once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rates {
     /// Publications.
@@ -60,6 +60,8 @@ impl Rates {
 pub(crate) struct Pace {
     publishes: u64,
     bytes: u64,
+    /// Publications that it may still make of its listener's portion, since it was called.
+    pub(super) turn: u32,
 }
 
 impl Pace {

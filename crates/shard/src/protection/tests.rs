@@ -452,3 +452,149 @@ fn what_comes_by_each_listener_is_counted() {
     broker.hang_up(1);
     assert_eq!(of(0).connections, 0);
 }
+
+/// A listener whose clients may publish 20 times in a second together, and readers by another one.
+fn together(rates: Rates) -> Broker {
+    let own = ListenerProtection { rates_together: rates, ..ListenerProtection::default() };
+    let mut broker = broker(Protection {
+        listeners: vec![ListenerProtection::default(), own],
+        meters: Some(Arc::new(ListenerMeters::new())),
+        listener_counts: Some(Arc::new(ListenerCounts::new())),
+        ..Protection::default()
+    });
+    assert_eq!(broker.connack(0, &Connect::new(V311, "reader")), ReasonCode::Success);
+    broker.receive(0, 0, &subscribe("#", QoS::AtMostOnce));
+    broker.sent(0, 0);
+    broker
+}
+
+impl Broker {
+    fn connect_by(&mut self, id: u32, listener: u16) {
+        assert!(self.accept(id, "192.0.2.1", listener));
+        let mut bytes = Vec::new();
+        Connect::new(V311, &format!("c{id}")).encode(&mut bytes);
+        self.receive(0, id, &bytes);
+        self.actions(0);
+    }
+
+    /// Goes on until the shard waits for nobody, or for long; what the reader got, by the millisecond.
+    fn run_until_quiet(&mut self, milliseconds: u64) -> Vec<(u64, String)> {
+        let start = self.now;
+        let mut got = Vec::new();
+        while self.now.since(start) < milliseconds * 1_000_000 {
+            self.shards[0].handle_turn(self.now);
+            let passed = self.now.since(start) / 1_000_000;
+            got.extend(self.payloads(0, 0).into_iter().map(|payload| (passed, payload)));
+            let due = self.shards[0].next_timeout().unwrap_or(self.now);
+            self.now = due.max(self.now.plus_millis(1)).min(self.now.plus_millis(1000));
+        }
+        got
+    }
+}
+
+const TWENTY: Rates = Rates { publishes_per_second: 20, bytes_per_second: 0 };
+
+#[test]
+fn clients_of_a_listener_publish_so_much_together_and_take_turns() {
+    let mut broker = together(TWENTY);
+    for id in 1..=4 {
+        broker.connect_by(id, 1);
+        let flood: Vec<u8> =
+            (0..50).flat_map(|n| publish("t", &format!("{id}-{n}"), QoS::AtMostOnce, 0)).collect();
+        broker.receive(0, id, &flood);
+    }
+    let got = broker.run_until_quiet(4_010);
+    let within = |until| got.iter().filter(|(at, _)| *at < until).count();
+    // A second's worth at once, and one that was booked before anybody waited; then a portion of five ahead.
+    assert!((20..=21).contains(&within(1)), "{got:?}");
+    assert!((39..=46).contains(&within(1_000)) && (99..=106).contains(&within(4_010)), "{got:?}");
+    // The first had what there was at once; from then on it is everybody's turn.
+    let of = |id: u32| {
+        let start = format!("{id}-");
+        got.iter().skip(21).filter(|(_, payload)| payload.starts_with(&start)).count()
+    };
+    let counts = [1, 2, 3, 4].map(of);
+    assert!(
+        counts.iter().max() <= counts.iter().min().map(|least| least + 2).as_ref(),
+        "{counts:?}"
+    );
+    // Nothing is lost, and what one says keeps its order.
+    let rest = broker.run_until_quiet(6_000);
+    assert_eq!(got.len() + rest.len(), 200);
+    let second: Vec<_> =
+        got.iter().chain(&rest).filter(|(_, payload)| payload.starts_with("2-")).collect();
+    assert!(second.iter().enumerate().all(|(n, (_, payload))| *payload == format!("2-{n}")));
+    let counters = broker.shards[0].counters();
+    assert!(counters.publishers_paced_together > 0 && counters.publishers_paced == 0);
+    let counts = broker.shards[0].settings.protection.listener_counts.clone().unwrap();
+    assert_eq!(counts.of(ListenerId(1)).publishers_paced, counters.publishers_paced_together);
+    assert_eq!(counts.of(ListenerId(0)).publishers_paced, 0);
+    broker.shards[0].check_integrity();
+}
+
+#[test]
+fn another_listener_is_not_held_up() {
+    let mut broker = together(TWENTY);
+    broker.connect_by(1, 1);
+    broker.connect_by(2, 0);
+    let flood: Vec<u8> = (0..100).flat_map(|_| publish("t", "x", QoS::AtMostOnce, 0)).collect();
+    broker.receive(0, 1, &flood);
+    broker.receive(0, 2, &flood);
+    let got = broker.run_until_quiet(1).len();
+    assert!((120..=121).contains(&got), "{got}");
+}
+
+#[test]
+fn bytes_of_a_listener_count_and_a_large_packet_is_paid_for_by_all() {
+    let mut broker = together(Rates { publishes_per_second: 0, bytes_per_second: 1000 });
+    broker.connect_by(1, 1);
+    broker.connect_by(2, 1);
+    let small = publish("t", "0123456789", QoS::AtMostOnce, 0);
+    let large = publish("t", &"l".repeat(990), QoS::AtMostOnce, 0);
+    let flood = small.repeat(80);
+    broker.receive(0, 1, &flood);
+    broker.receive(0, 2, &large.repeat(5));
+    let got = broker.run_until_quiet(7_000);
+    let bytes: usize = got.iter().map(|(_, payload)| payload.len() + 5).sum();
+    assert!((5 * 1000..=9_300).contains(&bytes), "{bytes}");
+    let got_large = got.iter().filter(|(_, payload)| payload.len() > 900).count();
+    assert_eq!(got_large, 5, "{got:?}");
+    assert_eq!(got.len(), 85);
+}
+
+/// Who leaves while it waits has said what it has said, and the others pay for it. Its place in line is nobody's.
+#[test]
+fn whoever_comes_and_goes_takes_from_what_its_listener_has() {
+    let mut broker = together(TWENTY);
+    let flood: Vec<u8> = (0..60).flat_map(|_| publish("t", "x", QoS::AtMostOnce, 0)).collect();
+    broker.connect_by(1, 1);
+    broker.receive(0, 1, &flood);
+    broker.hang_up(1);
+    assert_eq!(broker.run_until_quiet(1).len(), 60);
+    broker.connect_by(2, 1);
+    broker.receive(0, 2, &publish("t", "y", QoS::AtMostOnce, 0));
+    let got = broker.run_until_quiet(4_000);
+    assert!(matches!(&got[..], [(1_900..=2_100, _)]), "{got:?}");
+}
+
+#[test]
+fn a_reload_frees_a_line_or_gives_it_another_rate() {
+    let mut broker = together(Rates { publishes_per_second: 1, bytes_per_second: 0 });
+    let flood: Vec<u8> = (0..50).flat_map(|_| publish("t", "x", QoS::AtMostOnce, 0)).collect();
+    for id in 1..=3 {
+        broker.connect_by(id, 1);
+        broker.receive(0, id, &flood);
+    }
+    assert!(broker.run_until_quiet(1).len() <= 2);
+    let change = |broker: &mut Broker, rates| {
+        let mut settings = (*broker.shards[0].full_settings).clone();
+        settings.protection.listeners[1].rates_together = rates;
+        broker.shards[0].handle_settings(Arc::new(settings));
+    };
+    change(&mut broker, Rates { publishes_per_second: 50, bytes_per_second: 0 });
+    let got = broker.run_until_quiet(1_500).len();
+    assert!((24..=77).contains(&got), "{got}");
+    change(&mut broker, Rates::default());
+    broker.run_until_quiet(100);
+    assert_eq!(broker.shards[0].counters().publishes_received[0], 150);
+}
