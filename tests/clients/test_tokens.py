@@ -17,7 +17,7 @@ import unittest
 
 from broker import PATIENCE_SECONDS, SHARDS, Midge, given_address
 from drivers import Failure, Publication, paho
-from drivers.wire import Wire
+from drivers.wire import Wire, auth
 
 SERVE = ("serve", "--shards", str(SHARDS), "--ephemeral")
 SECRET = b"a secret of thirty-two bytes, or more"
@@ -195,6 +195,94 @@ class Tokens(unittest.TestCase):
         self.assertLess(time.monotonic() - began, 4.5)
         self.assertGreater(time.monotonic() - began, 1.5)
         self.assertEqual([message.payload for message in watcher.take_until("will")], [b"w"])
+
+    # ---- By AUTH --------------------------------------------------------------------------------------------
+
+    def wire(self, address, client_id, data, method="JWT", **options):
+        wire = Wire(address)
+        self.addCleanup(wire.close)
+        wire.connect(client_id, method, data, **options)
+        return wire
+
+    def test_a_token_may_come_by_its_method(self):
+        address = self.with_secret(claims={"client_id": "%c"})
+        # Client ids on all shards: the question is asked at the client's home.
+        for number in range(6):
+            client_id = f"c{number}"
+            for method in ("JWT", "OAUTH2-JWT"):
+                wire = self.wire(address, client_id, token(client_id=client_id), method)
+                answer = wire.take()
+                self.assertEqual((answer.kind, answer.code, answer.method), (2, 0, method))
+                self.assertTrue(wire.ping())
+        stranger = token(lambda data: hmac.new(b"x" * 32, data, hashlib.sha256).digest(), client_id="c")
+        for data in (token(client_id="d"), token(client_id="c", exp=int(time.time()) - 60), stranger, "secret", ""):
+            wire = self.wire(address, "c", data)
+            answer = wire.take()
+            self.assertEqual((answer.kind, answer.code), (2, 0x86), data)
+            self.assertTrue(wire.is_closed())
+        # A good password does not help.
+        wire = self.wire(address, "c", "secret", user="x", password=token(client_id="c"))
+        self.assertEqual(wire.take().code, 0x86)
+        for method, data, code in [("SCRAM-SHA-256", "n,,n=anna,r=x", 0x8C), ("jwt", token(client_id="c"), 0x8C)]:
+            self.assertEqual(self.wire(address, "c", data, method).take().code, code)
+
+    def test_a_new_token_by_auth_renews_the_login(self):
+        address = self.with_secret(leeway=0)
+        rules = {"publish": ["first"]}
+        wire = self.wire(address, "c", token(exp=int(time.time()) + 3, acl=rules))
+        self.assertEqual(wire.take().code, 0)
+        left = self.wire(address, "left", token(exp=int(time.time()) + 3))
+        self.assertEqual(left.take().code, 0)
+        watcher = self.connect(address, "w", token(sub="watcher"))
+        watcher.subscribe([("#", 1)])
+        wire.send(auth(0x19, "JWT", token(exp=int(time.time()) + 600, acl={"publish": ["second"]})))
+        answer = wire.take()
+        self.assertEqual((answer.kind, answer.code, answer.method), (15, 0, "JWT"))
+        # Who did not bring one is gone, and whoever did stays, with the rules of the new one.
+        answer = left.take()
+        self.assertEqual((answer.kind, answer.code), (14, 0x87))
+        self.assertTrue(wire.ping())
+        wire.send(b"\x30\x08\x00\x05first\x00\x30\x09\x00\x06second\x00")
+        self.assertEqual([message.topic for message in watcher.take_until("second")], ["second"])
+        # A shorter one counts, too.
+        wire.send(auth(0x19, "JWT", token(exp=int(time.time()) + 2)))
+        self.assertEqual(wire.take().code, 0)
+        answer = wire.take()
+        self.assertEqual((answer.kind, answer.code), (14, 0x87))
+        self.assertTrue(wire.is_closed())
+
+    def test_who_brings_a_bad_token_by_auth_is_disconnected(self):
+        address = self.with_secret(claims={"client_id": "%c", "who": "%u"})
+        good = {"client_id": "c", "who": "x"}
+        for data in (
+            token(**good, exp=int(time.time()) - 60), token(**good, sub="ben"), token(client_id="d", who="x"),
+            token(client_id="c", who="y"), "secret", "",
+        ):
+            wire = self.wire(address, "c", token(**good), user="x")
+            self.assertEqual(wire.take().code, 0)
+            wire.send(auth(0x19, "JWT", token(**good)))
+            self.assertEqual(wire.take().code, 0)
+            wire.send(auth(0x19, "JWT", data))
+            answer = wire.take()
+            self.assertEqual((answer.kind, answer.code), (14, 0x87), data)
+            self.assertTrue(wire.is_closed())
+        for packets in (
+            auth(0x18, "JWT", token(**good)), auth(0x19, "OAUTH2-JWT", token(**good)), auth(0x19, "JWT", None),
+        ):
+            wire = self.wire(address, "c", token(**good), user="x")
+            self.assertEqual(wire.take().code, 0)
+            wire.send(packets)
+            answer = wire.take()
+            self.assertEqual((answer.kind, answer.code), (14, 0x82))
+        # A token in the password names no method.
+        wire = Wire(address)
+        self.addCleanup(wire.close)
+        wire.connect("c", user="x", password=token(**good))
+        self.assertEqual(wire.take().code, 0)
+        wire.send(auth(0x19, "JWT", token(**good)))
+        self.assertEqual(wire.take().code, 0x82)
+
+    # ---- Keys ----------------------------------------------------------------------------------------------
 
     @unittest.skipUnless(shutil.which("openssl"), "openssl makes the keys")
     def test_keys_behind_a_url_rotate(self):

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `certificate` | clients with a verified certificate that has such a name: yes | all others |
 //! | `password_file` | its own users | clients without a user name, and users that are not in the file |
-//! | `jwt` | clients whose password is a token: yes to good ones, no to others | clients whose password is none |
+//! | `jwt` | clients whose password is a token, or that name its method: yes to good ones, no to others | clients whose password is none |
 //! | `http` | clients that the service knows | all others |
 //! | `scram` | clients that name its method: all of them | all others |
 //! | `anonymous` | clients without a user name: yes | all others |
@@ -53,15 +53,20 @@ impl Authenticator {
         matches!(self, Self::Token | Self::Service)
     }
 
-    /// The method of enhanced authentication that it speaks, if it does.
+    /// Whether it speaks a method of enhanced authentication.
     #[must_use]
-    pub const fn method(self) -> Option<&'static str> {
+    pub fn speaks(self, method: &str) -> bool {
         match self {
-            Self::PasswordFile | Self::Token | Self::Service => None,
-            Self::Scram => Some(SCRAM_SHA_256),
+            Self::PasswordFile | Self::Service => false,
+            Self::Scram => method == SCRAM_SHA_256,
+            Self::Token => TOKEN_METHODS.contains(&method),
         }
     }
 }
+
+/// What a client calls it that shows a token as the data of enhanced authentication: our own name for it, and that of Azure's
+/// broker, whose clients then need no other one.
+const TOKEN_METHODS: [&str; 2] = ["JWT", "OAUTH2-JWT"];
 
 /// One link of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +142,7 @@ impl Chain {
         for (index, link) in self.links.iter().enumerate().skip(at) {
             if let Some(method) = shown.method {
                 match *link {
-                    Link::Ask(authenticator) if authenticator.method() == Some(method) => {
+                    Link::Ask(authenticator) if authenticator.speaks(method) => {
                         return Next::Ask(authenticator, index + 1);
                     }
                     _ => continue,
@@ -234,6 +239,7 @@ mod tests {
     #[test]
     fn a_method_is_for_the_link_that_speaks_it() {
         let scram = Link::Ask(Authenticator::Scram);
+        let token = Link::Ask(Authenticator::Token);
         let nobody = |_| Some("sensor");
         let links = [CERTIFICATE, FILE, scram, Link::Anonymous];
         for (links, method, expected) in [
@@ -242,6 +248,12 @@ mod tests {
             (&links[..2], Some(SCRAM_SHA_256), Next::NoMethod),
             (&[Link::Anonymous], Some(SCRAM_SHA_256), Next::NoMethod),
             (&[scram], None, Next::Nobody),
+            (&[scram, token], Some("JWT"), Next::Ask(Authenticator::Token, 2)),
+            (&[token], Some("OAUTH2-JWT"), Next::Ask(Authenticator::Token, 1)),
+            (&[token], Some(SCRAM_SHA_256), Next::NoMethod),
+            (&[scram], Some("JWT"), Next::NoMethod),
+            (&[token], Some("jwt"), Next::NoMethod),
+            (&[token], None, Next::Nobody),
         ] {
             let shown = Shown { user: None, password: false, method, certificate: &nobody };
             assert_eq!(Chain::new(links).next(0, shown), expected, "{links:?} {method:?}");

@@ -22,9 +22,6 @@ use crate::shard::Shard;
 use crate::tally::set_state;
 use crate::wheel::{Entry, Subject};
 
-/// A login that is valid for longer than a century is valid for a century.
-const VALID_SECONDS_MAX: u64 = 100 * 365 * 86_400;
-
 impl Shard {
     /// `received` is everything from the CONNECT on.
     pub(crate) fn handle_connect(
@@ -179,7 +176,7 @@ impl Shard {
         connection.flags.set(Flags::RUNNABLE, false);
         connection.flags.set(Flags::PROBLEM_INFORMATION, terms.request_problem_information);
         if let Some(method) = connect.properties.authentication_method {
-            connection.extra().enhanced = Some(Box::new(Enhanced::new(method)));
+            connection.extra().enhanced = Some(Box::new(Enhanced::new(method, connect.username)));
         }
         let no_expiry = connect.properties.session_expiry_interval_seconds.unwrap_or(0) == 0;
         connection.flags.set(Flags::NO_EXPIRY_AT_CONNECT, no_expiry);
@@ -188,13 +185,11 @@ impl Shard {
             connection.extra().outbound_aliases = Some(aliases);
         }
         connection.hear(self.now);
-        if let Some(seconds) = grant.valid_for_seconds {
-            let millis = seconds.min(VALID_SECONDS_MAX) * 1000;
-            connection.extra().valid_until = Some(self.now.plus_millis(millis));
-        }
+        connection.set_valid_for(grant.valid_for_seconds, self.now);
         if let Some(deadline) = connection.next_deadline(self.now)
             && !mutant!("silence-allowed")
         {
+            connection.note_timer(Some(deadline));
             self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         }
         self.counters.connects_accepted += 1;

@@ -114,6 +114,9 @@ pub(crate) struct Connection {
     pub(crate) extra: Option<Box<Extra>>,
 }
 
+/// A login that is valid for longer than a century is valid for a century.
+const VALID_SECONDS_MAX: u64 = 100 * 365 * 86_400;
+
 /// What most connections never need.
 #[derive(Debug, Default)]
 pub(crate) struct Extra {
@@ -344,6 +347,14 @@ impl Connection {
     /// When its timer is needed next.
     pub(crate) fn next_deadline(&self, now: Time) -> Option<Time> {
         self.keep_alive_deadline(now).into_iter().chain(self.valid_until()).min()
+    }
+
+    /// What the client has shown is valid for so long; `None`: for ever.
+    pub(crate) fn set_valid_for(&mut self, seconds: Option<u64>, now: Time) {
+        let until = seconds.map(|seconds| now.plus_millis(seconds.min(VALID_SECONDS_MAX) * 1000));
+        if until.is_some() || self.valid_until().is_some() {
+            self.extra().valid_until = until;
+        }
     }
 
     /// Whether its end has begun.

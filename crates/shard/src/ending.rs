@@ -279,8 +279,13 @@ impl Shard {
                 self.leave(id, WillCase::Published);
             }
             State::Connected => {
+                if connection.has_later_timer(now) {
+                    return;
+                }
                 let silent = connection.keep_alive_deadline(now).is_some_and(|at| at <= now);
-                let Some(deadline) = connection.next_deadline(now) else { return };
+                let next = connection.next_deadline(now);
+                connection.note_timer(next);
+                let Some(deadline) = next else { return };
                 if !silent {
                     self.wheel.insert(deadline, entry);
                 } else if connection.flags.has(Flags::PARKED | Flags::PACED) {
@@ -288,6 +293,7 @@ impl Shard {
                     // from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);
                     let deadline = connection.next_deadline(now).unwrap_or(now);
+                    connection.note_timer(Some(deadline));
                     self.wheel.insert(deadline, entry);
                 } else {
                     // [MQTT-3.1.2-22]

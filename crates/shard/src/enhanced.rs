@@ -5,6 +5,9 @@
 //!  AUTH 0x19             ──> asked ──> AUTH 0x18 ──>  (as ever)  ──> AUTH 0x18 ──> asked ──> AUTH 0x00
 //! ```
 //!
+//! A token says everything at once: there the AUTH 0x18 in the middle are left out. What comes with the later login takes the
+//! place of what came with the earlier: what the client may do, and for how long.
+//!
 //! Before CONNACK nothing else is read meanwhile; on a connection that is there everything goes on. A client that fails to
 //! authenticate again is disconnected [MQTT-4.12.1-2], and so is one that turns out to be another user.
 
@@ -14,11 +17,11 @@ use midge_auth::{Challenge, Exchange, Login, Next, Shown, Step, Verdict};
 use midge_codec::{
     Auth, Connect, Framed, Packet, ProtocolVersion, RawPacket, ReasonCode, decode, frame,
 };
-use midge_session::Refusal;
+use midge_session::{Refusal, Time};
 
 use crate::action::{Action, Event, PeerError, Violation};
 use crate::audit::AuditEvent;
-use crate::connection::State;
+use crate::connection::{Connection, State};
 use crate::ending::WillCase;
 use crate::explain;
 use crate::ids::ConnectionId;
@@ -26,17 +29,28 @@ use crate::login::PendingLogin;
 use crate::receive::Handled;
 use crate::shard::Shard;
 use crate::tally::set_state;
+use crate::wheel::{Entry, Subject};
 
 /// What a connected client that named a method may do again.
 #[derive(Debug)]
 pub(crate) struct Enhanced {
     method: Box<str>,
+    /// The user name of the CONNECT.
+    user: Option<Box<str>>,
     stage: Stage,
+    /// When the one timer fires that counts. A login that ends sooner than the one before brings a timer of its own; the other
+    /// one is dropped when it fires.
+    timer_at: Option<Time>,
 }
 
 impl Enhanced {
-    pub(crate) fn new(method: &str) -> Self {
-        Self { method: method.into(), stage: Stage::Idle }
+    pub(crate) fn new(method: &str, user: Option<&str>) -> Self {
+        Self {
+            method: method.into(),
+            user: user.map(Into::into),
+            stage: Stage::Idle,
+            timer_at: None,
+        }
     }
 }
 
@@ -107,7 +121,7 @@ impl Shard {
             return self.refuse_step(id, Violation::AuthenticationMisplaced);
         };
         let step = Step::Final(exchange.clone(), data.into());
-        let Some(login) = self.login_again(id, method_of(&auth), step) else {
+        let Some(login) = self.login_again(id, method_of(&auth), None, step) else {
             return self.refuse_step(id, Violation::AuthenticationMisplaced);
         };
         let Some(connection) = self.connections.get_mut(id.0) else { return };
@@ -149,7 +163,8 @@ impl Shard {
             _ => return Err(Violation::AuthenticationMisplaced.into()),
         };
         let serial = connection.serial;
-        match self.login_again(id, method_of(auth), step) {
+        let user = enhanced.user.clone();
+        match self.login_again(id, method_of(auth), user, step) {
             Some(login) => {
                 self.actions.push_back(Action::Authenticate { connection: id, serial, login });
             }
@@ -160,7 +175,13 @@ impl Shard {
     }
 
     /// Who is asked about a further step of a method, and what.
-    fn login_again(&self, id: ConnectionId, method: &str, step: Step) -> Option<Box<Login>> {
+    fn login_again(
+        &self,
+        id: ConnectionId,
+        method: &str,
+        user: Option<Box<str>>,
+        step: Step,
+    ) -> Option<Box<Login>> {
         let connection = self.connections.get(id.0)?;
         let chain = self.security.chain(connection.listener)?;
         let method = Some(method);
@@ -172,7 +193,7 @@ impl Shard {
             listener: connection.listener.0,
             peer: SocketAddr::from(connection.peer).ip(),
             client_id: entry.map(|entry| entry.session.client_id.clone()).unwrap_or_default(),
-            user: None,
+            user,
             password: None,
             common_name: None,
             step: Some(step),
@@ -199,6 +220,9 @@ impl Shard {
             // A session stays whose it is.
             Verdict::Granted(grant) if self.guards.user(session) == grant.user.as_deref() => {
                 enhanced.stage = Stage::Idle;
+                self.guards.log_in(session, &grant);
+                connection.set_valid_for(grant.valid_for_seconds, self.now);
+                self.hasten_timer(id);
                 (ReasonCode::Success, grant.data)
             }
             Verdict::Granted(_) | Verdict::Refused | Verdict::Unknown => {
@@ -208,10 +232,24 @@ impl Shard {
                 return self.fail_again(id, ReasonCode::ServerBusy);
             }
         };
-        let auth = saying(Some(&method), reason_code, data.as_deref().unwrap_or_default());
+        let mut auth = saying(Some(&method), reason_code, data.as_deref().unwrap_or_default());
+        auth.authentication_data = auth.authentication_data.filter(|_| data.is_some());
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
         // What is left out because the client has no room for it, the client misses.
         if !self.wire.answer(id, connection, |_, out| auth.encode(out)) {
             self.fail_again(id, ReasonCode::PacketTooLarge);
+        }
+    }
+
+    /// A connection's timer must fire sooner than it would: what its client has shown now ends sooner than what it had.
+    fn hasten_timer(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id.0) else { return };
+        let Some(deadline) = connection.next_deadline(self.now) else { return };
+        let serial = connection.serial;
+        let Some(enhanced) = connection.enhanced() else { return };
+        if enhanced.timer_at.is_none_or(|at| deadline < at) {
+            enhanced.timer_at = Some(deadline);
+            self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         }
     }
 
@@ -221,6 +259,24 @@ impl Shard {
         self.note(id, Event::Refused(Refusal { reason_code, reason }));
         self.disconnect(id, reason_code, reason);
         self.leave(id, WillCase::Published);
+    }
+}
+
+impl Connection {
+    fn enhanced(&mut self) -> Option<&mut Enhanced> {
+        self.extra.as_mut()?.enhanced.as_deref_mut()
+    }
+
+    /// Its timer is in the wheel, until then; `None`: it is not.
+    pub(crate) fn note_timer(&mut self, at: Option<Time>) {
+        if let Some(enhanced) = self.enhanced() {
+            enhanced.timer_at = at;
+        }
+    }
+
+    /// Whether a timer that fires now is one that another has replaced.
+    pub(crate) fn has_later_timer(&mut self, now: Time) -> bool {
+        self.enhanced().is_some_and(|enhanced| enhanced.timer_at.is_some_and(|at| at > now))
     }
 }
 
@@ -380,6 +436,89 @@ mod tests {
             assert!(!broker.answers(verdict));
             assert_eq!(broker.told()[1..], [expected]);
         }
+    }
+
+    fn valid_for(seconds: u64) -> Verdict {
+        let user = Some("anna".into());
+        let grant = midge_auth::Grant {
+            user,
+            valid_for_seconds: Some(seconds),
+            ..midge_auth::Grant::default()
+        };
+        Verdict::Granted(Box::new(grant))
+    }
+
+    /// A later login says anew how long it is good for: longer, shorter, for ever; and timers do not add up.
+    #[test]
+    fn a_later_login_counts_from_then_on() {
+        let mut broker = broker();
+        broker.arrives(&hello());
+        broker.answers(valid_for(10));
+        assert_eq!(broker.told(), [(2, ReasonCode::Success)]);
+        let again = |broker: &mut Broker, verdict| {
+            broker.says(&auth(ReasonCode::ReAuthenticate));
+            assert!(broker.answers(verdict));
+            assert_eq!(broker.told(), [(15, ReasonCode::Success)]);
+        };
+        let passes = |broker: &mut Broker, seconds: u64| {
+            for _ in 0..4 * seconds {
+                broker.now = broker.now.plus_millis(250);
+                broker.shards[0].handle_turn(broker.now);
+            }
+            broker.told()
+        };
+        assert_eq!(passes(&mut broker, 9), []);
+        again(&mut broker, valid_for(100));
+        assert_eq!(passes(&mut broker, 90), []);
+        again(&mut broker, valid_for(5000));
+        assert_eq!(passes(&mut broker, 100), []);
+        for seconds in (1..100).rev() {
+            again(&mut broker, valid_for(4000 + seconds));
+        }
+        assert!(broker.shards[0].wheel.len() > 90, "each ended sooner than the one before");
+        again(&mut broker, valid_for(9000));
+        assert_eq!(passes(&mut broker, 5000), []);
+        assert!(broker.shards[0].wheel.len() <= 2, "{}", broker.shards[0].wheel.len());
+        again(&mut broker, Verdict::user("anna"));
+        assert_eq!(passes(&mut broker, 5000), []);
+        again(&mut broker, valid_for(20));
+        again(&mut broker, valid_for(5));
+        assert_eq!(passes(&mut broker, 4), []);
+        assert_eq!(passes(&mut broker, 2), [(14, ReasonCode::NotAuthorized)]);
+    }
+
+    /// The rights of the earlier token are gone with it.
+    #[test]
+    fn what_a_later_login_may_do_counts_from_then_on() {
+        let may = |topic: &str| {
+            let rule = midge_auth::Rule {
+                access: midge_auth::Access::Write,
+                filter: topic.into(),
+                pattern: false,
+                line: 1,
+            };
+            let rights = midge_auth::GrantedRights {
+                limited: true,
+                rules: [rule].into(),
+                ..midge_auth::GrantedRights::default()
+            };
+            let user = Some("anna".into());
+            let rights = Some(std::sync::Arc::new(rights));
+            let grant = midge_auth::Grant { user, rights, ..midge_auth::Grant::default() };
+            Verdict::Granted(Box::new(grant))
+        };
+        let mut broker = broker();
+        broker.arrives(&hello());
+        broker.answers(may("a"));
+        broker.told();
+        let publish = |broker: &mut Broker, topic: u8| {
+            broker.says(&[0x30, 5, 0, 1, topic, 0, b'x']);
+            broker.shards[0].counters().publishes_denied
+        };
+        assert_eq!((publish(&mut broker, b'a'), publish(&mut broker, b'b')), (0, 1));
+        broker.says(&auth(ReasonCode::ReAuthenticate));
+        assert!(broker.answers(may("b")));
+        assert_eq!((publish(&mut broker, b'b'), publish(&mut broker, b'a')), (1, 2));
     }
 
     /// [MQTT-4.12.1-1]

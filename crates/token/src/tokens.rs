@@ -1,13 +1,13 @@
 //! A token in, who the client is and what it may do out.
 //!
-//! The token (RFC 7519) stands in the password. A password that is no token says nothing; a token that is not good is
-//! refused: signed by nobody we know, too old, of another issuer, for somebody else.
+//! The token (RFC 7519) stands in the password, or is the data of enhanced authentication. A password that is no token says
+//! nothing; a token that is not good is refused: signed by nobody we know, too old, of another issuer, for somebody else.
 
 use std::fmt;
 use std::sync::Arc;
 
 use jsonwebtoken::{Validation, decode, decode_header};
-use midge_auth::{Grant, Login, Verdict};
+use midge_auth::{Grant, Login, Step, Verdict};
 use serde_json::{Map, Value};
 
 use crate::keys::Keys;
@@ -107,13 +107,19 @@ impl Tokens {
         !self.keys.is_empty()
     }
 
-    /// Judges the token in a client's password. `now_seconds` is the time since 1970. Takes up to a tenth of a millisecond.
+    /// Judges the token that a client shows. `now_seconds` is the time since 1970. Takes up to a tenth of a millisecond.
     #[must_use]
     pub fn check(&self, login: &Login, now_seconds: u64) -> Checked {
         let refused = Checked::Verdict(Verdict::Refused);
-        let token = login.password.as_ref().map(|password| &*password.0).unwrap_or_default();
+        let token = match &login.step {
+            None => login.password.as_ref().map(|password| &*password.0).unwrap_or_default(),
+            Some(Step::First(token)) => &*token.0,
+            // A token is all there is to say.
+            Some(Step::Final(..)) => return refused,
+        };
         if !looks_like_a_token(token) {
-            return Checked::Verdict(Verdict::Unknown);
+            // Who names the method of tokens has nothing else to show.
+            return if login.step.is_some() { refused } else { Checked::Verdict(Verdict::Unknown) };
         }
         if token.len() > TOKEN_SIZE_MAX {
             return refused;
@@ -337,6 +343,20 @@ mod tests {
         for none in ["", "secret", "a.b.c", "eyJ.a", "eyJ.a.b.c", "eyJ a.b.c"] {
             let checked = tokens(strict()).check(&login(none), NOW);
             assert_eq!(checked, Checked::Verdict(Verdict::Unknown), "{none}");
+        }
+    }
+
+    /// What enhanced authentication brings is a token or nothing, whatever the password is.
+    #[test]
+    fn a_token_may_be_the_data_of_a_method() {
+        let good = signed(&json!({"sub": "ben", "exp": NOW + 60}));
+        let check = |password: &str, data: &str| {
+            let step = Some(Step::First(data.as_bytes().into()));
+            grant(tokens(Settings::default()).check(&Login { step, ..login(password) }, NOW))
+        };
+        assert_eq!(check("", &good).and_then(|grant| grant.user).as_deref(), Some("ben"));
+        for data in ["", "secret", &good[..good.len() - 3]] {
+            assert_eq!(check(&good, data), None, "{data}");
         }
     }
 
