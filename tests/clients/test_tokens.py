@@ -285,6 +285,43 @@ class Tokens(unittest.TestCase):
     # ---- Keys ----------------------------------------------------------------------------------------------
 
     @unittest.skipUnless(shutil.which("openssl"), "openssl makes the keys")
+    def test_a_reload_takes_over_another_url(self):
+        old, new = (Key(self.directory, name) for name in ("old", "new"))
+        before, after = (self.service(lambda _, key=key: {"keys": [key.jwk()]}) for key in (old, new))
+        address = self.broker({"jwt": {"jwks_url": before.url}})
+        self.eventually(lambda: self.connect(address, "c", old.token()))
+        wire = self.wire(address, "stays", old.token())
+        self.assertEqual(wire.take().code, 0)
+        with self.assertRaises(Failure):
+            self.connect(address, "d", new.token())
+
+        configuration = self.directory / "midge.yaml"
+        configuration.write_text(configuration.read_text().replace(before.url, after.url))
+        self.midge.process.send_signal(signal.SIGHUP)
+        self.midge.wait_for_line("security.jwt.jwks_url: ")
+        self.eventually(lambda: self.connect(address, "c", new.token()))
+        # What the earlier keys have signed is worth nothing any more, but for those that are there.
+        with self.assertRaises(Failure):
+            self.connect(address, "d", old.token())
+        self.assertTrue(wire.ping())
+        asked = len(before.asked)
+        wire.send(auth(0x19, "JWT", new.token()))
+        self.assertEqual(wire.take().code, 0)
+        wire.send(auth(0x19, "JWT", old.token()))
+        self.assertEqual(wire.take().code, 0x87)
+        self.assertEqual(len(before.asked), asked, "nobody asks there any more")
+
+        # One that does not answer leaves nobody in, and is said; the first one again brings its keys back.
+        configuration.write_text(configuration.read_text().replace(after.url, "http://127.0.0.1:1/"))
+        self.midge.process.send_signal(signal.SIGHUP)
+        self.midge.wait_for_line("no keys came")
+        wire = self.wire(address, "d", new.token())
+        self.assertEqual(wire.take().code, 0x88)
+        configuration.write_text(configuration.read_text().replace("http://127.0.0.1:1/", before.url))
+        self.midge.process.send_signal(signal.SIGHUP)
+        self.eventually(lambda: self.connect(address, "d", old.token()))
+
+    @unittest.skipUnless(shutil.which("openssl"), "openssl makes the keys")
     def test_keys_behind_a_url_rotate(self):
         old, new, stranger = (Key(self.directory, name) for name in ("old", "new", "stranger"))
         served = {"keys": [old.jwk()]}
