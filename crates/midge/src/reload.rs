@@ -23,7 +23,7 @@ mod listeners;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use midge_config::{Config, Period};
+use midge_config::{Config, DurabilityLevel, Period};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -58,6 +58,8 @@ struct State {
     host: Host,
     /// In force.
     settings: Settings,
+    /// The most that any acknowledgement waited for at the start: so the logs are kept.
+    strictest: DurabilityLevel,
     seats: Seats,
     transports: Transports,
     guard: Guard,
@@ -105,6 +107,7 @@ impl Reload {
             seats,
             arguments: arguments.clone(),
             host,
+            strictest: fixed::strictest(settings.config()),
             settings,
             transports: beginning.transports,
             guard: beginning.guard,
@@ -157,7 +160,11 @@ impl State {
             }
         };
         let wanted = wanted.map_err(sentences)?;
-        let settings = self.settings.take_over(wanted.loaded, &self.host, fixed::in_force);
+        let told = fixed::Told { strictest: self.strictest, closed: self.seats.closed() };
+        let in_force = |current: &Config, wanted: &Config, possible| {
+            fixed::in_force(current, wanted, &told, possible)
+        };
+        let settings = self.settings.take_over(wanted.loaded, &self.host, in_force);
         let changes = difference::between(
             self.settings.config(),
             &settings.wanted,
@@ -190,9 +197,7 @@ impl State {
         let mut security = self.guard.apply(rules);
         security.chains = plan.by_number(&security.chains, &earlier);
         self.guard.set_chains(&security.chains);
-        let listeners: Vec<_> =
-            plan.numbered().iter().map(|one| one.map(|(_, listener)| listener)).collect();
-        let minds = self.minds.settings(&settings, &security, &listeners);
+        let minds = self.minds.settings(&settings, &security, &plan.all());
         self.memory.set_maximum(settings.config().limits.memory_max.bytes());
         self.reloader.set_security(&security);
         self.reloader.set_limits(&Arc::new(minds));

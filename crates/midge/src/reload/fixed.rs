@@ -3,9 +3,25 @@
 
 use midge_config::{Config, Durability, DurabilityLevel, Listener, Log};
 
+/// What the settings in force do not tell about what stands already.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// [`strictest`] of the start: so the logs are kept, also when whoever asked for it is gone.
+    pub(crate) strictest: DurabilityLevel,
+    /// Listeners that were closed. Their clients may still be there, and would be those of one that comes back.
+    pub(crate) closed: Vec<Listener>,
+}
+
 /// The settings in force after a reload: `wanted`, except for what only a restart changes. `connections_possible` is how
 /// many connections the rings have room for.
-pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: u32) -> Config {
+pub(crate) fn in_force(
+    current: &Config,
+    wanted: &Config,
+    told: &Told,
+    connections_possible: u32,
+) -> Config {
+    let Told { strictest, closed } = told;
+    let strictest = *strictest;
     let mut next = wanted.clone();
     let Config {
         shards,
@@ -31,7 +47,6 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
     next.admin = admin.clone();
     next.durability = durability.clone();
     next.durability.queued_memory_max = wanted.durability.queued_memory_max;
-    let strictest = strictest(current);
     let least = |told: DurabilityLevel, wanted: DurabilityLevel| {
         if wanted <= strictest { wanted.max(told) } else { told }
     };
@@ -59,7 +74,8 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
 
     for listener in &mut next.listeners {
         let same = |other: &&Listener| other.label() == listener.label();
-        let current = current.listeners.iter().find(same);
+        let open = current.listeners.iter().find(same);
+        let current = open.or_else(|| closed.iter().find(same));
         // Clients were told what their acknowledgements wait for, and the logs are kept at the strictest level that stood
         // anywhere at the start.
         let default = next.durability.acknowledge_after;
@@ -73,15 +89,15 @@ pub(crate) fn in_force(current: &Config, wanted: &Config, connections_possible: 
         if level != listener.acknowledge_after.unwrap_or(default) {
             listener.acknowledge_after = Some(level);
         }
-        if let Some(current) = current {
-            keep_buffers(current, listener);
+        if let Some(open) = open {
+            keep_buffers(open, listener);
         }
     }
     next
 }
 
 /// The most that any acknowledgement waits for.
-fn strictest(config: &Config) -> DurabilityLevel {
+pub(crate) fn strictest(config: &Config) -> DurabilityLevel {
     let Durability { acknowledge_after, topics, .. } = &config.durability;
     let topics = topics.iter().map(|topic| topic.acknowledge_after);
     let listeners = config.listeners.iter().filter_map(|listener| listener.acknowledge_after);
@@ -106,6 +122,46 @@ mod tests {
     use midge_config::{Auto, ByteSize, DurabilityLevel, Place};
 
     use super::*;
+
+    /// Right after a start.
+    fn in_force(current: &Config, wanted: &Config, connections_possible: u32) -> Config {
+        let told = Told { strictest: strictest(current), closed: Vec::new() };
+        super::in_force(current, wanted, &told, connections_possible)
+    }
+
+    /// The strictest listener goes: what it stood for does not go with it.
+    #[test]
+    fn a_level_does_not_go_with_its_listener() {
+        use DurabilityLevel::{Fsync, Memory, Written};
+        let named = |name: &str, level| Listener {
+            name: Some(name.into()),
+            acknowledge_after: level,
+            ..Config::default().listeners[0].clone()
+        };
+        let mut start = Config::default();
+        start.durability.acknowledge_after = Written;
+        start.listeners = vec![named("a", None), named("b", Some(Fsync))];
+        let told = Told { strictest: strictest(&start), closed: Vec::new() };
+        let mut wanted = start.clone();
+        wanted.listeners = vec![named("a", None)];
+        let without = super::in_force(&start, &wanted, &told, 1);
+        assert_eq!(without, wanted);
+        // The logs are kept at its level all the same, so another may have it.
+        let told = Told { closed: vec![named("b", Some(Fsync))], ..told };
+        for (level, expected) in [(Some(Fsync), Fsync), (Some(Memory), Written), (None, Written)] {
+            wanted.listeners = vec![named("a", level), named("c", level)];
+            let next = super::in_force(&without, &wanted, &told, 1);
+            assert_eq!(next.listeners[0].acknowledge_after.unwrap_or(Written), expected);
+            let new = next.listeners[1].acknowledge_after.unwrap_or(Written);
+            assert_eq!(new, level.unwrap_or(Written));
+        }
+        // It comes back: its clients of then have been told.
+        for level in [Some(Memory), None, Some(Fsync)] {
+            wanted.listeners = vec![named("a", None), named("b", level)];
+            let next = super::in_force(&without, &wanted, &told, 1);
+            assert_eq!(next.listeners[1].acknowledge_after, Some(Fsync), "{level:?}");
+        }
+    }
 
     #[test]
     fn what_clients_were_told_does_not_shrink() {

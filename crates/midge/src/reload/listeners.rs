@@ -114,6 +114,12 @@ impl Seats {
         self.directory.clone()
     }
 
+    /// Those that are closed, as they were: clients that came by one may still be there.
+    pub(super) fn closed(&self) -> Vec<Listener> {
+        let closed = self.seats.iter().filter(|seat| !seat.open);
+        closed.map(|seat| seat.listener.clone()).collect()
+    }
+
     /// What the listeners of a new configuration mean for the numbers.
     pub(super) fn plan(&self, listeners: &[Listener]) -> Result<Plan, String> {
         let mut seats = self.seats.clone();
@@ -208,6 +214,12 @@ impl Plan {
         seats.map(|(seat, place)| place.map(|place| (place, &seat.listener))).collect()
     }
 
+    /// The listeners by number, also those that are closed: whoever came by one stays held to its limits, and is acknowledged
+    /// as it was told.
+    pub(super) fn all(&self) -> Vec<Option<&Listener>> {
+        self.seats.iter().map(|seat| Some(&seat.listener)).collect()
+    }
+
     /// What stands by place in the configuration, by number; of a listener that is not there any more what it had.
     pub(super) fn by_number<T: Clone>(&self, by_place: &[T], earlier: &[T]) -> Arc<[T]> {
         let number = |(number, place): (usize, &Option<usize>)| match place {
@@ -272,6 +284,23 @@ mod tests {
 
     fn numbers(changes: &[Vec<ListenerChange>]) -> Vec<String> {
         changes[0].iter().map(|change| format!("{change:?}")).collect()
+    }
+
+    /// Clients of a listener that is closed are still its clients.
+    #[test]
+    fn whoever_came_by_a_closed_listener_keeps_its_settings() {
+        let mut strict = listener("b", "127.0.0.1:2");
+        strict.limits.connections_max = 7;
+        let first = [listener("a", "127.0.0.1:1"), strict.clone()];
+        let mut seats = seats(&first);
+        let plan = seats.plan(&first[..1]).expect("few names");
+        assert_eq!(plan.all(), [Some(&first[0]), Some(&strict)]);
+        seats.apply(plan, vec![None, None], 1);
+        assert_eq!(seats.closed(), [strict]);
+        // What it comes back with counts.
+        let again = [first[0].clone(), listener("b", "127.0.0.1:2")];
+        let plan = seats.plan(&again).expect("few names");
+        assert_eq!(plan.all(), [Some(&again[0]), Some(&again[1])]);
     }
 
     /// Through coming, going, moving and coming back, a number means one name.
