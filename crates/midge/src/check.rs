@@ -11,6 +11,7 @@ use crate::{
     commands::reload,
     control::protocol::{REQUEST_SIZE_MAX, ReloadRequest},
     failure::Failure,
+    sandbox,
     security::Guard,
 };
 
@@ -35,6 +36,9 @@ fn check(path: &Path) -> Result<(), Failure> {
         return Err(Failure::Configuration(problems));
     }
     Guard::load(&loaded.config)?;
+    for warning in sandbox::wide(&loaded.config, Some(path)) {
+        _ = writeln!(std::io::stderr(), "midge: warning: {warning}");
+    }
     Ok(())
 }
 

@@ -187,7 +187,11 @@ impl State {
             dry_run,
             changes,
             certificates: spoken.changed.clone(),
-            warnings: spoken.warnings.iter().cloned().chain(self.sandbox.warning(config)).collect(),
+            warnings: {
+                let file = arguments.config.as_deref();
+                let sandbox = self.sandbox.warnings(config, file);
+                spoken.warnings.iter().cloned().chain(sandbox).collect()
+            },
         };
         if dry_run {
             plan.discard(opened);

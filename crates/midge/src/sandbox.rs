@@ -65,6 +65,32 @@ const OF_THE_MACHINE: &[&str] = &[
     "/gnu/store",
 ];
 
+/// Where much lies that is none of a broker's business: a file right in one of these opens all of it. Homes and the root are
+/// told apart by [`is_wide`].
+const WIDE: &[&str] = &[
+    "/boot",
+    "/dev",
+    "/etc",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/root",
+    "/run",
+    "/srv",
+    "/tmp",
+    "/usr",
+    "/usr/local",
+    "/usr/local/etc",
+    "/usr/share",
+    "/var",
+    "/var/lib",
+    "/var/log",
+    "/var/run",
+    "/var/spool",
+    "/var/tmp",
+];
+
 /// Who tells where names of hosts are asked.
 const RESOLVER: &str = "/etc/resolv.conf";
 
@@ -132,8 +158,13 @@ impl Sandbox {
         sentences
     }
 
-    /// What will not be found for as long as before.
-    pub(crate) fn warning(&self, config: &Config) -> Option<String> {
+    /// What an operator should know about these settings: of directories that are wider than they need be, and what will not be
+    /// found for as long as before.
+    pub(crate) fn warnings(&self, config: &Config, file: Option<&Path>) -> Vec<String> {
+        wide(config, file).into_iter().chain(self.names_warning(config)).collect()
+    }
+
+    fn names_warning(&self, config: &Config) -> Option<String> {
         let bounds = self.bounds.as_ref()?;
         let lasts = !asks_by_name(config) || contains(&bounds.readable, Path::new("/etc"));
         (!lasts).then(|| {
@@ -150,6 +181,52 @@ impl Sandbox {
         let what = "the configuration";
         (!bounds.may_read(config)).then(|| unreachable(what, config, "readable"))
     }
+}
+
+/// Directories that are opened with all that is in them because one file lies right there: a sentence each.
+pub(crate) fn wide(config: &Config, file: Option<&Path>) -> Vec<String> {
+    let home = env::var_os("HOME").map(PathBuf::from);
+    wide_but_for(config, file, home.as_deref())
+}
+
+fn wide_but_for(config: &Config, file: Option<&Path>, home: Option<&Path>) -> Vec<String> {
+    if config.sandbox.mode == SandboxMode::Off {
+        return Vec::new();
+    }
+    let configuration = file.map(|path| ("the configuration".to_owned(), path));
+    let read =
+        configuration.into_iter().chain(files(config)).map(|(key, path)| (key, path, "read"));
+    let audit = config.audit.file.as_deref();
+    let written = audit.map(|path| ("audit.file".to_owned(), path, "write"));
+    let sockets = config.listeners.iter().enumerate().filter_map(|(index, listener)| {
+        Some((format!("listeners[{index}].address"), listener.address.path()?, "make sockets in"))
+    });
+    let mut told: Vec<(PathBuf, &str)> = Vec::new();
+    let mut sentences = Vec::new();
+    for (key, path, may) in read.chain(written).chain(sockets) {
+        for directory in around(path) {
+            let Ok(directory) = fs::canonicalize(directory) else { continue };
+            if !is_wide(&directory, home) || told.contains(&(directory.clone(), may)) {
+                continue;
+            }
+            let shown = directory.display();
+            sentences.push(format!(
+                "{key}: {} lies right in {shown}, so the sandbox lets the broker {may} everything there and below; put it \
+                 into a directory of its own, such as {}",
+                path.display(),
+                directory.join("midge").display()
+            ));
+            told.push((directory, may));
+        }
+    }
+    sentences
+}
+
+/// Whether a directory, without links, is one in which others keep what they have.
+fn is_wide(directory: &Path, home: Option<&Path>) -> bool {
+    let is_home = directory.parent() == Some(Path::new("/home"))
+        || home.is_some_and(|home| fs::canonicalize(home).is_ok_and(|home| home == directory));
+    directory == Path::new("/") || is_home || WIDE.iter().any(|wide| directory == Path::new(wide))
 }
 
 fn unreachable(key: &str, path: &Path, list: &str) -> String {
@@ -358,10 +435,56 @@ security:
                     && bounds.may_read(Path::new("/etc"))
             });
             assert_eq!(reads_etc, expected, "{url}");
-            assert_eq!(sandbox(&config).warning(&config), None, "{url}");
-            let later = sandbox(&Config::default()).warning(&config);
+            assert_eq!(sandbox(&config).names_warning(&config), None, "{url}");
+            let later = sandbox(&Config::default()).names_warning(&config);
             assert_eq!(later.is_some(), expected, "{url}: {later:?}");
         }
+    }
+
+    /// Whoever puts a file right into a directory that others use is told what that opens, once for each.
+    #[test]
+    fn wide_directories_are_named() {
+        let root = env::temp_dir().join(format!("midge-wide-{}", std::process::id()));
+        fs::create_dir_all(root.join("conf")).expect("a directory");
+        fs::create_dir_all(root.join("home")).expect("a directory");
+        let home = root.join("home");
+        let config = |acl: &str, password: &str| {
+            let mut config = Config::default();
+            config.security.acl_file = Some(acl.into());
+            config.security.password_file = Some(password.into());
+            config
+        };
+        let own = |name: &str| root.join("conf").join(name).display().to_string();
+        let of =
+            |config: &Config, file: &str| wide_but_for(config, Some(Path::new(file)), Some(&home));
+        assert_eq!(of(&config(&own("acl"), &own("users")), &own("midge.yaml")), [""; 0]);
+        let said = of(&config("/etc/acl", "/etc/users"), "/etc/midge.yaml");
+        assert_eq!(said.len(), 1, "{said:?}");
+        for part in [
+            "the configuration: /etc/midge.yaml",
+            "in /etc,",
+            "read everything",
+            "such as /etc/midge",
+        ] {
+            assert!(said[0].contains(part), "{part} in {said:?}");
+        }
+        let in_home = home.join("midge.yaml").display().to_string();
+        let said = of(&config("/etc/acl", &own("users")), &in_home);
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[1].starts_with("security.acl_file: /etc/acl lies right in /etc"), "{said:?}");
+        // A link leads there.
+        symlink(home.join("midge.yaml"), root.join("conf/link")).expect("a link");
+        fs::write(home.join("midge.yaml"), "").expect("a file");
+        assert_eq!(of(&Config::default(), &own("link")).len(), 1);
+        // What is written, and where sockets are made.
+        let mut config = Config::default();
+        config.audit.file = Some("/var/log/midge-audit.log".into());
+        config.listeners[0].address = Address::Unix("/tmp/midge.socket".into());
+        let said = of(&config, &own("midge.yaml"));
+        assert!(said[0].contains("write everything") && said[1].contains("sockets in"), "{said:?}");
+        config.sandbox.mode = SandboxMode::Off;
+        assert_eq!(of(&config, "/etc/midge.yaml"), [""; 0]);
+        fs::remove_dir_all(&root).expect("ours");
     }
 
     #[test]

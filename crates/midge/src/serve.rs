@@ -29,7 +29,7 @@ use crate::{
     minds::Minds,
     notify::Notifier,
     reload::{self, Beginning, Live, Reload, Seats},
-    sandbox::Sandbox,
+    sandbox::{self, Sandbox},
     security::Guard,
     settings::Settings,
     signals,
@@ -50,7 +50,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let logging = Logging::start(&settings.config().log)
         .map_err(|error| Failure::Other(format!("cannot start the log thread: {error}")))?;
 
-    for warning in warnings {
+    let wide = sandbox::wide(settings.config(), arguments.config.as_deref());
+    for warning in warnings.into_iter().chain(wide) {
         tracing::warn!("{warning}");
     }
     let mut guard = Guard::load(settings.config())?;
