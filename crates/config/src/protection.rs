@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Limits;
 use crate::units::{ByteSize, Period};
 use crate::validate::Problems;
 
@@ -38,6 +39,13 @@ pub struct ListenerLimits {
 
     /// Levels of a topic or filter of a client of this listener, up to [`crate::Limits::topic_levels_max`]. Default 0.
     pub topic_levels_max: u16,
+
+    /// Retained messages that came by this listener, up to [`crate::Limits::retained_messages_max`]. What takes the place of
+    /// another counts for its own listener. Default 0.
+    pub retained_messages_max: u32,
+
+    /// Their bytes, up to [`crate::Limits::retained_bytes_max`]. Default 0.
+    pub retained_bytes_max: ByteSize,
 }
 
 /// How often something may happen before whoever does it is banned.
@@ -67,14 +75,8 @@ pub(crate) const RATE_MAX: u32 = 1_000_000;
 const PATTERNS_MAX: usize = 64;
 
 impl ListenerLimits {
-    pub(crate) fn check(
-        &self,
-        key: &str,
-        packet_size_max: ByteSize,
-        subscriptions_max: u32,
-        topic_levels_max: u16,
-        problems: &mut Problems,
-    ) {
+    pub(crate) fn check(&self, key: &str, all: &Limits, problems: &mut Problems) {
+        let packet_size_max = all.maximum_packet_size_bytes;
         let field = |name: &str| format!("{key}.{name}");
         problems.range(&field("connections_max"), self.connections_max, 0, 1_000_000_000);
         let rates = [
@@ -98,9 +100,16 @@ impl ListenerLimits {
             problems.range(&field("maximum_packet_size_bytes"), size, min, packet_size_max);
         }
         let subscriptions = self.subscriptions_per_client_max;
-        problems.range(&field("subscriptions_per_client_max"), subscriptions, 0, subscriptions_max);
-        let levels = self.topic_levels_max;
-        problems.range(&field("topic_levels_max"), levels, 0, topic_levels_max);
+        let most = all.subscriptions_per_client_max;
+        problems.range(&field("subscriptions_per_client_max"), subscriptions, 0, most);
+        problems.range(&field("topic_levels_max"), self.topic_levels_max, 0, all.topic_levels_max);
+        let (messages, most) = (self.retained_messages_max, all.retained_messages_max);
+        problems.range(&field("retained_messages_max"), messages, 0, most);
+        problems.at_most(
+            &field("retained_bytes_max"),
+            self.retained_bytes_max,
+            all.retained_bytes_max,
+        );
     }
 }
 

@@ -155,13 +155,7 @@ fn listeners(listeners: &[Listener], limits: &Limits, problems: &mut Problems) {
         }
         validate_transport::listener(listener, &key, problems);
         problems.range(&key("backlog"), listener.backlog, 1, 65_535);
-        listener.limits.check(
-            &key("limits"),
-            limits.maximum_packet_size_bytes,
-            limits.subscriptions_per_client_max,
-            limits.topic_levels_max,
-            problems,
-        );
+        listener.limits.check(&key("limits"), limits, problems);
         let keep_alive = listener.tcp_keep_alive;
         if keep_alive != Period::default() {
             let (min, max) = (Period::from_seconds(10), Period::from_seconds(7200));
@@ -381,7 +375,7 @@ impl Problems {
         }
     }
 
-    fn at_most<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, max: T) {
+    pub(crate) fn at_most<T: PartialOrd + fmt::Display>(&mut self, key: &str, value: T, max: T) {
         if value > max {
             self.add(key, format!("{value} is out of range; set at most {max}"));
         }

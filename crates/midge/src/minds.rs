@@ -2,7 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock},
 };
 
 use midge_codec::QoS;
@@ -11,7 +11,7 @@ use midge_services::{ListenerCounter, ListenerNumbers};
 use midge_session::{Keeping, Limits, QueueLimits};
 use midge_shard::{
     Crowd, Levels, ListenerCounts, ListenerId, ListenerMeters, ListenerProtection, NamePatterns,
-    OutboxLimits, Penalty, Protection, Quota, Rates, Security,
+    OutboxLimits, Penalty, Protection, Quota, Rates, RetainedQuota, Security,
 };
 
 use crate::{broker::Broker, settings::Settings};
@@ -24,7 +24,9 @@ pub(crate) struct Minds {
     /// Made when a limit first needs it, and kept from then on, because connections count there.
     crowd: OnceLock<Arc<Crowd>>,
     /// Likewise, because shards have booked there.
-    meters: OnceLock<Arc<ListenerMeters>>,
+    meters: Arc<OnceLock<Arc<ListenerMeters>>>,
+    /// By listener: whether retained messages, and their bytes, have a limit now.
+    retained: Arc<RwLock<Vec<[bool; 2]>>>,
     /// Where the admin endpoint shows them.
     listener_counts: Option<Arc<ListenerCounts>>,
 }
@@ -35,7 +37,8 @@ impl Minds {
         Self {
             seeds: RandomState::new(),
             crowd: OnceLock::new(),
-            meters: OnceLock::new(),
+            meters: Arc::default(),
+            retained: Arc::default(),
             listener_counts,
         }
     }
@@ -43,10 +46,18 @@ impl Minds {
     /// What has come by each listener, by number.
     pub(crate) fn listener_counter(&self) -> ListenerCounter {
         let counts = self.listener_counts.clone();
+        let (meters, retained) = (Arc::clone(&self.meters), Arc::clone(&self.retained));
         ListenerCounter(Arc::new(move |number| {
             let counts = counts.as_ref().map(|counts| counts.of(ListenerId(number)));
             let counts = counts.unwrap_or_default();
+            let limits = retained.read().unwrap_or_else(PoisonError::into_inner);
+            let limit = limits.get(usize::from(number)).copied().unwrap_or_default();
+            let stock = meters.get().map(|meters| meters.retained_of(ListenerId(number)));
+            let [messages, bytes] = stock.unwrap_or_default();
             ListenerNumbers {
+                retained_messages: limit[0].then_some(messages),
+                retained_bytes: limit[1].then_some(bytes),
+                retained_refused: counts.retained_refused,
                 connections: counts.connections,
                 accepted: counts.accepted,
                 refused: counts.refused,
@@ -138,7 +149,7 @@ impl Minds {
                 0 => 0,
                 total => part(total, settings),
             },
-            listeners: listeners.iter().map(|listener| own(*listener)).collect(),
+            listeners: (0..).zip(listeners).map(|(number, one)| own(number, *one)).collect(),
             client_ids: NamePatterns::new(security.client_ids.iter().map(String::as_str)),
             user_names: NamePatterns::new(security.user_names.iter().map(String::as_str)),
             crowd: None,
@@ -161,7 +172,15 @@ impl Minds {
         }
         // Also when nothing needs it any more: those that were counted leave.
         protection.crowd = self.crowd.get().cloned();
-        if protection.listeners.iter().any(|one| one.rates_together.is_bounded()) {
+        let limit = |one: &ListenerProtection| {
+            let quota = one.retained.as_ref();
+            quota.map_or([false; 2], |quota| [quota.messages_max > 0, quota.bytes_max > 0])
+        };
+        *self.retained.write().unwrap_or_else(PoisonError::into_inner) =
+            protection.listeners.iter().map(limit).collect();
+        let together =
+            |one: &ListenerProtection| one.rates_together.is_bounded() || one.retained.is_some();
+        if protection.listeners.iter().any(together) {
             protection.meters = Some(Arc::clone(self.meters.get_or_init(Arc::default)));
         }
         protection
@@ -186,9 +205,15 @@ fn penalty(rule: &BanRule) -> Option<Penalty> {
     (rule.count > 0).then_some(Penalty { quota, ban_ms: ms(rule.ban_for) })
 }
 
-fn own(listener: Option<&Listener>) -> ListenerProtection {
+fn own(number: u16, listener: Option<&Listener>) -> ListenerProtection {
     let Some(listener) = listener else { return ListenerProtection::default() };
     let limits = &listener.limits;
+    let retained = RetainedQuota {
+        listener: ListenerId(number),
+        label: listener.label().into(),
+        messages_max: limits.retained_messages_max.into(),
+        bytes_max: limits.retained_bytes_max.bytes(),
+    };
     ListenerProtection {
         is_behind_proxy: listener.proxy_protocol.is_some()
             || !listener.websocket.trusted_proxies.is_empty(),
@@ -205,6 +230,7 @@ fn own(listener: Option<&Listener>) -> ListenerProtection {
         maximum_packet_size: narrow(limits.maximum_packet_size_bytes.bytes()),
         subscriptions_per_client_max: wide(limits.subscriptions_per_client_max),
         topic_levels_max: limits.topic_levels_max,
+        retained: (retained.messages_max > 0 || retained.bytes_max > 0).then(|| Arc::new(retained)),
     }
 }
 

@@ -356,6 +356,57 @@ fn a_listener_has_a_rate_and_loses_it() {
     drop(writers);
 }
 
+/// What a listener's clients have retained is counted over both shards, and a reload gives room for more.
+#[test]
+fn a_listener_has_so_many_retained_messages() {
+    let (public, inside) = (free(), free());
+    let configuration = |most: u32| {
+        format!(
+            "listeners: [{{name: public, address: \"{public}\", limits: {{retained_messages_max: {most}}}}}, \
+             {{name: inside, address: \"{inside}\"}}]\n"
+        )
+    };
+    let broker = Broker::start("retained", &configuration(5));
+    let connect = |address, client_id: u8| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("is above zero");
+        let packet = [b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01", &[client_id][..]].concat();
+        stream.write_all(&packet).expect("is taken");
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).expect("a CONNACK");
+        stream.read_exact(&mut vec![0; usize::from(head[1])]).expect("all of it");
+        stream
+    };
+    // A reason code for each topic.
+    let retain = |stream: &mut TcpStream, topics: std::ops::Range<u8>| -> Vec<u8> {
+        let told = topics.map(|topic| {
+            let packet = [b"\x33\x07\0\x01", &[b'a' + topic][..], b"\0\x01\0x"].concat();
+            stream.write_all(&packet).expect("is taken");
+            let mut head = [0; 2];
+            stream.read_exact(&mut head).expect("a PUBACK");
+            let mut body = vec![0; usize::from(head[1])];
+            stream.read_exact(&mut body).expect("all of it");
+            body.get(2).copied().unwrap_or(0)
+        });
+        told.collect()
+    };
+    let (mut outside, mut within) = (connect(public, b'x'), connect(inside, b'y'));
+    assert_eq!(retain(&mut outside, 0..8), [0, 0, 0, 0, 0, 0x97, 0x97, 0x97]);
+    assert_eq!(retain(&mut within, 5..8), [0, 0, 0]);
+    // What the other one replaces is its own from then on.
+    assert_eq!(retain(&mut within, 0..1), [0]);
+    assert_eq!(retain(&mut outside, 8..10), [0, 0x97]);
+    broker.write(&configuration(7));
+    let told = broker.lines(&["reload"]);
+    let line = "listeners[public].limits.retained_messages_max: 5 → 7";
+    assert!(told.iter().any(|one| one == line), "{told:?}");
+    let since = Instant::now();
+    while retain(&mut outside, 10..11) != [0] {
+        assert!(since.elapsed() < PATIENCE, "the new limit does not count");
+    }
+    assert_eq!(retain(&mut outside, 11..14), [0, 0x97, 0x97]);
+}
+
 /// Who comes, goes and is denied, and what operators do, in a file that may be moved away.
 #[test]
 fn the_audit_log_tells_who_did_what() {

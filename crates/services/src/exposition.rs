@@ -37,6 +37,12 @@ pub struct ListenerNumbers {
     pub connects_refused: u64,
     /// Times a client was not read from because it, or all of the listener together, had published more than they may.
     pub publishers_paced: u64,
+    /// Retained messages refused because the listener's limit was reached.
+    pub retained_refused: u64,
+    /// Retained messages that have come by it; `None`: they have no limit, and are not counted.
+    pub retained_messages: Option<u64>,
+    /// Their bytes, likewise.
+    pub retained_bytes: Option<u64>,
 }
 
 /// Tells what has come by a listener, by its number.
@@ -164,7 +170,8 @@ impl Exposition {
         for (name, help, kind, value) in BY_LISTENER {
             text += &head(name, help, kind);
             for (listener, numbers) in &counts {
-                _ = writeln!(text, "{name}{{listener=\"{listener}\"}} {}", value(numbers));
+                let Some(value) = value(numbers) else { continue };
+                _ = writeln!(text, "{name}{{listener=\"{listener}\"}} {value}");
             }
         }
         text += &head("midge_ready", "1 while new clients are served: /health/ready.", "gauge");
@@ -204,40 +211,59 @@ impl Exposition {
 }
 
 /// A family by listener: name, help, kind, and which of the numbers.
-type ByListener = (&'static str, &'static str, &'static str, fn(&ListenerNumbers) -> u64);
+type ByListener = (&'static str, &'static str, &'static str, fn(&ListenerNumbers) -> Option<u64>);
 
 /// They stand beside the families by core: one series for each listener and core would be too many.
-const BY_LISTENER: [ByListener; 5] = [
+const BY_LISTENER: [ByListener; 8] = [
     (
         "midge_listener_connections",
         "Connections that exist now, by listener.",
         "gauge",
-        |numbers| numbers.connections,
+        |numbers| Some(numbers.connections),
     ),
     (
         "midge_listener_connections_accepted_total",
         "Connections accepted from the network, by listener.",
         "counter",
-        |numbers| numbers.accepted,
+        |numbers| Some(numbers.accepted),
     ),
     (
         "midge_listener_connections_refused_total",
         "Connections that were closed before anybody looked at what they sent, by listener.",
         "counter",
-        |numbers| numbers.refused,
+        |numbers| Some(numbers.refused),
     ),
     (
         "midge_listener_connects_refused_total",
         "CONNECT packets refused, by listener.",
         "counter",
-        |numbers| numbers.connects_refused,
+        |numbers| Some(numbers.connects_refused),
     ),
     (
         "midge_listener_publishers_paced_total",
         "Times a client was not read from because it, or all of its listener together, had published more than they may, \
          by listener.",
         "counter",
-        |numbers| numbers.publishers_paced,
+        |numbers| Some(numbers.publishers_paced),
+    ),
+    (
+        "midge_listener_retained_refused_total",
+        "Retained messages refused because their listener's limit was reached, by listener.",
+        "counter",
+        |numbers| Some(numbers.retained_refused),
+    ),
+    (
+        "midge_listener_retained_messages",
+        "Retained messages that have come by a listener that limits them, with what shards have set aside, by listener.",
+        "gauge",
+        |numbers| numbers.retained_messages,
+    ),
+    (
+        "midge_listener_retained_bytes",
+        "Bytes of retained messages that have come by a listener that limits them, with what shards have set aside, \
+         by listener.",
+        "gauge",
+        |numbers| numbers.retained_bytes,
     ),
 ];
 
@@ -397,6 +423,9 @@ mod tests {
             refused: 30,
             connects_refused: 40,
             publishers_paced: 50,
+            retained_refused: 60,
+            retained_messages: Some(70),
+            retained_bytes: None,
         }));
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_010);
         let exposition =
@@ -435,6 +464,8 @@ mod tests {
             "midge_listener_connections_refused_total{listener=\"a\\\"b\\\\c\"} 30",
             "midge_listener_connects_refused_total{listener=\"a\\\"b\\\\c\"} 40",
             "midge_listener_publishers_paced_total{listener=\"a\\\"b\\\\c\"} 50",
+            "midge_listener_retained_refused_total{listener=\"a\\\"b\\\\c\"} 60",
+            "midge_listener_retained_messages{listener=\"a\\\"b\\\\c\"} 70",
             "midge_ready 1",
             "process_start_time_seconds 1000",
             "midge_statistics_age_seconds{core=\"0\"} 0.500",

@@ -47,7 +47,7 @@ pub use outbound::{
     Acknowledged, Delivery, DeliveryExtra, Fetched, Keep, Kept, KeptMessage, Offer, Outbound,
     QueueLimits, Resend, Spilled,
 };
-pub use publication::{Author, Keeping, Publication};
+pub use publication::{Author, Keeping, Publication, Writer};
 pub use session::{Session, Will};
 pub use stubs::{Stub, Stubs};
 pub use time::Time;

@@ -27,9 +27,18 @@ pub enum Keeping {
     Fsync,
 }
 
-/// Who has published something that is retained, for whoever asks later whether they still might.
+/// Where something that is retained comes from, as far as somebody asks later.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Author {
+    /// Who it was, for whoever asks whether they still might.
+    pub writer: Option<Writer>,
+    /// The name of the listener for which it counts.
+    pub listener: Option<Arc<str>>,
+}
+
+/// Who has published something.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Writer {
     /// The user name; `None`: an anonymous client.
     pub user: Option<Box<str>>,
     /// The client id.
@@ -40,7 +49,10 @@ impl Author {
     /// Bytes that it occupies.
     #[must_use]
     pub fn memory_size(&self) -> usize {
-        size_of::<Self>() + self.client_id.len() + self.user.as_ref().map_or(0, |user| user.len())
+        let writer = self.writer.as_ref().map_or(0, |writer| {
+            writer.client_id.len() + writer.user.as_ref().map_or(0, |user| user.len())
+        });
+        size_of::<Self>() + writer + self.listener.as_ref().map_or(0, |listener| listener.len())
     }
 }
 
@@ -106,14 +118,14 @@ impl Publication {
         self
     }
 
-    /// The same with who wrote it, if somebody wants to know later.
+    /// The same with where it comes from, if somebody wants to know later.
     #[must_use]
     pub fn written_by(mut self, author: Option<Arc<Author>>) -> Self {
         self.author = author;
         self
     }
 
-    /// Who wrote it; `None`: nobody asked.
+    /// Where it comes from; `None`: nobody asks.
     #[must_use]
     pub fn author(&self) -> Option<&Arc<Author>> {
         self.author.as_ref()

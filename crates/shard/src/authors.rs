@@ -5,11 +5,10 @@
 //! is not written down, and their messages stay.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_auth::{AccessRules, Rights};
-use midge_session::Author;
+use midge_session::Writer;
 
 /// Writers whose rights are remembered, at most: beyond it all are forgotten.
 const REMEMBERED_MAX: usize = 1024;
@@ -18,7 +17,7 @@ const REMEMBERED_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Authors {
     generation: u32,
-    rights: HashMap<Arc<Author>, Rights, RandomState>,
+    rights: HashMap<Writer, Rights, RandomState>,
 }
 
 impl Authors {
@@ -31,17 +30,17 @@ impl Authors {
         &mut self,
         rules: &AccessRules,
         generation: u32,
-        author: &Arc<Author>,
+        writer: &Writer,
         topic: &str,
     ) -> bool {
         if self.generation != generation || self.rights.len() >= REMEMBERED_MAX {
             self.rights.clear();
             self.generation = generation;
         }
-        let rights = self
-            .rights
-            .entry(Arc::clone(author))
-            .or_insert_with(|| rules.rights(author.user.as_deref(), &author.client_id, None));
-        rights.may_write(topic).allowed
+        if let Some(rights) = self.rights.get(writer) {
+            return rights.may_write(topic).allowed;
+        }
+        let rights = rules.rights(writer.user.as_deref(), &writer.client_id, None);
+        self.rights.entry(writer.clone()).or_insert(rights).may_write(topic).allowed
     }
 }

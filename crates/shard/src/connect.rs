@@ -192,6 +192,7 @@ impl Shard {
             connection.note_timer(Some(deadline));
             self.wheel.insert(deadline, Entry::new(Subject::Connection, id.0, serial));
         }
+        self.note_author_of_will(session);
         self.counters.connects_accepted += 1;
         self.audit_session(session, || AuditEvent::Connected { version: connect.version });
         self.actions.push_back(Action::Receive(id));

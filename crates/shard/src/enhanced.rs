@@ -221,6 +221,8 @@ impl Shard {
             Verdict::Granted(grant) if self.guards.user(session) == grant.user.as_deref() => {
                 enhanced.stage = Stage::Idle;
                 self.guards.log_in(session, &grant);
+                self.note_author_of_will(session);
+                let Some(connection) = self.connections.get_mut(id.0) else { return };
                 connection.set_valid_for(grant.valid_for_seconds, self.now);
                 self.hasten_timer(id);
                 (ReasonCode::Success, grant.data)

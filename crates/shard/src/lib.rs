@@ -96,7 +96,7 @@ pub use levels::Levels;
 pub use outbox::OutboxLimits;
 pub use protection::{
     Ban, BanSubject, Bans, Crowd, LISTENERS_MAX, ListenerCounts, ListenerMeters, ListenerNumbers,
-    ListenerProtection, NamePatterns, Penalty, Protection, Quota, Rates,
+    ListenerProtection, NamePatterns, Penalty, Protection, Quota, Rates, RetainedQuota,
 };
 pub use retained::RetainedCounts;
 pub use security::{ClientRights, Explanation, Security};

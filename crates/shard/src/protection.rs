@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `meter` | how much in how long: quotas of connects, rates of publications |
+//! | `stock` | what the clients of a listener may have retained together |
 //! | `together` | what all clients of a listener may publish together |
 //! | `by_listener` | what came by each listener, for whoever looks |
 //! | `crowd` | connections by address and listener, for all shards together |
@@ -16,6 +17,7 @@
 //! | connections before their CONNECT | the oldest of them goes, if it had a second; else the new one |
 //! | publications and bytes of a client | it is not read from until it may publish again: nothing is dropped |
 //! | publications and bytes of all clients of a listener | the same, one after the other |
+//! | retained messages and bytes of a listener | delivered, not retained (0x97) |
 //! | names | the CONNECT is refused |
 //! | failed logins of an address, connects of a client | a ban |
 //! | memory | no new session (0x89), nothing more is queued, retained or subscribed to (0x97); what flows, flows |
@@ -29,6 +31,7 @@ mod by_listener;
 mod crowd;
 mod meter;
 mod names;
+mod stock;
 #[cfg(test)]
 mod tests;
 mod together;
@@ -52,13 +55,15 @@ use crate::shard::Shard;
 use crate::tally::count_gone;
 
 pub use bans::{Ban, BanSubject, Bans};
-use by_listener::Happening;
+pub(crate) use by_listener::Happening;
 pub use by_listener::{ListenerCounts, ListenerNumbers};
 use crowd::Origin;
 pub use crowd::{Crowd, LISTENERS_MAX};
 use meter::Pace;
 pub use meter::{Quota, Rates};
 pub use names::NamePatterns;
+pub use stock::RetainedQuota;
+pub(crate) use stock::{Accounts, Counted};
 pub use together::ListenerMeters;
 use together::Share;
 
@@ -95,7 +100,7 @@ pub struct Protection {
     pub user_names: NamePatterns,
     /// Needed where connections or connects of addresses or listeners have a bound, or failed logins.
     pub crowd: Option<Arc<Crowd>>,
-    /// Needed where all clients of a listener together have a rate.
+    /// Needed where all clients of a listener together have a limit.
     pub meters: Option<Arc<ListenerMeters>>,
     /// Where somebody looks at what comes by each listener.
     pub listener_counts: Option<Arc<ListenerCounts>>,
@@ -111,7 +116,7 @@ pub struct Penalty {
 }
 
 /// The limits of one listener; zero: that of all.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ListenerProtection {
     /// A proxy in front says who the client is: the peer's own address counts for nothing.
     pub is_behind_proxy: bool,
@@ -129,6 +134,8 @@ pub struct ListenerProtection {
     pub subscriptions_per_client_max: usize,
     /// Levels of a topic or filter, if those are fewer.
     pub topic_levels_max: u16,
+    /// What its clients may have retained together.
+    pub retained: Option<Arc<RetainedQuota>>,
 }
 
 impl ListenerProtection {
@@ -149,6 +156,16 @@ impl Protection {
 
     fn rates_together(&self, listener: ListenerId) -> Rates {
         self.of(listener).map(|listener| listener.rates_together).unwrap_or_default()
+    }
+
+    /// Whether somebody asks by which listener a retained message came.
+    pub(crate) fn counts_retained(&self) -> bool {
+        self.listeners.iter().any(|one| one.retained.is_some())
+    }
+
+    /// What a retained message is to be counted under.
+    pub(crate) fn retained_label(&self, listener: ListenerId) -> Option<&Arc<str>> {
+        Some(&self.of(listener)?.retained.as_ref()?.label)
     }
 
     fn paces(&self) -> bool {
@@ -227,6 +244,8 @@ impl Shard {
     pub fn handle_settings(&mut self, settings: Arc<Settings>) {
         self.watch.look_at(&settings.protection);
         self.watch.shares.iter_mut().for_each(Share::begin_anew);
+        let earlier = &self.full_settings.protection;
+        self.retained.accounts.settle(earlier, &settings.protection, self.shards);
         self.full_settings = settings;
         self.press();
     }
@@ -276,7 +295,8 @@ impl Shard {
         }
         let settings = Arc::clone(&self.settings);
         let protection = &settings.protection;
-        let own = protection.of(listener).copied().unwrap_or_default();
+        let none = ListenerProtection::default();
+        let own = protection.of(listener).unwrap_or(&none);
         self.make_room_before_connect(protection.handshakes_max)?;
         // Before anything is counted.
         if !own.is_behind_proxy && self.is_banned(peer.ip()) {

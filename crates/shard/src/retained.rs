@@ -21,6 +21,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ahash::RandomState;
 use midge_codec::QoS;
 use midge_mesh::ShardId;
 use midge_session::{Keep, Publication, SubscriptionOptions, Time};
@@ -30,8 +31,9 @@ use midge_topic::{RetainedIndex, Scan, SubscriberId, Topic, TopicFilter};
 use crate::connection::State;
 use crate::deliver::Occasion;
 use crate::envelope::{Envelope, RetainedAnswer, RetainedQuery};
-use crate::ids::{ConnectionId, keeper_shard};
+use crate::ids::{ConnectionId, ListenerId, keeper_shard};
 use crate::own;
+use crate::protection::{Accounts, Counted, Happening, Protection};
 use crate::shard::Shard;
 
 /// Entries that one scan looks at.
@@ -71,6 +73,16 @@ impl RetainedMessage {
     fn size(&self) -> usize {
         size_of_retained(&self.publication)
     }
+
+    fn counted(&self) -> Option<Counted> {
+        counted(&self.publication)
+    }
+}
+
+/// What counts for a listener, where it does.
+fn counted(publication: &Publication) -> Option<Counted> {
+    let label = publication.author()?.listener.as_ref()?;
+    Some(Counted { label: Arc::clone(label), size: size_of_retained(publication) as u64 })
 }
 
 /// What counts against the limit: with the writer's names in each message, though they share them.
@@ -176,11 +188,14 @@ impl RetainedPump {
 pub(crate) struct RetainedSlice {
     pub(crate) index: RetainedIndex<RetainedMessage>,
     bytes: usize,
+    /// What of it counts for listeners.
+    pub(crate) accounts: Accounts,
 }
 
 impl RetainedSlice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { index: RetainedIndex::with_seed(seed), bytes: 0 }
+    pub(crate) fn new(seed: u64, hasher: RandomState) -> Self {
+        let index = RetainedIndex::with_seed(seed);
+        Self { index, bytes: 0, accounts: Accounts::new(hasher) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -197,6 +212,12 @@ impl RetainedSlice {
         let messages = self.index.iter_after(None);
         let bytes: usize = messages.map(RetainedMessage::size).sum();
         assert_eq!(self.bytes, bytes, "retained bytes are counted");
+        for (label, messages, bytes) in self.accounts.used() {
+            let all = self.index.iter_after(None).filter_map(RetainedMessage::counted);
+            let own = all.filter(|one| one.label == *label);
+            let sum = own.fold((0, 0), |(count, sum), one| (count + 1, sum + one.size));
+            assert_eq!((messages, bytes), sum, "what counts for {label}");
+        }
     }
 
     /// Nobody else holds a retained message any more: what goes to many is given back by all.
@@ -227,9 +248,19 @@ impl RetainedSlice {
             .filter_map(|message| Some((Arc::clone(&message.publication), message.keep.get()?)))
     }
 
-    /// Puts one back after a restart.
-    pub(crate) fn restore(&mut self, publication: Arc<Publication>, keep: Keep, now: Time) {
+    /// Puts one back after a restart: no topic twice.
+    pub(crate) fn restore(
+        &mut self,
+        publication: Arc<Publication>,
+        keep: Keep,
+        now: Time,
+        protection: &Protection,
+        shards: u16,
+    ) {
         self.bytes += size_of_retained(&publication);
+        if let Some(one) = counted(&publication) {
+            self.accounts.admit(&one, protection, shards);
+        }
         let earlier = self.index.insert(RetainedMessage::new(publication, now, Some(keep)));
         if let Some(earlier) = earlier {
             self.bytes -= earlier.size();
@@ -273,6 +304,12 @@ impl Shard {
         if replaced > 0 && mutant!("first-retained-stays") {
             return Retained::Kept(Sequence(0));
         }
+        if let Err(listener) = self.account(replaced > 0, publication) {
+            self.counters.retained_refused += 1;
+            self.note_by_listener(listener, Happening::RetainedRefused);
+            return Retained::Refused;
+        }
+        let slice = &mut self.retained;
         // [MQTT-3.3.1-5]
         let message = RetainedMessage::new(Arc::clone(publication), self.now, None);
         let earlier = slice.index.insert(message);
@@ -288,13 +325,36 @@ impl Shard {
         Retained::Kept(Sequence(0))
     }
 
+    /// Whether the listener by which a message came lets it take the place of the earlier one of its topic; if so, it counts.
+    fn account(&mut self, replaces: bool, publication: &Publication) -> Result<(), ListenerId> {
+        let slice = &mut self.retained;
+        let earlier = if replaces { slice.index.find(publication.topic()) } else { None };
+        let earlier = earlier.and_then(RetainedMessage::counted);
+        let new = counted(publication);
+        if earlier.is_none() && new.is_none() {
+            return Ok(());
+        }
+        let protection = &self.settings.protection;
+        slice.accounts.replace(earlier.as_ref(), new.as_ref(), protection, self.shards)
+    }
+
+    /// One is not there any more.
+    fn take_off(&mut self, old: &RetainedMessage) {
+        self.retained.bytes -= old.size();
+        if let Some(old) = old.counted() {
+            let protection = &self.settings.protection;
+            // Nothing is asked for, so nothing is refused.
+            _ = self.retained.accounts.replace(Some(&old), None, protection, self.shards);
+        }
+    }
+
     /// A topic has no retained message from now on. Returns what whoever is told so waits for.
     fn forget_earlier(&mut self, topic: &str) -> Sequence {
         if let Some(durable) = &mut self.durable {
             durable.supersede(topic);
         }
         if let Some(old) = self.retained.index.remove(topic) {
-            self.retained.bytes -= old.size();
+            self.take_off(&old);
             self.tell_retained_count();
             if let Some(keep) = old.keep.get() {
                 return self.forget_retained(topic, &keep);
@@ -567,7 +627,8 @@ impl Shard {
                     expired.push(message.topic().into());
                 } else if let (Some((rules, generation)), Some(author)) =
                     (&rules, message.publication.author())
-                    && !authors.may_still_write(rules, *generation, author, message.topic())
+                    && let Some(writer) = &author.writer
+                    && !authors.may_still_write(rules, *generation, writer, message.topic())
                 {
                     // It stays: the right may come back.
                     counters.dropped_denied += 1;
@@ -585,7 +646,7 @@ impl Shard {
         // [MQTT-3.3.2-5]: what has expired is not kept.
         for topic in expired {
             if let Some(old) = self.retained.index.remove(&topic) {
-                self.retained.bytes -= old.size();
+                self.take_off(&old);
                 self.counters.dropped_expired += 1;
                 if let (Some(durable), Some(keep)) = (&mut self.durable, old.keep.get()) {
                     durable.release_keep(&keep);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use midge_auth::{AccessRules, Chain, Decision, Grant, GrantedRights, Link, Rights, Source};
-use midge_session::Author;
+use midge_session::{Author, Writer};
 
 use crate::audit::AuditEvent;
 use crate::ids::{ListenerId, SessionId};
@@ -126,17 +126,33 @@ impl Guards {
         }
     }
 
-    /// What a retained message of a session carries; `None`: what its client may do comes with its login.
-    fn author(&mut self, session: SessionId, client_id: &str) -> Option<Arc<Author>> {
+    /// What a retained message of a session carries; `None`: nobody asks. `named`: its writer may be asked about later, unless
+    /// what they may do comes with their login. Without a connection `listener` is that of the last one.
+    fn author(
+        &mut self,
+        session: SessionId,
+        client_id: &str,
+        named: bool,
+        listener: Option<Option<&Arc<str>>>,
+    ) -> Option<Arc<Author>> {
         let guard = self.by_session.entry(session).or_default();
-        if guard.is_granted() {
+        let named = named && !guard.is_granted();
+        let Guard { user, author, .. } = guard;
+        let known = author.as_ref().and_then(|author| author.listener.as_ref());
+        let listener = listener.unwrap_or(known);
+        if !named && listener.is_none() {
             return None;
         }
-        let Guard { user, author, .. } = guard;
-        let author = author.get_or_insert_with(|| {
-            Arc::new(Author { user: user.clone(), client_id: client_id.into() })
+        let current = author.as_ref().filter(|author| {
+            author.writer.is_some() == named && author.listener.as_ref() == listener
         });
-        Some(Arc::clone(author))
+        if let Some(current) = current {
+            return Some(Arc::clone(current));
+        }
+        let client_id = client_id.into();
+        let writer = named.then(|| Writer { user: user.clone(), client_id });
+        let new = Arc::new(Author { writer, listener: listener.cloned() });
+        Some(Arc::clone(author.insert(new)))
     }
 
     /// The rules that all have, and of which generation they are.
@@ -320,13 +336,26 @@ impl Shard {
         allowed
     }
 
-    /// Who wrote a message that is to be retained, if anybody will ask.
+    /// Where a message comes from that is to be retained, if anybody will ask.
     pub(crate) fn author(&mut self, session: SessionId, retain: bool) -> Option<Arc<Author>> {
-        if !retain || !self.settings.recheck_retained {
+        let named = self.settings.recheck_retained;
+        if !retain || !(named || self.settings.protection.counts_retained()) {
             return None;
         }
         let entry = self.sessions.get(session)?;
-        self.guards.author(session, &entry.session.client_id)
+        let connection = entry.connection.and_then(|id| self.connections.get(id.0));
+        let listener = connection.map(|one| self.settings.protection.retained_label(one.listener));
+        self.guards.author(session, &entry.session.client_id, named, listener)
+    }
+
+    /// A will that is retained counts for the listener by which its client came, also when the client is gone.
+    pub(crate) fn note_author_of_will(&mut self, session: SessionId) {
+        let retain = |session: &midge_session::Session| {
+            session.will.as_ref().is_some_and(|will| will.retain)
+        };
+        if self.sessions.get(session).is_some_and(|entry| retain(&entry.session)) {
+            self.author(session, true);
+        }
     }
 
     /// Whether a session's client may subscribe to a filter.

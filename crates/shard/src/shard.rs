@@ -158,7 +158,7 @@ impl Shard {
             leaving: Leaving::default(),
             table: SubscriptionTable::with_seed(a ^ d),
             interest: shared.interest.map(|map| InterestWriter::new(map, id)),
-            retained: RetainedSlice::new(b ^ c),
+            retained: RetainedSlice::new(b ^ c, hasher.clone()),
             own_retained: RetainedIndex::with_seed(b ^ c),
             retained_counts: shared.retained_counts,
             groups: Groups::new(hasher.clone()),

@@ -153,8 +153,9 @@ fn line(record: &Record<'_>, clients: &HashMap<u64, String>) -> Option<Line> {
                 groups: message.groups.iter().map(|group| (*group).to_owned()).collect(),
                 hand_on: message.hand_on.is_some(),
                 author: message.author.map(|author| lines::Author {
-                    user: author.user.map(str::to_owned),
-                    client_id: author.client_id.to_owned(),
+                    user: author.writer.and_then(|writer| writer.user).map(str::to_owned),
+                    client_id: author.writer.map(|writer| writer.client_id.to_owned()),
+                    listener: author.listener.map(str::to_owned),
                 }),
             }
         }

@@ -13,6 +13,7 @@ use midge_reactor::disk::{Layout, LogWriter};
 use midge_session::{SUBSCRIPTION_IDENTIFIER_MAX, SubscriptionOptions};
 use midge_shard::record::{
     AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord,
+    WriterRecord,
 };
 use midge_topic::{SharedFilter, TopicFilter, TopicLimits, TopicName};
 
@@ -243,8 +244,11 @@ impl Importer {
             deliveries,
             groups: groups.iter().map(String::as_str).collect(),
             author: author.as_ref().map(|author| AuthorRecord {
-                user: author.user.as_deref(),
-                client_id: &author.client_id,
+                writer: author
+                    .client_id
+                    .as_deref()
+                    .map(|client_id| WriterRecord { user: author.user.as_deref(), client_id }),
+                listener: author.listener.as_deref(),
             }),
         }))
     }

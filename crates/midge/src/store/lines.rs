@@ -72,7 +72,7 @@ pub(super) enum Line {
         /// It has not been given to all who want it: that is done at the next start.
         #[serde(default, skip_serializing_if = "is_false")]
         hand_on: bool,
-        /// Who wrote it, where that is kept (security.recheck_retained).
+        /// Where it comes from, where that is kept (security.recheck_retained, limits of retained messages of a listener).
         #[serde(default, skip_serializing_if = "Option::is_none")]
         author: Option<Author>,
     },
@@ -86,14 +86,19 @@ pub(super) enum Line {
     },
 }
 
-/// Who wrote a message.
+/// Where a message comes from.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Author {
     /// `null`: an anonymous client.
     #[serde(default)]
     pub(super) user: Option<String>,
-    pub(super) client_id: String,
+    /// `null`: nobody asks who it was.
+    #[serde(default)]
+    pub(super) client_id: Option<String>,
+    /// The listener for which it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) listener: Option<String>,
 }
 
 /// A will.

@@ -176,13 +176,22 @@ pub struct MessageRecord<'a> {
     pub deliveries: Vec<DeliveryRecord<'a>>,
     /// Groups whose backlog it is in.
     pub groups: Vec<&'a str>,
-    /// Who wrote it, where that is kept.
+    /// Where it comes from, where that is kept.
     pub author: Option<AuthorRecord<'a>>,
 }
 
-/// See [`MessageRecord::author`].
+/// See [`MessageRecord::author`]. There is one of both at least.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuthorRecord<'a> {
+    /// Who wrote it.
+    pub writer: Option<WriterRecord<'a>>,
+    /// The name of the listener for which it counts.
+    pub listener: Option<&'a str>,
+}
+
+/// See [`AuthorRecord::writer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterRecord<'a> {
     /// The user name; `None`: an anonymous client's.
     pub user: Option<&'a str>,
     /// The client id.
@@ -253,12 +262,15 @@ const HANDED_ON: u8 = 11;
 const MARK: u8 = 12;
 const RETAINED_GONE: u8 = 13;
 const TAKEN: u8 = 14;
-/// A message with its author in front.
+/// A message with its writer in front.
 const MESSAGE_BY: u8 = 15;
+/// A message with its listener, and perhaps its writer, in front.
+const MESSAGE_FROM: u8 = 16;
 
 const AWAY: u8 = 1;
 const WILL: u8 = 1 << 1;
 const USER: u8 = 1 << 2;
+const WRITER: u8 = 1 << 3;
 
 const RETAIN: u8 = 1 << 2;
 const EXPIRES: u8 = 1 << 3;
@@ -340,7 +352,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// When the kind is not known, or the payload is not one of that kind.
     pub fn decode(kind: u8, payload: &'a [u8]) -> Result<Self, RecordError> {
-        if !(SESSION..=MESSAGE_BY).contains(&kind) {
+        if !(SESSION..=MESSAGE_FROM).contains(&kind) {
             return Err(RecordError::UnknownKind(kind));
         }
         let mut reader = Reader { rest: payload };
@@ -361,7 +373,20 @@ impl<'a> Record<'a> {
             UNSUBSCRIBE => Self::Unsubscribe { session: reader.number()?, filter: reader.text()? },
             MESSAGE => Self::Message(MessageRecord::read(reader)?),
             MESSAGE_BY => {
-                let author = Some(AuthorRecord::read(reader)?);
+                let writer = Some(WriterRecord::read(reader.byte()?, reader)?);
+                let author = Some(AuthorRecord { writer, listener: None });
+                Self::Message(MessageRecord { author, ..MessageRecord::read(reader)? })
+            }
+            MESSAGE_FROM => {
+                let listener = Some(reader.text()?);
+                let writer = match reader.byte()? {
+                    0 => None,
+                    flags if flags & WRITER != 0 => {
+                        Some(WriterRecord::read(flags & !WRITER, reader)?)
+                    }
+                    _ => return None,
+                };
+                let author = Some(AuthorRecord { writer, listener });
                 Self::Message(MessageRecord { author, ..MessageRecord::read(reader)? })
             }
             ASSIGNED => Self::Assigned {
@@ -470,9 +495,7 @@ impl<'a> MessageRecord<'a> {
         out: &mut Vec<u8>,
     ) -> u8 {
         let deliveries = deliveries.into_iter();
-        if let Some(author) = &self.author {
-            author.encode(out);
-        }
+        let kind = self.author.map_or(MESSAGE, |author| author.encode(out));
         let flag = |on: bool, bit: u8| if on { bit } else { 0 };
         out.push(
             self.qos as u8
@@ -510,7 +533,7 @@ impl<'a> MessageRecord<'a> {
         put_bytes(out, self.topic.as_bytes());
         put_bytes(out, self.properties);
         put_number(out, self.payload.len() as u64);
-        if self.author.is_some() { MESSAGE_BY } else { MESSAGE }
+        kind
     }
 
     fn read(reader: &mut Reader<'a>) -> Option<Self> {
@@ -550,17 +573,38 @@ impl<'a> MessageRecord<'a> {
     }
 }
 
-impl<'a> AuthorRecord<'a> {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.push(if self.user.is_some() { USER } else { 0 });
+impl AuthorRecord<'_> {
+    /// Appends it; returns the kind of the message behind it.
+    fn encode(&self, out: &mut Vec<u8>) -> u8 {
+        match (self.listener, &self.writer) {
+            (None, None) => MESSAGE,
+            (None, Some(writer)) => {
+                writer.encode(0, out);
+                MESSAGE_BY
+            }
+            (Some(listener), writer) => {
+                put_bytes(out, listener.as_bytes());
+                match writer {
+                    Some(writer) => writer.encode(WRITER, out),
+                    None => out.push(0),
+                }
+                MESSAGE_FROM
+            }
+        }
+    }
+}
+
+impl<'a> WriterRecord<'a> {
+    fn encode(&self, flags: u8, out: &mut Vec<u8>) {
+        out.push(flags | if self.user.is_some() { USER } else { 0 });
         if let Some(user) = self.user {
             put_bytes(out, user.as_bytes());
         }
         put_bytes(out, self.client_id.as_bytes());
     }
 
-    fn read(reader: &mut Reader<'a>) -> Option<Self> {
-        let user = match reader.byte()? {
+    fn read(flags: u8, reader: &mut Reader<'a>) -> Option<Self> {
+        let user = match flags {
             0 => None,
             USER => Some(reader.text()?),
             _ => return None,
@@ -751,6 +795,10 @@ mod tests {
             groups: Vec::new(),
             author: None,
         };
+        let author = |user: Option<Option<&'static str>>, listener| {
+            let writer = user.map(|user| WriterRecord { user, client_id: "client" });
+            Some(AuthorRecord { writer, listener })
+        };
         let full = MessageRecord {
             qos: QoS::ExactlyOnce,
             retain: true,
@@ -784,12 +832,18 @@ mod tests {
             Record::Subscribe { session: 1, options: 0xdead_beef, filter: "a/+/#" },
             Record::Unsubscribe { session: 1, filter: "$share/g/x" },
             Record::Message(MessageRecord {
-                author: Some(AuthorRecord { user: Some("anna"), client_id: "c" }),
+                author: author(Some(Some("anna")), None),
+                ..plain.clone()
+            }),
+            Record::Message(MessageRecord { author: author(Some(None), None), ..full.clone() }),
+            Record::Message(MessageRecord { author: author(None, Some("in")), ..full.clone() }),
+            Record::Message(MessageRecord {
+                author: author(Some(Some("anna")), Some("127.0.0.1:1883")),
                 ..plain.clone()
             }),
             Record::Message(MessageRecord {
-                author: Some(AuthorRecord { user: None, client_id: "client" }),
-                ..full.clone()
+                author: author(Some(None), Some("in")),
+                ..plain.clone()
             }),
             Record::Message(plain),
             Record::Message(full),

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use midge_codec::{PacketId, QoS};
 use midge_session::{
     Author, Delivery, DeliveryExtra, Keep, Publication, Session, Stub, Stubs, SubscriptionOptions,
-    Will,
+    Will, Writer,
 };
 use midge_store::{Level, Log, Position, RECORD_HEADER_SIZE, Recovered, SegmentId, record_size};
 use midge_topic::{SharedFilter, SubscriberId, TopicFilter};
@@ -274,8 +274,13 @@ impl Image {
 
     /// The same for all messages that somebody wrote.
     fn author(&mut self, record: AuthorRecord<'_>) -> Arc<Author> {
-        let author =
-            Author { user: record.user.map(Into::into), client_id: record.client_id.into() };
+        let author = Author {
+            writer: record.writer.map(|writer| Writer {
+                user: writer.user.map(Into::into),
+                client_id: writer.client_id.into(),
+            }),
+            listener: record.listener.map(Into::into),
+        };
         if let Some(known) = self.authors.get(&author) {
             return Arc::clone(known);
         }
@@ -683,7 +688,8 @@ impl Shard {
         }
         for (_, held) in image.retained {
             let keep = keep(held.message, held.place);
-            self.retained.restore(held.publication, keep, self.now);
+            let protection = &self.settings.protection;
+            self.retained.restore(held.publication, keep, self.now, protection, self.shards);
         }
         self.tell_retained_count();
         for (group, messages) in image.backlogs {

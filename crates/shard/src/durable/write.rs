@@ -13,6 +13,7 @@ use midge_topic::{FilterId, SubscriberId};
 
 use super::record::{
     AuthorRecord, DeliveryRecord, HandOn, MessageRecord, Record, SessionRecord, WillRecord,
+    WriterRecord,
 };
 use super::wait::{LATE, NEVER};
 use super::{Durable, Kept, Place, Recipient, WallTime};
@@ -98,8 +99,11 @@ pub(crate) fn message_record<'a>(
         deliveries: Vec::new(),
         groups: Vec::new(),
         author: publication.author().map(|author| AuthorRecord {
-            user: author.user.as_deref(),
-            client_id: &author.client_id,
+            writer: author.writer.as_ref().map(|writer| WriterRecord {
+                user: writer.user.as_deref(),
+                client_id: &writer.client_id,
+            }),
+            listener: author.listener.as_deref(),
         }),
     }
 }

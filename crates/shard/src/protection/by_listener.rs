@@ -26,6 +26,7 @@ struct Counts {
     refused: AtomicU64,
     connects_refused: AtomicU64,
     paced: AtomicU64,
+    retained_refused: AtomicU64,
 }
 
 /// The numbers of one listener, at one moment.
@@ -41,6 +42,8 @@ pub struct ListenerNumbers {
     pub connects_refused: u64,
     /// Times a client was not read from because it, or all of the listener together, had published more than they may.
     pub publishers_paced: u64,
+    /// Retained messages refused because the listener's limit was reached.
+    pub retained_refused: u64,
 }
 
 /// What happens to a connection of a listener.
@@ -52,6 +55,7 @@ pub(crate) enum Happening {
     Refused,
     ConnectRefused,
     Paced,
+    RetainedRefused,
 }
 
 impl ListenerCounts {
@@ -76,6 +80,7 @@ impl ListenerCounts {
             refused: load(&counts.refused),
             connects_refused: load(&counts.connects_refused),
             publishers_paced: load(&counts.paced),
+            retained_refused: load(&counts.retained_refused),
         }
     }
 
@@ -88,6 +93,7 @@ impl ListenerCounts {
             Happening::Refused => counts.refused.fetch_add(1, Ordering::Relaxed),
             Happening::ConnectRefused => counts.connects_refused.fetch_add(1, Ordering::Relaxed),
             Happening::Paced => counts.paced.fetch_add(1, Ordering::Relaxed),
+            Happening::RetainedRefused => counts.retained_refused.fetch_add(1, Ordering::Relaxed),
         };
     }
 }
@@ -124,7 +130,7 @@ impl Shard {
         self.note_by_listener(listener, Happening::Arrived);
     }
 
-    pub(super) fn note_by_listener(&self, listener: ListenerId, happening: Happening) {
+    pub(crate) fn note_by_listener(&self, listener: ListenerId, happening: Happening) {
         if let Some(counts) = &self.settings.protection.listener_counts {
             counts.note(listener, happening);
         }

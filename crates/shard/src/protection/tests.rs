@@ -598,3 +598,171 @@ fn a_reload_frees_a_line_or_gives_it_another_rate() {
     broker.run_until_quiet(100);
     assert_eq!(broker.shards[0].counters().publishes_received[0], 150);
 }
+
+/// The second listener's clients may have two messages retained.
+fn retaining(shards: u16, messages_max: u64) -> Broker {
+    let quota =
+        RetainedQuota { listener: ListenerId(1), label: "in".into(), messages_max, bytes_max: 0 };
+    let own =
+        ListenerProtection { retained: Some(Arc::new(quota)), ..ListenerProtection::default() };
+    let protection = Protection {
+        listeners: vec![ListenerProtection::default(), own],
+        meters: Some(Arc::new(ListenerMeters::new())),
+        listener_counts: Some(Arc::new(ListenerCounts::new())),
+        ..Protection::default()
+    };
+    Broker::new(shards, Settings { protection, ..Settings::default() })
+}
+
+impl Broker {
+    fn come_by(&mut self, id: u32, listener: u16, will: Option<Will<'_>>) {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        self.shards[0].handle_accepted(ConnectionId(id), peer, ListenerId(listener), self.now);
+        let names = (0..).map(|n| format!("c{id}-{n}"));
+        let count = self.shards.len() as u16;
+        let mut own = names.filter(|name| crate::home_shard(name, count).index() == 0);
+        let name = own.next().unwrap();
+        let mut bytes = Vec::new();
+        Connect { will, ..Connect::new(V5, &name) }.encode(&mut bytes);
+        self.receive(0, id, &bytes);
+        self.sent(0, id);
+    }
+
+    /// What a publisher at QoS 1 is told.
+    fn retain_by(&mut self, id: u32, topic: &str, payload: &[u8]) -> ReasonCode {
+        let mut bytes = Vec::new();
+        let packet_id = midge_codec::PacketId::new(1);
+        let (qos, retain) = (QoS::AtLeastOnce, true);
+        let publish = midge_codec::Publish {
+            topic,
+            payload,
+            qos,
+            packet_id,
+            retain,
+            ..midge_codec::Publish::default()
+        };
+        publish.encode(V5, &mut bytes);
+        self.receive(0, id, &bytes);
+        self.exchange();
+        for shard in &self.shards {
+            shard.check_integrity();
+        }
+        let bytes = self.sent(0, id);
+        let Ok(Framed::Packet(raw)) = frame(&bytes, u32::MAX) else { panic!("no answer") };
+        match decode(raw, V5).unwrap() {
+            Packet::PubAck(ack) => ack.reason_code,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_listener_has_so_many_retained_messages() {
+    let mut broker = retaining(1, 2);
+    broker.come_by(0, 0, None);
+    broker.come_by(1, 1, None);
+    let full = ReasonCode::QuotaExceeded;
+    let good = ReasonCode::Success;
+    for (client, topic, payload, expected) in [
+        (1, "a", "1", good),
+        (1, "b", "1", good),
+        (1, "c", "1", full),
+        // What is there can be replaced, by whomever: it counts for whoever did that.
+        (1, "a", "22", good),
+        (0, "c", "1", good),
+        (1, "c", "2", full),
+        (0, "a", "3", good),
+        (1, "d", "1", good),
+        (1, "e", "1", full),
+        // And removed.
+        (0, "b", "", good),
+        (1, "e", "1", good),
+        (1, "f", "1", full),
+    ] {
+        assert_eq!(
+            broker.retain_by(client, topic, payload.as_bytes()),
+            expected,
+            "{client} {topic}"
+        );
+    }
+    assert_eq!(broker.shards[0].retained.len(), 4, "a, c, d and e");
+    let counts = broker.shards[0].settings.protection.listener_counts.clone().unwrap();
+    assert_eq!(
+        (counts.of(ListenerId(0)).retained_refused, counts.of(ListenerId(1)).retained_refused),
+        (0, 4)
+    );
+    assert_eq!(broker.shards[0].counters().retained_refused, 4);
+    let meters = broker.shards[0].settings.protection.meters.clone().unwrap();
+    assert_eq!(meters.retained_of(ListenerId(1))[0], 2);
+}
+
+/// One limit for all shards, whichever of them keep the topics.
+#[test]
+fn retained_messages_of_a_listener_are_counted_over_all_shards() {
+    let mut broker = retaining(3, 10);
+    broker.come_by(1, 1, None);
+    let told: Vec<_> = (0..30).map(|n| broker.retain_by(1, &format!("t/{n}"), b"x")).collect();
+    assert!(told[..10].iter().all(|code| *code == ReasonCode::Success), "{told:?}");
+    assert!(told[10..].iter().all(|code| *code == ReasonCode::QuotaExceeded), "{told:?}");
+    let kept: Vec<_> = broker.shards.iter().map(|shard| shard.retained.len()).collect();
+    assert_eq!(kept.iter().sum::<usize>(), 10);
+    assert!(kept.iter().all(|count| *count > 0), "{kept:?}");
+}
+
+/// A will that is retained is no way around the limit, also when it comes late.
+#[test]
+fn retained_wills_count_for_their_listener() {
+    let mut broker = retaining(1, 1);
+    for (id, topic, delay) in [(1, "a", 0), (2, "b", 0), (3, "c", 5)] {
+        let mut will = Will { topic, payload: b"w", retain: true, ..Will::default() };
+        will.properties.delay_interval_seconds = Some(delay);
+        let peer = SocketAddr::from(([192, 0, 2, 1], 1));
+        broker.shards[0].handle_accepted(ConnectionId(id), peer, ListenerId(1), broker.now);
+        let name = format!("w{id}");
+        let mut connect = Connect { will: Some(will), ..Connect::new(V5, &name) };
+        connect.properties.session_expiry_interval_seconds = Some(100);
+        let mut bytes = Vec::new();
+        connect.encode(&mut bytes);
+        broker.receive(0, id, &bytes);
+        broker.sent(0, id);
+    }
+    for id in 1..=3 {
+        broker.hang_up(id);
+    }
+    broker.later(6_000, 0);
+    broker.later(1_000, 0);
+    assert_eq!(broker.shards[0].counters().wills_published, 3);
+    assert_eq!(broker.shards[0].retained.len(), 1);
+    assert_eq!(broker.shards[0].counters().retained_refused, 2);
+}
+
+#[test]
+fn a_reload_brings_a_limit_of_retained_messages_and_takes_it_back() {
+    let mut broker = retaining(1, 3);
+    broker.come_by(1, 1, None);
+    let change = |broker: &mut Broker, messages_max: u64| {
+        let mut settings = (*broker.shards[0].full_settings).clone();
+        let quota = RetainedQuota {
+            listener: ListenerId(1),
+            label: "in".into(),
+            messages_max,
+            bytes_max: 0,
+        };
+        settings.protection.listeners[1].retained = (messages_max > 0).then(|| Arc::new(quota));
+        broker.shards[0].handle_settings(Arc::new(settings));
+    };
+    let many = |broker: &mut Broker, prefix: &str| {
+        let told = (0..10).map(|n| broker.retain_by(1, &format!("{prefix}/{n}"), b"x"));
+        told.filter(|code| *code == ReasonCode::Success).count()
+    };
+    assert_eq!(many(&mut broker, "a"), 3);
+    change(&mut broker, 5);
+    assert_eq!(many(&mut broker, "b"), 2);
+    change(&mut broker, 0);
+    assert_eq!(many(&mut broker, "c"), 10);
+    // What came while there was none does not count.
+    change(&mut broker, 6);
+    assert_eq!(many(&mut broker, "d"), 1);
+    change(&mut broker, 2);
+    assert_eq!(many(&mut broker, "e"), 0);
+}

@@ -33,15 +33,18 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Connections of one line that may go on in one turn.
 const CALLED_PER_TURN: u64 = 256;
 
-/// How far each listener's rates are given away, for all shards together.
+/// How far each listener's rates are given away, and what its clients have retained, for all shards together.
 #[derive(Debug)]
 pub struct ListenerMeters(Box<[Meters]>);
 
-/// Moments in nanoseconds. Relaxed throughout: each stands by itself, and nothing else is read because of it.
+/// Relaxed throughout: each stands by itself, and nothing else is read because of it.
 #[derive(Debug, Default)]
 struct Meters {
+    /// Moments in nanoseconds.
     publishes: AtomicU64,
     bytes: AtomicU64,
+    /// Messages and bytes.
+    retained: [AtomicU64; 2],
 }
 
 impl ListenerMeters {
@@ -49,6 +52,18 @@ impl ListenerMeters {
     #[must_use]
     pub fn new() -> Self {
         Self((0..LISTENERS_MAX).map(|_| Meters::default()).collect())
+    }
+
+    pub(super) fn retained(&self, listener: ListenerId) -> Option<&[AtomicU64; 2]> {
+        Some(&self.0.get(usize::from(listener.0))?.retained)
+    }
+
+    /// Retained messages, and their bytes, that have come by a listener with a limit of them; with what shards have set
+    /// aside, at most a 64th of the limit.
+    #[must_use]
+    pub fn retained_of(&self, listener: ListenerId) -> [u64; 2] {
+        let load = |counts: &[AtomicU64; 2]| [0, 1].map(|at| counts[at].load(Ordering::Relaxed));
+        self.retained(listener).map(load).unwrap_or_default()
     }
 }
 

@@ -47,3 +47,51 @@ fn writers_outlive_the_process() {
         }
     }
 }
+
+/// What a listener's clients have retained counts after a restart as well, with its writer or without.
+#[test]
+fn listeners_outlive_the_process() {
+    use crate::protection::{ListenerMeters, ListenerProtection, Protection, RetainedQuota};
+    for (shards, recheck_retained) in [(1, false), (2, true)] {
+        let quota = RetainedQuota {
+            listener: ListenerId(0),
+            label: "in".into(),
+            messages_max: 2,
+            bytes_max: 0,
+        };
+        let own =
+            ListenerProtection { retained: Some(Arc::new(quota)), ..ListenerProtection::default() };
+        // Another process counts from nothing.
+        let settings = || {
+            let protection = Protection {
+                listeners: vec![own.clone()],
+                meters: Some(Arc::new(ListenerMeters::new())),
+                ..Protection::default()
+            };
+            let security = rules("topic readwrite #\n");
+            Settings { security, recheck_retained, protection, ..Settings::default() }
+        };
+        let mut broker = Broker::with(shards, settings());
+        let writer = Client::new(&broker, 0, "writer", 1);
+        let retain = |broker: &mut Broker, topic: &str| {
+            broker.send(&writer, |out| {
+                let mut publish = message(topic, "kept", QoS::AtLeastOnce, 1);
+                publish.retain = true;
+                publish.encode(V5, out);
+            });
+            broker.settle();
+            broker.heard(&writer)
+        };
+        broker.connected(&writer);
+        assert_eq!(retain(&mut broker, "a"), ["puback 1"]);
+        assert_eq!(retain(&mut broker, "b"), ["puback 1"]);
+        for _ in 0..2 {
+            broker.settings = Arc::new(settings());
+            broker.power_cut(1);
+            broker.later(3);
+            broker.connected(&writer);
+            assert_eq!(retain(&mut broker, "c"), ["full 1"], "{shards}");
+            assert_eq!(retain(&mut broker, "b"), ["puback 1"], "{shards}");
+        }
+    }
+}
