@@ -122,7 +122,7 @@ fn reactor_settings(settings: &Settings, guard: &Guard, minds: &Minds) -> midge_
     let performance = &settings.config().performance;
     // Unpredictable from outside, which is all that hash tables need.
     let seeds = RandomState::new();
-    let listeners: Vec<_> = settings.config().listeners.iter().map(Some).collect();
+    let listeners: Vec<_> = settings.config().listeners.iter().collect();
     let mind = minds.settings(settings, &guard.security, &listeners);
     let strictest = mind.levels.strictest();
     midge_reactor::Settings {

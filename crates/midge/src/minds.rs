@@ -67,12 +67,12 @@ impl Minds {
         }))
     }
 
-    /// `listeners` are by number; `None`: closed.
+    /// `listeners` are by number, also those that are closed: their clients may still be there.
     pub(crate) fn settings(
         &self,
         settings: &Settings,
         security: &Security,
-        listeners: &[Option<&Listener>],
+        listeners: &[&Listener],
     ) -> midge_shard::Settings {
         let limits = &settings.config().limits;
         let performance = &settings.config().performance;
@@ -134,7 +134,7 @@ impl Minds {
         }
     }
 
-    fn protection(&self, settings: &Settings, listeners: &[Option<&Listener>]) -> Protection {
+    fn protection(&self, settings: &Settings, listeners: &[&Listener]) -> Protection {
         let (limits, security) = (&settings.config().limits, &settings.config().security);
         let mut protection = Protection {
             rates: Rates {
@@ -149,7 +149,7 @@ impl Minds {
                 0 => 0,
                 total => part(total, settings),
             },
-            listeners: (0..).zip(listeners).map(|(number, one)| own(number, *one)).collect(),
+            listeners: (0..).zip(listeners).map(|(number, one)| own(number, one)).collect(),
             client_ids: NamePatterns::new(security.client_ids.iter().map(String::as_str)),
             user_names: NamePatterns::new(security.user_names.iter().map(String::as_str)),
             crowd: None,
@@ -205,8 +205,7 @@ fn penalty(rule: &BanRule) -> Option<Penalty> {
     (rule.count > 0).then_some(Penalty { quota, ban_ms: ms(rule.ban_for) })
 }
 
-fn own(number: u16, listener: Option<&Listener>) -> ListenerProtection {
-    let Some(listener) = listener else { return ListenerProtection::default() };
+fn own(number: u16, listener: &Listener) -> ListenerProtection {
     let limits = &listener.limits;
     let retained = RetainedQuota {
         listener: ListenerId(number),
@@ -248,14 +247,14 @@ fn wide(value: u32) -> usize {
 }
 
 /// Who is acknowledged when; `listeners` are by number.
-fn levels(durability: &Durability, listeners: &[Option<&Listener>]) -> Levels {
+fn levels(durability: &Durability, listeners: &[&Listener]) -> Levels {
     let keeping = |level| match level {
         DurabilityLevel::Fsync => Keeping::Fsync,
         DurabilityLevel::Written => Keeping::Written,
         DurabilityLevel::Memory => Keeping::Memory,
     };
     let default = durability.acknowledge_after;
-    let listeners = listeners.iter().map(|one| one.and_then(|one| one.acknowledge_after));
+    let listeners = listeners.iter().map(|one| one.acknowledge_after);
     let topics = durability.topics.iter();
     Levels::new(
         keeping(default),

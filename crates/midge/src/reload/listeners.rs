@@ -216,8 +216,8 @@ impl Plan {
 
     /// The listeners by number, also those that are closed: whoever came by one stays held to its limits, and is acknowledged
     /// as it was told.
-    pub(super) fn all(&self) -> Vec<Option<&Listener>> {
-        self.seats.iter().map(|seat| Some(&seat.listener)).collect()
+    pub(super) fn all(&self) -> Vec<&Listener> {
+        self.seats.iter().map(|seat| &seat.listener).collect()
     }
 
     /// What stands by place in the configuration, by number; of a listener that is not there any more what it had.
@@ -294,13 +294,13 @@ mod tests {
         let first = [listener("a", "127.0.0.1:1"), strict.clone()];
         let mut seats = seats(&first);
         let plan = seats.plan(&first[..1]).expect("few names");
-        assert_eq!(plan.all(), [Some(&first[0]), Some(&strict)]);
+        assert_eq!(plan.all(), [&first[0], &strict]);
         seats.apply(plan, vec![None, None], 1);
         assert_eq!(seats.closed(), [strict]);
         // What it comes back with counts.
         let again = [first[0].clone(), listener("b", "127.0.0.1:2")];
         let plan = seats.plan(&again).expect("few names");
-        assert_eq!(plan.all(), [Some(&again[0]), Some(&again[1])]);
+        assert_eq!(plan.all(), [&again[0], &again[1]]);
     }
 
     /// Through coming, going, moving and coming back, a number means one name.
