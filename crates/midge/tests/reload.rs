@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -88,9 +89,17 @@ impl Drop for Broker {
     }
 }
 
-/// An address that was free a moment ago.
+/// An address that was free a moment ago, of which no other test here is told, and whose port the kernel gives to nobody who
+/// asks for any: its own range begins above.
 fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port")
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(16);
+    let free = (0..10_000).find_map(|_| {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = 15_000 + u16::try_from(number % 15_000).ok()?;
+        TcpListener::bind(("127.0.0.1", port)).and_then(|free| free.local_addr()).ok()
+    });
+    free.expect("a free port")
 }
 
 /// The code of the CONNACK; `None`: closed without one.
