@@ -65,12 +65,16 @@ impl Seal {
 
     /// What a record's header says about itself, with its checksum, on which that of the payload goes on.
     fn record(self, offset: u32, payload_size: u32, kind: u8, sequence: u64) -> u32 {
-        let mut bytes = [0; 20];
-        bytes[0..4].copy_from_slice(&offset.to_le_bytes());
-        bytes[4..8].copy_from_slice(&payload_size.to_le_bytes());
-        bytes[8] = kind;
-        bytes[12..20].copy_from_slice(&sequence.to_le_bytes());
-        crc32c::crc32c_append(self.0, &bytes)
+        /// Where the sum takes eight bytes at a time from the first on.
+        #[repr(align(8))]
+        struct Aligned([u8; 20]);
+
+        let mut bytes = Aligned([0; 20]);
+        bytes.0[0..4].copy_from_slice(&offset.to_le_bytes());
+        bytes.0[4..8].copy_from_slice(&payload_size.to_le_bytes());
+        bytes.0[8] = kind;
+        bytes.0[12..20].copy_from_slice(&sequence.to_le_bytes());
+        crc32c::crc32c_append(self.0, &bytes.0)
     }
 
     fn batch(self, offset: u32, body: &[u8]) -> u32 {
@@ -78,19 +82,19 @@ impl Seal {
     }
 }
 
-/// The header of a record and the checksum over both it and the payload.
+/// The header of a record and the checksum over both it and the payload. The sum is quickest over a payload in one piece, at
+/// a multiple of eight.
 #[inline]
 pub(crate) fn record_header(
     seal: Seal,
     offset: u32,
     kind: u8,
     sequence: Sequence,
-    parts: &[&[u8]],
+    payload: &[u8],
 ) -> [u8; RECORD_HEADER_SIZE] {
-    let size: usize = parts.iter().map(|part| part.len()).sum();
-    let size = u32::try_from(size).expect("a record fits a segment");
+    let size = u32::try_from(payload.len()).expect("a record fits a segment");
     let own = seal.record(offset, size, kind, sequence.0);
-    let whole = parts.iter().fold(own, |crc, part| crc32c::crc32c_append(crc, part));
+    let whole = crc32c::crc32c_append(own, payload);
     let mut header = [0; RECORD_HEADER_SIZE];
     header[0..4].copy_from_slice(&RECORD_MARK.to_le_bytes());
     header[4..8].copy_from_slice(&whole.to_le_bytes());
@@ -395,7 +399,7 @@ mod tests {
     }
 
     fn framed(offset: u32, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = record_header(seal(), offset, 9, Sequence(5), &[payload]).to_vec();
+        let mut bytes = record_header(seal(), offset, 9, Sequence(5), payload).to_vec();
         bytes.extend_from_slice(payload);
         bytes.resize(record_size(payload.len()), 0);
         bytes

@@ -272,7 +272,7 @@ impl Log {
         room: Room,
     ) -> Result<Appended, Refused> {
         assert!(kind <= KIND_MAX, "a kind of the caller's");
-        let payload_size = parts.iter().map(|part| part.len()).sum();
+        let payload_size: usize = parts.iter().map(|part| part.len()).sum();
         let size = record_size(payload_size);
         match self.admit(size, room)? {
             Admitted::Here => {}
@@ -284,13 +284,15 @@ impl Log {
         let segment = self.segments.back_mut().expect("a segment is open");
         let offset = segment.end;
         let sequence = self.appended.next();
-        let header = record_header(segment.seal, offset, kind, sequence, parts);
         let buffer = &mut self.gather.buffer;
         let before = buffer.len();
-        buffer.extend(&header);
+        buffer.pad_to(before + RECORD_HEADER_SIZE);
         parts.iter().for_each(|part| buffer.extend(part));
         buffer.pad_to(before + size);
-        debug_assert_eq!(RECORD_HEADER_SIZE, header.len());
+        let (header, payload) = buffer.as_mut_slice()
+            [before..before + RECORD_HEADER_SIZE + payload_size]
+            .split_at_mut(RECORD_HEADER_SIZE);
+        header.copy_from_slice(&record_header(segment.seal, offset, kind, sequence, payload));
         debug_assert_eq!(self.gather.start + before as u32, offset);
         segment.end += size as u32;
         segment.live += size as u64;

@@ -47,7 +47,7 @@ mod tests {
 
     fn record(payload: &[u8]) -> Vec<u8> {
         let seal = Seal::new(LogId([1; 16]), SegmentId(1));
-        let mut bytes = record_header(seal, 64, 7, Sequence(3), &[payload]).to_vec();
+        let mut bytes = record_header(seal, 64, 7, Sequence(3), payload).to_vec();
         bytes.extend_from_slice(payload);
         bytes.resize(record_size(payload.len()), 0);
         bytes
