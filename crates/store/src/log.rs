@@ -471,10 +471,21 @@ impl Log {
         self.failure.take()
     }
 
+    /// Whether something was refused that may work by now: the log is not healthy, or the disk had no room for a segment of the
+    /// size that larger records need.
+    #[must_use]
+    pub fn wants_retry(&self) -> bool {
+        self.condition != Condition::Healthy || self.prepare.has_refusals()
+    }
+
     /// Tries again what failed: to prepare a segment on a full disk, or to go on in a new one after a failure. To be
-    /// called about every 250 ms while [`Log::condition`] is not healthy; costs nothing otherwise.
+    /// called about every 250 ms while [`Log::wants_retry`]; costs nothing otherwise.
     pub fn retry(&mut self) {
         self.prepare.forget_refusals();
+        if self.condition == Condition::Full && self.prepare.is_full() {
+            // What there is suffices for the records that come now.
+            self.set_condition(Condition::Healthy);
+        }
         if self.condition == Condition::Failed && self.failure.is_none() && !self.probing {
             self.probe();
         }

@@ -2,7 +2,8 @@
 
 use midge_store::{
     Appended, Condition, Event, Item, Level, Log, LogId, Operation, Position, Recovered, Recovery,
-    Refused, Room, SegmentId, Sequence, Settings, memory::MemoryDisk,
+    Refused, Room, SegmentId, Sequence, Settings,
+    memory::{Faults, MemoryDisk},
 };
 
 const ID: LogId = LogId([9; 16]);
@@ -268,8 +269,8 @@ fn positions_are_synced_or_not() {
     assert!(places.iter().all(|one| log.is_synced(one.position)));
     assert!(log.statistics().segments > 1);
     let lost = log.append(1, &[b"lost"], Level::Fsync, Room::Normal).unwrap();
-    let works = midge_store::memory::Faults::default();
-    disk.set_faults(midge_store::memory::Faults { sync_per_million: 1_000_000, ..works });
+    let works = Faults::default();
+    disk.set_faults(Faults { sync_per_million: 1_000_000, ..works });
     disk.drive(&mut log);
     disk.set_faults(works);
     assert!(log.take_failure().is_some());
@@ -349,4 +350,50 @@ fn a_log_of_which_little_counts_stays_small() {
     }
     disk.drive(&mut log);
     assert_eq!(log.statistics().bytes_reserved, 2 * (256 << 10));
+}
+
+/// A disk becomes full while it fails: when it works again the log knows that there is no room, so that it asks for some until there
+/// is.
+#[test]
+fn a_disk_that_became_full_while_it_failed_is_full() {
+    let mut disk = MemoryDisk::new(1);
+    disk.set_capacity(90 << 10);
+    let mut log = started(&mut disk);
+    assert_eq!(log.condition(), Condition::Full, "one segment ready, and no room for another");
+    disk.set_faults(Faults { sync_per_million: 1_000_000, ..Faults::default() });
+    log.append(1, &[b"lost"], Level::Fsync, Room::Reserve).unwrap();
+    disk.drive(&mut log);
+    assert_eq!(log.condition(), Condition::Failed);
+    assert!(log.take_failure().is_some());
+    disk.set_faults(Faults::default());
+    log.retry();
+    disk.drive(&mut log);
+    assert_eq!(log.condition(), Condition::Full);
+    disk.set_capacity(u64::MAX);
+    log.retry();
+    disk.drive(&mut log);
+    assert_eq!(log.condition(), Condition::Healthy);
+    assert_eq!(log.statistics().segments_ready, 2);
+}
+
+/// Larger records are refused where a segment for them has no room, until somebody asks again.
+#[test]
+fn a_refusal_of_a_large_record_wants_a_retry() {
+    let mut disk = MemoryDisk::new(1);
+    disk.set_capacity(140 << 10);
+    let mut log = started(&mut disk);
+    let large = 50 << 10;
+    let refused = loop {
+        match log.check(large, Room::Normal) {
+            Err(Refused::Busy) => disk.drive(&mut log),
+            other => break other,
+        }
+    };
+    assert_eq!(refused, Err(Refused::Full));
+    assert_eq!(log.condition(), Condition::Healthy, "smaller ones have room");
+    assert!(log.wants_retry());
+    disk.set_capacity(u64::MAX);
+    log.retry();
+    assert!(!log.wants_retry());
+    append(&mut disk, &mut log, &vec![1; large]);
 }

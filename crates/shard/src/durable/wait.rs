@@ -441,11 +441,17 @@ impl Shard {
         } else if durable.flush_at.is_none() && durable.log.appended() > durable.log.synced() {
             durable.flush_at = Some(now.plus_millis(FLUSH_MS));
         }
-        if durable.log.condition() == Condition::Healthy {
-            durable.retry_at = None;
-        } else if durable.retry_at.is_none_or(|at| at <= now) {
-            durable.retry_at = Some(now.plus_millis(RETRY_MS));
-            self.retry_log();
+        match durable.retry_at {
+            _ if !durable.log.wants_retry() => durable.retry_at = None,
+            Some(at) if at > now => {}
+            // Only larger records were refused, of which the next ones may be as large.
+            None if durable.log.condition() == Condition::Healthy => {
+                durable.retry_at = Some(now.plus_millis(RETRY_MS));
+            }
+            _ => {
+                durable.retry_at = Some(now.plus_millis(RETRY_MS));
+                self.retry_log();
+            }
         }
         self.rewrite_lost();
         self.clean();

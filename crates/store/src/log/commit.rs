@@ -191,7 +191,9 @@ impl Log {
             // Nothing was appended since the failure; what it took has been told.
             self.written = self.appended;
             self.synced = self.appended;
-            self.set_condition(Condition::Healthy);
+            // While it failed, the disk may have become full.
+            let full = self.prepare.is_refused();
+            self.set_condition(if full { Condition::Full } else { Condition::Healthy });
             if let Some(segment) = self.failed_probe.take() {
                 self.push_operation(Operation::Remove { segment });
             }

@@ -102,6 +102,16 @@ impl Prepare {
         self.ready.pop_front().expect("a segment is ready")
     }
 
+    /// Whether not even the smallest segment could be made.
+    pub(super) fn is_refused(&self) -> bool {
+        self.error.is_some()
+    }
+
+    /// Whether a segment of some size could not be made.
+    pub(super) fn has_refusals(&self) -> bool {
+        self.error.is_some() || self.refused_size.is_some()
+    }
+
     /// Something has changed: what was refused may work now.
     pub(super) fn forget_refusals(&mut self) {
         self.error = None;
