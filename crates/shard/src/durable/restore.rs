@@ -394,13 +394,7 @@ impl Image {
             *live.entry(place.position.segment).or_default() +=
                 record_size(place.size as usize) as u64;
         };
-        for session in self.sessions.values() {
-            count(&session.place);
-            session.subscriptions.values().for_each(|(_, place)| count(place));
-            session.inbound.values().for_each(&mut count);
-            session.line.values().for_each(|line| count(&line.place));
-            session.queued.iter().for_each(|stub| count(&place_of(&stub.keep)));
-        }
+        self.sessions.values().for_each(|session| session.each_place(&mut count));
         self.retained.values().for_each(|held| count(&held.place));
         self.backlogs.values().flat_map(BTreeMap::values).for_each(|held| count(&held.place));
         self.handing_on.values().for_each(|one| count(&one.held.place));
@@ -599,6 +593,17 @@ impl Line {
     }
 }
 
+impl SessionImage {
+    /// Where all stands that counts for it.
+    fn each_place(&self, mut each: impl FnMut(&Place)) {
+        each(&self.place);
+        self.subscriptions.values().for_each(|(_, place)| each(place));
+        self.inbound.values().for_each(&mut each);
+        self.line.values().for_each(|line| each(&line.place));
+        self.queued.iter().for_each(|stub| each(&place_of(&stub.keep)));
+    }
+}
+
 /// A delivery about which nothing is known yet.
 const EMPTY: DeliveryRecord<'static> = DeliveryRecord {
     session: 0,
@@ -698,7 +703,7 @@ impl Shard {
                 held.map(|held| (held.publication, keep(held.message, held.place))).collect();
             self.restore_backlog(&group, messages);
         }
-        for (key, session) in image.sessions {
+        for (key, session) in image.sessions.into_iter().rev() {
             self.restore_session(key, session);
         }
         for (number, (key, packet_id)) in origins {
@@ -724,10 +729,13 @@ impl Shard {
         }
     }
 
+    /// The later ones first.
     fn restore_session(&mut self, key: u64, image: SessionImage) {
         if self.sessions.find(&image.client_id).is_some() {
-            // Its end was damaged; the later one is the one that counts, and has been taken up or will be.
-            return;
+            // The record that ended it was damaged: the client has a later one, and this one ends again.
+            let Some(durable) = &mut self.durable else { return };
+            durable.note_end(&Record::SessionEnd { session: key });
+            return image.each_place(|place| durable.release(*place));
         }
         let now = self.now;
         let serial = self.next_serial();

@@ -1,5 +1,8 @@
 //! Bugs in what is kept that the simulator found, each as small as it gets.
 
+use midge_session::{QueueLimits, SubscriptionOptions};
+
+use super::super::record::{Record, SessionRecord};
 use super::*;
 use crate::ids::keeper_shard;
 
@@ -130,7 +133,7 @@ fn a_goodbye_is_heard_without_room_in_the_log() {
     assert_eq!(broker.heard(&watcher), ["suback 1"]);
     let durable = broker.shards[0].durable.as_mut().unwrap();
     let mut payload = Vec::new();
-    let kind = super::super::record::Record::Mark { shard: 0, number: 1 }.encode(&mut payload);
+    let kind = Record::Mark { shard: 0, number: 1 }.encode(&mut payload);
     durable.late_records.push_back((kind, payload.into()));
     broker.send(&client, |out| {
         PubAck::new(id(9), ReasonCode::Success).encode(V5, out);
@@ -164,7 +167,7 @@ pub(super) fn fail_syncs(broker: &mut Broker, shard: usize) {
     broker.disks[shard].set_faults(faults);
     // Whoever waits for the first failure is closed.
     let durable = broker.shards[shard].durable.as_mut().unwrap();
-    let mark = super::super::record::Record::Mark { shard: 0, number: 1 };
+    let mark = Record::Mark { shard: 0, number: 1 };
     durable.note_end(&mark);
     broker.later(1);
 }
@@ -472,4 +475,44 @@ fn what_expires_while_it_waits_for_a_disk_is_not_delivered() {
     heal(&mut broker, 1);
     assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
     assert_eq!(broker.heard(&reader), Vec::<String>::new());
+}
+
+/// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
+/// for good.
+#[test]
+fn of_two_sessions_of_a_client_the_later_one_counts() {
+    let mut disk = MemoryDisk::new(1);
+    let mut log = Log::create(store_settings(), LogId([1; 16]), 0);
+    disk.drive(&mut log);
+    let options = SubscriptionOptions::new(QoS::AtLeastOnce, false, false, None).to_bits();
+    for (session, filter) in [(1, "earlier"), (2, "later")] {
+        let head = SessionRecord {
+            session,
+            client_id: "client",
+            user: None,
+            expiry_interval_seconds: u32::MAX,
+            away_since_ms: None,
+            will: None,
+        };
+        for record in [Record::Session(head), Record::Subscribe { session, options, filter }] {
+            let mut payload = Vec::new();
+            let kind = record.encode(&mut payload);
+            log.append(kind, &[&payload], Level::Fsync, midge_store::Room::Normal).unwrap();
+        }
+    }
+    disk.drive(&mut log);
+    let mut broker = Broker::on(vec![disk], store_settings());
+    let client = Client { shard: 0, id: 1, client_id: "client".to_owned() };
+    assert_eq!(broker.connected(&client), ["connack 1"]);
+    for topic in ["earlier", "later"] {
+        broker.send(&client, |out| message(topic, "x", QoS::AtMostOnce, 0).encode(V5, out));
+    }
+    broker.settle();
+    assert_eq!(broker.heard(&client), ["publish 0 later=x"]);
+    broker.lose(&client);
+    broker.connect(&client, |connect| connect.properties.session_expiry_interval_seconds = None);
+    broker.lose(&client);
+    broker.later(1);
+    broker.power_cut(1);
+    assert_eq!(broker.connected(&client), ["connack 0"], "both have ended");
 }
