@@ -27,6 +27,8 @@ pub enum Envelope {
     ShareJoin(Box<ShareJoin>),
     /// The chooser has noted a member; its SUBACK may leave.
     ShareJoined(Box<ShareJoined>),
+    /// After a restart: all members that the log of a shard knows have joined again.
+    ShareRejoined,
     /// A session leaves a shared subscription.
     ShareLeave(Box<ShareMember>),
     /// A member went offline, came back, is full or has room again.

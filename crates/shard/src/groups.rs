@@ -465,9 +465,29 @@ impl Shard {
     pub(crate) fn handle_share_leave(&mut self, from: ShardId, leaving: &ShareMember) {
         let Some((index, group)) = self.groups.find(&leaving.group) else { return };
         group.members.retain(|m| m.shard != from || m.session != leaving.session);
-        if !group.members.is_empty() {
+        if group.members.is_empty() {
+            self.dissolve_group(index);
+        }
+    }
+
+    /// After a restart another shard's members have joined again, or this one's. Once all have, a group that nobody has joined
+    /// has lost its last member before the process ended, and what waited for one goes as it does then.
+    pub(crate) fn handle_share_rejoined(&mut self) {
+        let Some(durable) = &mut self.durable else { return };
+        durable.rejoining = durable.rejoining.saturating_sub(1);
+        if durable.rejoining > 0 {
             return;
         }
+        let groups = self.groups.slab.iter();
+        let left = groups.filter(|(_, group)| group.members.is_empty()).map(|(index, _)| index);
+        let left: Vec<u32> = left.collect();
+        for index in left {
+            self.dissolve_group(index);
+        }
+    }
+
+    /// A group without members is no more.
+    fn dissolve_group(&mut self, index: u32) {
         let Some(group) = self.groups.slab.remove(index) else { return };
         self.groups.by_text.remove(&group.text);
         for keep in group.backlog.iter().filter_map(|waiting| waiting.keep) {

@@ -594,6 +594,7 @@ impl Shard {
             Envelope::HandOver(arrival) => self.handle_arrival(*arrival),
             Envelope::ShareJoin(join) => self.handle_share_join(from, *join),
             Envelope::ShareJoined(joined) => self.handle_share_joined(&joined),
+            Envelope::ShareRejoined => self.handle_share_rejoined(),
             Envelope::ShareLeave(member) => self.handle_share_leave(from, &member),
             Envelope::ShareState(state) => self.handle_share_state(from, &state),
             Envelope::ShareDeliver(deliver) => self.handle_share_deliver(*deliver, None),

@@ -316,6 +316,8 @@ pub(crate) struct Durable {
     starved_until: Option<Time>,
     /// Sessions whose messages wait until packet ids can be written down; looked at when there is room.
     pub(crate) unpumped: BTreeSet<SessionId>,
+    /// Shards whose members of shared subscriptions have not all joined again since the start.
+    pub(crate) rejoining: u16,
     /// The most that one session had in flight when the log was read: where a power cut has torn the end of it, what had
     /// left may be in flight again.
     pub(crate) in_flight_restored: usize,
@@ -384,6 +386,7 @@ impl Durable {
             handing_on: HashMap::with_hasher(hasher.clone()),
             marks: vec![0; usize::from(shards)],
             known: vec![Known::default(); usize::from(shards)],
+            rejoining: shards,
             in_flight_restored: 0,
             parked: Vec::new(),
             is_short: false,

@@ -20,6 +20,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
+use midge_mesh::ShardId;
 use midge_session::{
     Author, Delivery, DeliveryExtra, Keep, Publication, Session, Stub, Stubs, SubscriptionOptions,
     Will, Writer,
@@ -705,6 +706,9 @@ impl Shard {
         }
         for (key, session) in image.sessions.into_iter().rev() {
             self.restore_session(key, session);
+        }
+        for shard in (0..self.shards).map(ShardId::new) {
+            self.send(shard, Envelope::ShareRejoined);
         }
         for (number, (key, packet_id)) in origins {
             self.restore_unanswered(number, key, packet_id);

@@ -253,6 +253,18 @@ fn drop_connection(broker: &mut Broker, client: &Client) {
     shard.handle_closed(ConnectionId(client.id), broker.now);
 }
 
+/// One shard's log does what it can, and no shard hears of another.
+pub(super) fn commit_alone(broker: &mut Broker, shard: usize) {
+    let (shard, disk) = (&mut broker.shards[shard], &mut broker.disks[shard]);
+    loop {
+        while let Some((id, operation)) = shard.poll_log_operation() {
+            disk.submit(id, operation);
+        }
+        let Some((id, completion)) = disk.poll_completion() else { break };
+        shard.handle_log_completion(id, completion, broker.now);
+    }
+}
+
 /// A shared filter whose chooser is a shard, and its topic.
 pub(super) fn group_of(shard: usize) -> (String, String) {
     let mut texts = (0..).map(|n| (format!("$share/g/{n}"), n.to_string()));
@@ -306,15 +318,7 @@ fn a_publication_that_comes_again_waits_for_what_the_first_waits_for() {
     drop_connection(&mut broker, &publisher);
     broker.connect(&publisher, |_| {});
     broker.send(&publisher, say);
-    // This shard's log alone.
-    let (shard, disk) = (&mut broker.shards[0], &mut broker.disks[0]);
-    loop {
-        while let Some((id, operation)) = shard.poll_log_operation() {
-            disk.submit(id, operation);
-        }
-        let Some((id, completion)) = disk.poll_completion() else { break };
-        shard.handle_log_completion(id, completion, broker.now);
-    }
+    commit_alone(&mut broker, 0);
     assert!(!broker.heard(&publisher).contains(&"pubrec 1".to_owned()));
     broker.settle();
     assert_eq!(broker.heard(&publisher), ["pubrec 1"]);
@@ -477,6 +481,36 @@ fn what_expires_while_it_waits_for_a_disk_is_not_delivered() {
     assert_eq!(broker.heard(&reader), Vec::<String>::new());
 }
 
+/// The last member of a group is gone, and the process ends before the group's chooser hears of it: what waited for a member goes
+/// with the next start, and the filter with it.
+#[test]
+fn a_group_that_nobody_joins_again_goes() {
+    let queue = QueueLimits { messages_max: 1, bytes_max: usize::MAX };
+    let mut broker = Broker::with(2, Settings { queue, ..Settings::default() });
+    let (group, topic) = group_of(0);
+    let member = Client::new(&broker, 1, "member", 1);
+    join(&mut broker, &member, &group);
+    broker.lose(&member);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    for number in 1..=3 {
+        broker
+            .send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, number).encode(V5, out));
+        broker.settle();
+    }
+    assert_eq!(broker.heard(&publisher), ["puback 1", "puback 2", "puback 3"]);
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 2);
+    broker.power_cut(1);
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 2, "its member has joined again");
+    broker.connect(&member, |connect| connect.clean_start = true);
+    commit_alone(&mut broker, 1);
+    broker.power_cut(1);
+    assert_eq!(broker.shards[0].groups.len(), 0);
+    assert_eq!(broker.shards[0].counters().dropped_no_member, 2);
+    broker.later(1);
+    broker.power_cut(1);
+    assert_eq!(broker.shards[0].counters().dropped_no_member, 0, "the log knows it too");
+}
 /// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
 /// for good.
 #[test]
