@@ -340,6 +340,7 @@ impl Shard {
         for accepts in &mut durable.accepts {
             accepts.give_up(&lost);
         }
+        durable.ended_sessions.give_up(failure.first);
         for forward in &mut durable.forwards {
             forward.give_up();
         }

@@ -102,6 +102,8 @@ pub(crate) struct Kept {
     pub(crate) head: Option<Place>,
     /// What they say there: the Session Expiry Interval, and whether its client is away.
     pub(crate) said: Option<(u32, bool)>,
+    /// Some record of its terms was on the disk before its client connected last: no crash takes the session.
+    pub(crate) lasts: bool,
     /// In the line of those whose terms are to be written.
     pub(crate) dirty: bool,
     /// Where its subscriptions stand, by filter.
@@ -118,6 +120,7 @@ impl Kept {
             key,
             head: None,
             said: None,
+            lasts: false,
             dirty: false,
             filters: Vec::new(),
             groups: BTreeMap::new(),
@@ -259,6 +262,57 @@ impl Ends {
     }
 }
 
+/// Clients whose session has ended, until that is committed: a CONNACK that says that there is none must not leave before. It
+/// need not be the next one of that client; the next connection may have been lost before it heard anything.
+///
+/// Bounded by sessions that are kept, each of which ends once.
+#[derive(Debug, Default)]
+pub(crate) struct EndedSessions {
+    /// What each waits for; [`wait::LATE`] as long as the end has no record.
+    by_client: HashMap<Box<str>, Sequence>,
+    /// Those that wait for a record, in order.
+    line: VecDeque<(Sequence, Box<str>)>,
+}
+
+impl EndedSessions {
+    fn push(&mut self, client_id: &str, after: Sequence) {
+        self.by_client.insert(client_id.into(), after);
+        if after < wait::LATE {
+            self.line.push_back((after, client_id.into()));
+        }
+    }
+
+    /// What a CONNACK for this client waits for.
+    fn after(&self, client_id: &str) -> Option<Sequence> {
+        self.by_client.get(client_id).copied()
+    }
+
+    fn forget(&mut self, reached: Sequence) {
+        while let Some((after, client_id)) = self.line.pop_front_if(|one| one.0 <= reached) {
+            if self.by_client.get(&client_id) == Some(&after) {
+                self.by_client.remove(&client_id);
+            }
+        }
+    }
+
+    /// Records from this one on are not kept, and are written again.
+    fn give_up(&mut self, first: Sequence) {
+        while let Some((_, client_id)) = self.line.pop_back_if(|one| one.0 >= first) {
+            if let Some(after) = self.by_client.get_mut(&client_id) {
+                *after = wait::LATE;
+            }
+        }
+    }
+
+    fn redeem(&mut self, sequence: Sequence) {
+        let Self { by_client, line } = self;
+        for (client_id, after) in by_client.iter_mut().filter(|one| *one.1 == wait::LATE) {
+            *after = sequence;
+            line.push_back((sequence, client_id.clone()));
+        }
+    }
+}
+
 /// A publication that could not be routed because the log was busy.
 #[derive(Debug)]
 pub(crate) enum Late {
@@ -282,8 +336,7 @@ pub(crate) struct Durable {
     pub(crate) next_number: u64,
     pub(crate) opening: Opening,
     encoded: Vec<u8>,
-    /// A session has ended since the last CONNACK.
-    ended: bool,
+    ended_sessions: EndedSessions,
     /// Endings for which the log had no room: filled by the ends of things, written before anything else when there is room
     /// again. Bounded by what is kept: each thing ends once.
     late_records: VecDeque<(u8, Box<[u8]>)>,
@@ -374,7 +427,7 @@ impl Durable {
             next_number: 1,
             opening: Opening::default(),
             encoded: Vec::new(),
-            ended: false,
+            ended_sessions: EndedSessions::default(),
             late_records: VecDeque::new(),
             late_waiters: false,
             unsynced: Ends::default(),
@@ -427,6 +480,18 @@ impl Durable {
         };
         self.log.hasten(self.level);
         last
+    }
+
+    /// What an answer waits for that says that a client had no session.
+    pub(crate) fn after_end(&mut self, client_id: &str) -> Sequence {
+        match self.ended_sessions.after(client_id) {
+            None => Sequence(0),
+            Some(wait::LATE) => self.late(),
+            Some(after) => {
+                self.log.hasten(self.level);
+                after
+            }
+        }
     }
 
     /// Whether the last refusal was not for want of a moment.

@@ -752,6 +752,7 @@ impl Shard {
         durable.sessions.insert(key, id);
         let mut kept = Kept::new(key);
         kept.head = Some(image.place);
+        kept.lasts = true;
         kept.said = Some((expiry, image.away_since_ms.is_some()));
         // Whoever was connected lost the connection with the process; when, nobody knows.
         let since = image.away_since_ms.map_or(now, |ms| durable.wall.time(ms).min(now));

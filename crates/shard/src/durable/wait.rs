@@ -348,6 +348,7 @@ impl Shard {
     fn release_committed(&mut self) {
         let Some(durable) = &mut self.durable else { return };
         let reached = durable.reached();
+        durable.ended_sessions.forget(reached);
         while durable.gates.front().is_some_and(|gate| gate.0 <= reached) {
             let Some((_, id, serial)) = durable.gates.pop_front() else { break };
             if let Some(connection) = self.connections.get_mut(id.0)
@@ -370,6 +371,7 @@ impl Shard {
             return;
         }
         let sequence = durable.log.appended();
+        durable.ended_sessions.redeem(sequence);
         for accepts in &mut durable.accepts {
             accepts.redeem(sequence);
         }

@@ -148,11 +148,14 @@ impl Shard {
     /// A client is connected: when its session outlives the connection its terms are written. The CONNACK waits for those of a
     /// new one, and for the end of an earlier one.
     pub(crate) fn keep_terms(&mut self, connection: ConnectionId, id: SessionId) {
-        if self.durable.is_none() {
-            return;
-        }
-        let Some(entry) = self.sessions.get(id) else { return };
+        let Some(durable) = &mut self.durable else { return };
+        let Some(entry) = self.sessions.get_mut(id) else { return };
         let new = entry.kept.is_none();
+        // It need not be this connection that began it: the one before may have been lost before its CONNACK could leave.
+        let lasts = entry.kept.as_mut().is_some_and(|kept| {
+            kept.lasts |= kept.head.is_some_and(|head| durable.log.is_synced(head.position));
+            kept.lasts
+        });
         let expiry = entry.session.expiry_interval_seconds;
         let lasting = expiry > 0;
         // After a crash the session would end too late, or too early.
@@ -163,14 +166,16 @@ impl Shard {
             self.keep_session(id);
         }
         let Some(durable) = &mut self.durable else { return };
-        let ended = std::mem::take(&mut durable.ended);
-        if (lasting && new) || changed || ended {
-            let kept = self.sessions.get(id).and_then(|entry| entry.kept.as_ref());
+        let Some(entry) = self.sessions.get(id) else { return };
+        let after = if (lasting && !lasts) || changed {
+            let kept = entry.kept.as_ref();
             let written = kept.is_none_or(|kept| kept.head.is_some() && !(changed && kept.dirty));
-            let after = if written { durable.said() } else { NEVER };
-            if let Some(connection) = self.connections.get_mut(connection.0) {
-                connection.close_gate(after);
-            }
+            if written { durable.said() } else { NEVER }
+        } else {
+            durable.after_end(&entry.session.client_id)
+        };
+        if let Some(connection) = self.connections.get_mut(connection.0) {
+            connection.close_gate(after);
         }
     }
 
@@ -224,6 +229,7 @@ impl Shard {
             kept.said = Some((session.expiry_interval_seconds, away.is_some()));
             durable.dirty.pop_front();
             if let Some(earlier) = kept.head.replace(place) {
+                kept.lasts |= durable.log.is_synced(earlier.position);
                 durable.release(earlier);
             }
             let Some(id) = *connection else { continue };
@@ -245,8 +251,8 @@ impl Shard {
         let Some(kept) = entry.kept.as_deref() else { return };
         durable.sessions.remove(&kept.key);
         if let Some(head) = kept.head {
-            durable.ended = true;
-            durable.end_soon(&Record::SessionEnd { session: kept.key });
+            let after = durable.end_soon(&Record::SessionEnd { session: kept.key });
+            durable.ended_sessions.push(&entry.session.client_id, after);
             durable.release(head);
         }
         for (filter, position) in &kept.filters {

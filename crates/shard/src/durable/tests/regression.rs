@@ -511,6 +511,43 @@ fn a_group_that_nobody_joins_again_goes() {
     broker.power_cut(1);
     assert_eq!(broker.shards[0].counters().dropped_no_member, 0, "the log knows it too");
 }
+
+/// A client ends its session, and its connection is lost before it hears so: it does not hear it on the next one either before a
+/// crash cannot bring the session back.
+#[test]
+fn the_end_of_a_session_is_committed_before_any_connack_says_so() {
+    let clean = |connect: &mut Connect<'_>| {
+        connect.clean_start = true;
+        connect.properties.session_expiry_interval_seconds = None;
+    };
+    for fails in [false, true] {
+        let mut broker = Broker::new(1);
+        let client = Client::new(&broker, 0, "client", 1);
+        broker.connected(&client);
+        broker.lose(&client);
+        broker.later(1);
+        if fails {
+            fail_syncs(&mut broker, 0);
+        }
+        for _ in 0..2 {
+            broker.connect(&client, clean);
+            assert_eq!(broker.heard(&client), Vec::<String>::new());
+            drop_connection(&mut broker, &client);
+        }
+        broker.connect(&client, clean);
+        if fails {
+            broker.later(1);
+            assert_eq!(broker.heard(&client), Vec::<String>::new());
+            heal(&mut broker, 0);
+        }
+        broker.settle();
+        assert_eq!(broker.heard(&client), ["connack 0"]);
+        broker.power_cut(1);
+        assert_eq!(broker.connected(&client), ["connack 0"]);
+        let ended = &broker.shards[0].durable.as_ref().unwrap().ended_sessions;
+        assert!(ended.by_client.is_empty() && ended.line.is_empty());
+    }
+}
 /// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
 /// for good.
 #[test]
@@ -549,4 +586,24 @@ fn of_two_sessions_of_a_client_the_later_one_counts() {
     broker.later(1);
     broker.power_cut(1);
     assert_eq!(broker.connected(&client), ["connack 0"], "both have ended");
+}
+
+/// A new session's first connection is lost before its CONNACK can leave: the next one, which finds the session, waits for the same.
+#[test]
+fn a_session_that_is_found_before_it_is_committed_is_told_after_that() {
+    let mut broker = Broker::new(1);
+    let client = Client::new(&broker, 0, "client", 1);
+    let lasting = |connect: &mut Connect<'_>| {
+        connect.properties.session_expiry_interval_seconds = Some(u32::MAX);
+    };
+    broker.connect(&client, lasting);
+    drop_connection(&mut broker, &client);
+    broker.connect(&client, lasting);
+    assert_eq!(broker.heard(&client), Vec::<String>::new());
+    broker.settle();
+    assert_eq!(broker.heard(&client), ["connack 1"]);
+    // From now on it need not wait.
+    drop_connection(&mut broker, &client);
+    broker.connect(&client, lasting);
+    assert_eq!(broker.heard(&client), ["connack 1"]);
 }
