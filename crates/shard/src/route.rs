@@ -406,7 +406,7 @@ impl Shard {
                         self.wait_for_room(from, publication, ticket, number, batch.received);
                         continue;
                     }
-                    let routed = self.route_handed_on(from, publication, number);
+                    let routed = self.route_handed_on(from, publication, ticket, number);
                     if routed.busy {
                         if self.durable.as_mut().is_some_and(|durable| durable.take_short()) {
                             self.wait_for_room(from, publication, ticket, number, batch.received);
@@ -467,6 +467,7 @@ impl Shard {
         &mut self,
         from: ShardId,
         publication: &Arc<Publication>,
+        ticket: u64,
         number: u64,
     ) -> Routed {
         self.tickets.clear();
@@ -482,8 +483,10 @@ impl Shard {
                 durable.opening.came_from = Some((from.get(), number));
             }
         }
-        // What has a number stands in the other shard's log, and is not to be refused any more.
-        let routed = self.route_here(publication, None, number != 0);
+        // What has a number stands in the other shard's log, and is not to be refused any more. A will has nobody who hears that
+        // it is, and sends it again; at QoS 2 it is for all or for nobody.
+        let patient = number != 0 || (ticket == 0 && publication.qos() == QoS::ExactlyOnce);
+        let routed = self.route_here(publication, None, patient);
         if let Some(durable) = &mut self.durable
             && number != 0
             && !routed.busy

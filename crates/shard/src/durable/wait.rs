@@ -670,7 +670,7 @@ impl Shard {
             let HandedOn { from, ref publication, ticket, number, received, superseded } = next;
             durable.opening.late = Some(superseded);
             self.origin = Some(Origin { received, remote: true });
-            let routed = self.route_handed_on(from, publication, number);
+            let routed = self.route_handed_on(from, publication, ticket, number);
             self.origin = None;
             let Some(durable) = &mut self.durable else { return };
             durable.opening.late = None;

@@ -548,6 +548,29 @@ fn the_end_of_a_session_is_committed_before_any_connack_says_so() {
         assert!(ended.by_client.is_empty() && ended.line.is_empty());
     }
 }
+
+/// A will at QoS 2 waits for the disk of another shard that has somebody who must get it: nobody publishes it again.
+#[test]
+fn a_will_at_qos_2_waits_for_another_shards_disk() {
+    let mut broker = Broker::new(2);
+    let watcher = Client::new(&broker, 1, "watcher", 1);
+    broker.connected(&watcher);
+    broker.send(&watcher, subscribe("will", QoS::ExactlyOnce, 1));
+    broker.settle();
+    broker.heard(&watcher);
+    let client = Client::new(&broker, 0, "client", 2);
+    broker.connect(&client, |connect| {
+        let qos = QoS::ExactlyOnce;
+        connect.will = Some(Will { topic: "will", payload: b"gone", qos, ..Will::default() });
+    });
+    broker.settle();
+    fail_syncs(&mut broker, 1);
+    broker.lose(&client);
+    broker.later(1);
+    assert_eq!(broker.heard(&watcher), Vec::<String>::new());
+    heal(&mut broker, 1);
+    assert_eq!(broker.heard(&watcher), ["publish 2 will=gone"]);
+}
 /// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
 /// for good.
 #[test]
