@@ -388,8 +388,13 @@ impl Shard {
         durable.opening.ready = room.is_ok();
         match room {
             Ok(()) | Err(Refused::TooLarge) => Opened::Yes,
-            Err(_) if once => Opened::Yes,
-            Err(Refused::Busy) => Opened::Later,
+            // One that is retained would leave its topic without any, for want of a moment.
+            Err(refused) if once && !(retain && refused == Refused::Busy) => Opened::Yes,
+            Err(Refused::Busy) => {
+                // For want of a moment, whatever the refusal before was for.
+                durable.is_short = false;
+                Opened::Later
+            }
             Err(Refused::Full | Refused::Failed) if patient => {
                 durable.is_short = true;
                 Opened::Later

@@ -571,6 +571,54 @@ fn a_will_at_qos_2_waits_for_another_shards_disk() {
     heal(&mut broker, 1);
     assert_eq!(broker.heard(&watcher), ["publish 2 will=gone"]);
 }
+
+/// What comes from another shard while the log is busy for a moment waits in its order, whatever an earlier refusal was for.
+#[test]
+fn what_waits_for_a_moment_is_not_overtaken() {
+    let mut broker = Broker::new(2);
+    let reader = Client::new(&broker, 1, "reader", 1);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
+    broker.settle();
+    broker.heard(&reader);
+    let client = Client::new(&broker, 1, "client", 2);
+    broker.connect(&client, |connect| {
+        connect.will = Some(Will { topic: "a", payload: b"gone", ..Will::default() });
+        connect.will.as_mut().unwrap().qos = QoS::AtLeastOnce;
+    });
+    let publisher = Client::new(&broker, 0, "publisher", 3);
+    broker.connected(&publisher);
+    fail_syncs(&mut broker, 1);
+    // Refused for longer than a moment, with nobody to be held back for it.
+    broker.lose(&client);
+    heal(&mut broker, 1);
+    assert_eq!(broker.heard(&reader), ["publish 1 a=gone"]);
+    let mut payload = Vec::new();
+    let kind = Record::Mark { shard: 0, number: 1 }.encode(&mut payload);
+    broker.shards[1].durable.as_mut().unwrap().late_records.push_back((kind, payload.into()));
+    for (number, payload) in [(1, "first"), (2, "second")] {
+        broker.send(&publisher, |out| {
+            message("a", payload, QoS::AtLeastOnce, number).encode(V5, out)
+        });
+        broker.exchange();
+    }
+    broker.later(1);
+    assert_eq!(broker.heard(&reader), ["publish 1 a=first", "publish 1 a=second"]);
+}
+
+/// A retained message at QoS 0 waits while the log is busy for a moment: it is discarded for a disk that takes nothing alone.
+#[test]
+fn a_retained_message_at_qos_0_waits_for_a_moment() {
+    let mut broker = Broker::new(1);
+    let publisher = Client::new(&broker, 0, "publisher", 1);
+    broker.connected(&publisher);
+    broker.send(&publisher, |out| retained("r", "old", QoS::AtLeastOnce, 1).encode(V5, out));
+    broker.settle();
+    broker.shards[0].durable.as_mut().unwrap().log.close();
+    broker.send(&publisher, |out| retained("r", "new", QoS::AtMostOnce, 0).encode(V5, out));
+    let kept = broker.shards[0].retained.kept("r").map(|(publication, _)| publication.payload());
+    assert_eq!(kept, Some(&b"old"[..]));
+}
 /// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
 /// for good.
 #[test]
