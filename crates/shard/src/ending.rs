@@ -286,9 +286,12 @@ impl Shard {
                 let next = connection.next_deadline(now);
                 connection.note_timer(next);
                 let Some(deadline) = next else { return };
+                let flags = connection.flags;
+                // Its output waits for the log, and not for the client.
+                let held = flags.has(Flags::CHOKED) && !flags.has(Flags::SENDING);
                 if !silent {
                     self.wheel.insert(deadline, entry);
-                } else if connection.flags.has(Flags::PARKED | Flags::PACED) {
+                } else if held || flags.has(Flags::PARKED | Flags::PACED) {
                     // We do not read from it, so its silence is ours. (Not so when it is choked: then it does not read
                     // from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);

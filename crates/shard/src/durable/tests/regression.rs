@@ -619,6 +619,33 @@ fn a_retained_message_at_qos_0_waits_for_a_moment() {
     let kept = broker.shards[0].retained.kept("r").map(|(publication, _)| publication.payload());
     assert_eq!(kept, Some(&b"old"[..]));
 }
+
+/// A client is not read from because what it is to be sent waits for the disk: that is no silence of the client's
+/// [MQTT-3.1.2-22].
+#[test]
+fn whoever_waits_for_the_disk_is_not_silent() {
+    let settings = Settings { output_bytes_max: 1000, ..Settings::default() };
+    let mut broker = Broker::with(1, settings);
+    let client = Client::new(&broker, 0, "client", 1);
+    broker.connect(&client, |connect| connect.keep_alive_seconds = 2);
+    broker.send(&client, subscribe("gone", QoS::AtMostOnce, 1));
+    broker.settle();
+    broker.heard(&client);
+    fail_syncs(&mut broker, 0);
+    broker.send(&client, |out| {
+        Unsubscribe::new(id(2), &["gone"]).encode(V5, out);
+        (0..600).for_each(|_| midge_codec::PingReq.encode(out));
+    });
+    broker.later(10);
+    assert_eq!(broker.heard(&client), Vec::<String>::new());
+    heal(&mut broker, 0);
+    let first = broker.heard(&client).len();
+    broker.later(1);
+    assert_eq!(first + broker.heard(&client).len(), 1 + 600);
+    broker.later(4);
+    assert!(broker.shards[0].sessions.iter().all(|(_, entry)| entry.connection.is_none()));
+}
+
 /// The record that ended a client's earlier session is damaged: the later session is the one that counts, and the earlier one ends
 /// for good.
 #[test]
