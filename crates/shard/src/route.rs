@@ -478,6 +478,7 @@ impl Shard {
                 if durable.known[from.index()].has(number) && !mutant!("handed-on-again") {
                     // What it became may not be committed yet.
                     let after = durable.said();
+                    durable.note_mark(from, number);
                     return Routed { wanted: true, kept: true, after, ..Routed::default() };
                 }
                 durable.opening.came_from = Some((from.get(), number));
@@ -492,8 +493,7 @@ impl Shard {
             && !routed.busy
             && !routed.unkept
         {
-            let mark = &mut durable.marks[from.index()];
-            *mark = number.max(*mark);
+            durable.note_mark(from, number);
         }
         routed
     }

@@ -387,10 +387,10 @@ impl Shard {
         if self.rewrite(first, last, &mut budget)
             && let Some(durable) = &mut self.durable
         {
-            durable.lost = None;
-            durable.lost_until = None;
             // What was handed on is kept again, and must not be taken a second time.
             durable.note_marks(own);
+            durable.lost = None;
+            durable.lost_until = None;
         }
     }
 
@@ -521,12 +521,39 @@ impl Shard {
 }
 
 impl Durable {
+    /// Notes that something has come from another shard under this number, and what is kept of it is written.
+    pub(crate) fn note_mark(&mut self, from: ShardId, number: u64) {
+        let mark = &mut self.marks[from.index()];
+        *mark = number.max(*mark);
+        let appended = self.log.appended();
+        let mut last = self.unsynced_marks.iter_mut().rev().take_while(|one| one.0 == appended);
+        match last.find(|one| one.1 == from) {
+            Some(one) => one.2 = number.max(one.2),
+            None => self.unsynced_marks.push_back((appended, from, number)),
+        }
+        self.sync_marks();
+    }
+
+    fn sync_marks(&mut self) {
+        let synced = self.log.synced();
+        while let Some((_, from, number)) = self.unsynced_marks.pop_front_if(|one| one.0 <= synced)
+        {
+            let mark = &mut self.synced_marks[from.index()];
+            *mark = number.max(*mark);
+        }
+    }
+
     /// Writes the highest numbers that came from other shards, and the highest that was handed on to them: were that forgotten,
-    /// they would take what is new for what they have.
-    fn note_marks(&mut self, own: ShardId) {
+    /// they would take what is new for what they have. While the disk works only numbers whose own records are synced: one that
+    /// stands in the same batch may be torn where this is not, and is handed on again then.
+    pub(super) fn note_marks(&mut self, own: ShardId) {
+        self.sync_marks();
         for shard in 0..self.marks.len() {
-            let handed_on = usize::from(own.get()) == shard;
-            let number = if handed_on { self.next_number - 1 } else { self.marks[shard] };
+            let number = match self.lost {
+                _ if usize::from(own.get()) == shard => self.next_number - 1,
+                Some(_) => self.marks[shard],
+                None => self.synced_marks[shard],
+            };
             if number > 0 {
                 let shard = u16::try_from(shard).unwrap_or(u16::MAX);
                 self.note_end(&Record::Mark { shard, number });

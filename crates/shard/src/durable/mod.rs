@@ -358,6 +358,10 @@ pub(crate) struct Durable {
     pub(crate) handing_on: HashMap<u64, HandingOn, RandomState>,
     /// The highest number that came from each shard.
     pub(crate) marks: Vec<u64>,
+    /// The same, of those whose records are synced.
+    synced_marks: Vec<u64>,
+    /// Those whose records are not, by what they wait for. Bounded by what the log gathers for one sync, and by shards.
+    unsynced_marks: VecDeque<(Sequence, ShardId, u64)>,
     /// What had come from each before this life of the process.
     pub(crate) known: Vec<Known>,
     /// Connections that are not read from until the log has room.
@@ -438,6 +442,8 @@ impl Durable {
             forwards: VecDeque::new(),
             handing_on: HashMap::with_hasher(hasher.clone()),
             marks: vec![0; usize::from(shards)],
+            synced_marks: vec![0; usize::from(shards)],
+            unsynced_marks: VecDeque::new(),
             known: vec![Known::default(); usize::from(shards)],
             rejoining: shards,
             in_flight_restored: 0,

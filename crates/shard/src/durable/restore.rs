@@ -197,6 +197,9 @@ impl Image {
             Record::Assigned { session, message, packet_id } => {
                 let packet_id = PacketId::new(packet_id);
                 let session = self.sessions.get_mut(&session)?;
+                if session.is_torn_before(message) {
+                    return None;
+                }
                 match session.queued.remove(NonZeroU64::new(message)?) {
                     Some(stub) => {
                         session.line.insert(message, Line { packet_id, ..Line::of(stub) });
@@ -320,7 +323,10 @@ impl Image {
         let held = || Held { message, publication: publication(), place };
         for delivery in record.deliveries {
             let session = self.sessions.entry(delivery.session).or_default();
-            let packet_id = delivery.packet_id.and_then(PacketId::new);
+            let mut packet_id = delivery.packet_id.and_then(PacketId::new);
+            if delivery.share.is_none() && session.is_torn_before(record.message) {
+                packet_id = None;
+            }
             let body = if delivery.share.is_some() {
                 let (retain, extra) = (delivery.retain, extra(&delivery));
                 Body::Memory { publication: publication(), retain, extra }
@@ -595,6 +601,15 @@ impl Line {
 }
 
 impl SessionImage {
+    /// Whether an earlier message has no packet id, so that a later one that has says that a power cut took the record of the earlier
+    /// one's: one batch may be torn anywhere. It was not committed then, so the later one is sent in its order, as if for the
+    /// first time [MQTT-4.6.0-6]. At QoS 2 it has not left; at QoS 1 it may come again.
+    ///
+    /// What a shared subscription gave has an order of its own.
+    fn is_torn_before(&self, message: u64) -> bool {
+        self.queued.front().is_some_and(|earliest| earliest.keep.message.get() < message)
+    }
+
     /// Where all stands that counts for it.
     fn each_place(&self, mut each: impl FnMut(&Place)) {
         each(&self.place);
@@ -679,6 +694,7 @@ impl Shard {
         for (shard, known) in image.came {
             if let Some(mark) = durable.marks.get_mut(usize::from(shard)) {
                 *mark = known.highest();
+                durable.synced_marks[usize::from(shard)] = known.highest();
                 durable.known[usize::from(shard)] = known;
             }
         }

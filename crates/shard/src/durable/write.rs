@@ -462,7 +462,7 @@ impl Shard {
                     }
                 }
                 if let Some((shard, number)) = opening.came_from {
-                    sequence = sequence.max(durable.end_soon(&Record::Mark { shard, number }));
+                    sequence = sequence.max(durable.note_came(shard, number));
                 }
                 break 'written sequence;
             }
@@ -562,13 +562,7 @@ impl Shard {
         if !outbound.has_gone() {
             return;
         }
-        let key = entry.kept.as_ref().map(|kept| kept.key);
-        for keep in outbound.take_gone() {
-            if let Some(session) = key {
-                durable.note_end(&Record::Done { session, message: keep.message.get() });
-            }
-            durable.release(place_of(&keep));
-        }
+        durable.note_done(entry.kept.as_ref().map(|kept| kept.key), outbound);
     }
 
     /// A QoS 2 packet id from a client is free. Returns what its PUBCOMP waits for.
@@ -599,11 +593,35 @@ impl Shard {
 }
 
 impl Durable {
+    /// Writes that another shard has handed on something of which nothing else is kept. A mark would say that of all before it,
+    /// whose own records a power cut may have taken.
+    fn note_came(&mut self, shard: u16, number: u64) -> Sequence {
+        let message = self.next_message_id();
+        let nothing = Publication::new("", b"", b"", QoS::ExactlyOnce, false, None);
+        let record = MessageRecord {
+            came_from: Some((shard, number)),
+            ..message_record(&nothing, message, self.wall)
+        };
+        self.end_soon(&Record::Message(record))
+    }
+
+    /// Writes that deliveries of a session are done, if it is kept.
+    fn note_done(&mut self, key: Option<u64>, outbound: &mut Outbound) {
+        for keep in outbound.take_gone() {
+            if let Some(session) = key {
+                self.note_end(&Record::Done { session, message: keep.message.get() });
+            }
+            self.release(place_of(&keep));
+        }
+    }
+
     /// A message got a packet id towards a session that is kept; at QoS 2 it leaves once that is committed.
+    ///
+    /// What was before it in the line has a packet id, or is done, and the log says so before: a restart relies on it.
     pub(crate) fn note_assigned(
         &mut self,
         session: u64,
-        outbound: &Outbound,
+        outbound: &mut Outbound,
         packet_id: PacketId,
         qos: QoS,
         connection: &mut Connection,
@@ -612,6 +630,7 @@ impl Durable {
         if mutant!("packet-id-not-written") {
             return;
         }
+        self.note_done(Some(session), outbound);
         let message = keep.message.get();
         let record = Record::Assigned { session, message, packet_id: packet_id.get() };
         if qos == QoS::ExactlyOnce {

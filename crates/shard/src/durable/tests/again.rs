@@ -1,6 +1,6 @@
 //! Bugs that the simulator found in what clients do again: subscribe, publish, after a refusal or a crash.
 
-use super::regression::{fail_syncs, group_of, heal, join, pubrel, retained};
+use super::regression::{commit_alone, fail_syncs, group_of, heal, join, pubrel, retained};
 use super::*;
 use crate::durable::record::{MessageRecord, Record};
 use crate::ids::keeper_shard;
@@ -152,4 +152,40 @@ fn what_exceeded_the_receive_maximum_is_new_when_it_comes_again() {
     broker.settle();
     assert_eq!(broker.heard(&publisher), ["pubcomp 1", "pubrec 2"]);
     assert_eq!(broker.heard(&reader), ["suback 1", "publish 0 a=first", "publish 0 a=second"]);
+}
+
+/// The same where something else of that batch says what has come from the other shard: that a message of which nothing is kept has,
+/// and what cleaning notes.
+#[test]
+fn nothing_says_that_a_torn_record_has_come() {
+    let mut broker = Broker::new(2);
+    let reader = Client::new(&broker, 1, "reader", 1);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
+    broker.send(&reader, subscribe("b", QoS::AtMostOnce, 2));
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    broker.send(&publisher, publish("a", "torn", QoS::ExactlyOnce, 1));
+    broker.send(&publisher, publish("b", "left", QoS::ExactlyOnce, 2));
+    commit_alone(&mut broker, 0);
+    broker.exchange();
+    let durable = broker.shards[1].durable.as_mut().unwrap();
+    assert!(durable.log.appended() > durable.log.synced(), "one batch");
+    durable.note_marks(ShardId::new(1));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubrec 1", "pubrec 2"]);
+    let mut image = Image::new(WallTime::new(WALL_MS, Time::ZERO));
+    let mut recovery = Recovery::open(&mut broker.disks[1], 1, LogId([2; 16])).unwrap();
+    let mut torn = 0;
+    while let Some(item) = recovery.next_item().unwrap() {
+        let Item::Record(position, record) = item else { continue };
+        match Record::decode(record.kind, record.payload).unwrap() {
+            Record::Message(MessageRecord { topic: "a", came_from: Some((0, number)), .. }) => {
+                torn = number;
+            }
+            _ => image.apply(position, record.kind, record.payload).unwrap(),
+        }
+    }
+    let known = image.came.get_mut(&0).unwrap();
+    assert!(torn > 0 && !known.has(torn) && known.has(torn + 1), "{torn}: {known:?}");
 }
