@@ -152,6 +152,8 @@ pub struct Receipt {
     pub live: u32,
     /// Copies because it was retained.
     pub retained: u32,
+    /// How often it may have been published to us.
+    pub sends: u32,
 }
 
 /// One client.

@@ -181,6 +181,8 @@ pub struct Net {
     pub crashes: Vec<u64>,
     /// Those of them in which the power went.
     pub power_cuts: Vec<u64>,
+    /// From when to when the clock jumped.
+    pub jumps: Vec<(u64, u64)>,
 }
 
 /// Where the clock starts: not at zero, where subtractions hide their mistakes.
@@ -206,6 +208,7 @@ impl Net {
             listening: true,
             crashes: Vec::new(),
             power_cuts: Vec::new(),
+            jumps: Vec::new(),
             knobs,
         }
     }
@@ -216,6 +219,20 @@ impl Net {
             self.trace.line(self.now, format_args!("VIOLATION {text}"));
             self.violation = Some(text);
         }
+    }
+
+    /// Since when so much time has passed in which things could happen: none does while the clock jumps.
+    #[must_use]
+    pub fn ago(&self, nanoseconds: u64) -> u64 {
+        let (mut end, mut left) = (self.now, nanoseconds);
+        for (from, to) in self.jumps.iter().rev() {
+            let passed = end - to;
+            if passed >= left {
+                break;
+            }
+            (end, left) = (*from, left - passed);
+        }
+        end.saturating_sub(left)
     }
 
     /// Puts an event on the heap.

@@ -164,7 +164,7 @@ impl Oracle {
         for will in &mut self.wills {
             let ended = net.pipes[will.pipe].server_end;
             // That a connection has ended is written within a tenth of a second; on a disk that takes nothing, not before it does.
-            let late = ended.is_none_or(|at| at + SLACK >= net.now) || net.knobs.may_refuse();
+            let late = ended.is_none_or(|at| at >= net.ago(SLACK)) || net.knobs.may_refuse();
             let seen = watcher.received_count(will.publication) > 0;
             if late || (will.verdict != Verdict::MustNot && !seen) {
                 will.verdict = Verdict::May;
@@ -173,7 +173,7 @@ impl Oracle {
         for (filter, group) in &mut self.groups {
             group.departures.push((None, net.now));
             // What is given to a session that is not kept goes with it, or was just on its way back (`docs/durability.md`).
-            let left = group.departures_after(net, net.now.saturating_sub(SLACK)) > 1;
+            let left = group.departures_after(net, net.ago(SLACK)) > 1;
             let fleeting = clients.iter().filter(|client| !client.is_lasting());
             let mut members = fleeting.filter(|client| client.shares(filter));
             if members.any(|client| left || client.is_subscribed()) {
@@ -417,18 +417,22 @@ impl Oracle {
         Ok(())
     }
 
-    /// Wills: exactly when the specification says. `count` says how often the watcher got one.
+    /// Wills: exactly when the specification says. `count` says how often the watcher got one, `there` whether it was connected
+    /// when a connection ended: one at QoS 0 waits for nobody.
     ///
     /// # Errors
     /// The first will that came too often, or not.
     pub fn check_wills(
         &self,
         count: impl Fn(PubId) -> u32,
+        there: impl Fn(PipeId) -> bool,
         excused: bool,
         crashes: u32,
     ) -> Result<(), String> {
         for will in &self.wills {
             let came = count(will.publication);
+            let once = self.pubs[will.publication as usize].qos == QoS::AtMostOnce;
+            let excused = excused || (once && !there(will.pipe));
             let wrong = match will.verdict {
                 // That it was published is written within a tenth of a second: after a crash it may be published again.
                 Verdict::Open | Verdict::May => came > 1 + crashes,

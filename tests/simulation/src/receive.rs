@@ -696,15 +696,18 @@ impl Client {
             Copy::Live => receipt.live += 1,
             Copy::Retained | Copy::Either => receipt.retained += 1,
         }
-        // What was on its way at least once in a crash may come again.
+        // What was on its way at least once in a crash may come again, each copy of it.
         let crashes = net.crashes.len() as u32;
         let sends = match (publication.qos, qos) {
-            (QoS::AtLeastOnce, _) => publication.sends + crashes,
+            (QoS::AtLeastOnce, _) => publication.sends * (1 + crashes),
             (QoS::ExactlyOnce, QoS::AtLeastOnce) => 1 + crashes,
             // That a will was published is written within a tenth of a second (`docs/durability.md`).
             _ if publication.will => 1 + crashes,
             (QoS::AtMostOnce | QoS::ExactlyOnce, _) => 1,
         };
+        // Other copies may have come at another QoS, while other subscriptions stood.
+        receipt.sends = receipt.sends.max(sends);
+        let sends = receipt.sends;
         let asks = if publication.retain { possible.len() as u32 } else { 0 };
         if receipt.live > sends || receipt.live + receipt.retained > sends + asks {
             return Err(format!(

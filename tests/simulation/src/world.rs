@@ -25,7 +25,7 @@ use crate::disk::{Crash, Disk};
 use crate::host::{Host, Phase};
 use crate::knobs::Knobs;
 use crate::misbehave::BadClient;
-use crate::net::{End, Event, MS, NEVER, Net, Place, SECOND, START};
+use crate::net::{End, Event, MS, NEVER, Net, PipeId, Place, SECOND, START};
 use crate::oracle::{Oracle, PubId, SLACK};
 use crate::panics;
 use crate::trace::Trace;
@@ -345,6 +345,7 @@ impl World {
             Event::Jump if self.net.settling || !self.net.listening => {}
             Event::Jump => {
                 let far = self.net.prng.pick(&[500 * MS, 5 * SECOND, 40 * SECOND]);
+                self.net.jumps.push((self.net.now, self.net.now + far));
                 self.net.now += far;
                 self.net.hit(Situation::ClockJump);
                 let now = self.net.now;
@@ -620,8 +621,10 @@ impl World {
         let lost =
             counters.dropped_output_full + counters.dropped_queue_full + counters.dropped_log_full
                 > 0;
-        let checked =
-            self.oracle.check_wills(|id| watcher.received_count(id), lost || refused, crashes);
+        let since = watcher.connected_since().unwrap_or(NEVER);
+        let there = |pipe: PipeId| self.net.pipes[pipe].server_end.is_some_and(|end| since < end);
+        let count = |id| watcher.received_count(id);
+        let checked = self.oracle.check_wills(count, there, lost || refused, crashes);
         if let Err(broken) = checked {
             return self.net.fail(broken);
         }
