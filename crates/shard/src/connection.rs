@@ -268,6 +268,13 @@ impl PendingAcks {
         }
     }
 
+    /// One of them waits for this record as well.
+    pub(crate) fn wait_for(&mut self, number: u32, after: Sequence) {
+        if let Some(ack) = self.line.get_mut(number.wrapping_sub(self.first) as usize) {
+            ack.after = ack.after.max(after);
+        }
+    }
+
     /// Records that these waited for are not kept. (The front one waits for another shard, so nothing leaves now.)
     pub(crate) fn give_up(&mut self, lost: &RangeInclusive<Sequence>) {
         self.line.iter_mut().filter(|ack| lost.contains(&ack.after)).for_each(PendingAck::give_up);

@@ -464,11 +464,16 @@ impl Shard {
         publication: Arc<Publication>,
         denied: Vec<(ShardId, SessionRef)>,
     ) {
-        if denied.is_empty() {
-            self.note_told_full(member.session);
+        let back = ShareReturn { member, publication, denied, ticket: 0, kept: None };
+        self.give_back(back);
+    }
+
+    /// The same, for one that somebody waits for, or that the group's backlog keeps.
+    pub(crate) fn give_back(&mut self, back: ShareReturn) {
+        if back.denied.is_empty() {
+            self.note_told_full(back.member.session);
         }
-        let target = chooser(&member.group, self.shards);
-        let back = ShareReturn { member, publication, denied };
+        let target = chooser(&back.member.group, self.shards);
         self.send(target, Envelope::ShareReturn(Box::new(back)));
     }
 }

@@ -7,7 +7,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use midge_mesh::ShardId;
-use midge_session::{Publication, SubscriptionOptions, Time};
+use midge_session::{Keep, Publication, SubscriptionOptions, Time};
 
 use crate::connection::Answer;
 use crate::identity::Identity;
@@ -176,6 +176,10 @@ pub struct ShareReturn {
     pub(crate) publication: Arc<Publication>,
     /// Members that may not receive it: not asked again about this one.
     pub(crate) denied: Vec<(ShardId, SessionRef)>,
+    /// The ticket under which it was given to the member; zero none. It is answered behind this.
+    pub(crate) ticket: u64,
+    /// Where the group's backlog, on the same shard, keeps it still.
+    pub(crate) kept: Option<Keep>,
 }
 
 /// See [`Envelope::RetainedQuery`].

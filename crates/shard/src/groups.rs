@@ -511,8 +511,13 @@ impl Shard {
     /// A member could not keep a message: it is skipped until it has room, and another one is chosen. Or it may not receive it:
     /// then another one is, too, and where there is none just now the message is dropped and counted.
     pub(crate) fn handle_share_return(&mut self, from: ShardId, back: ShareReturn) {
+        // What a backlog keeps until the member has it stays where it is.
+        let kept = back.kept.or_else(|| self.take_given(from, back.ticket));
         let Some((index, group)) = self.groups.find(&back.member.group) else {
             self.counters.dropped_no_member += 1;
+            if let Some(keep) = kept {
+                self.backlog_taken(&back.member.group, &keep);
+            }
             return;
         };
         if back.denied.is_empty()
@@ -532,18 +537,66 @@ impl Shard {
         // It was chosen before anything that waits in the backlog came, so it goes first.
         if group.backlog.len() < self.settings.share_backlog_messages_max {
             let persistent = group.is_persistent();
-            let keep = if persistent {
-                self.keep_backlog(&back.member.group, &back.publication)
-            } else {
-                None
+            let keep = match kept {
+                Some(keep) => Some(keep),
+                None if persistent => self.keep_returned(from, &back),
+                None => None,
             };
+            if persistent && keep.is_none() && self.refuse_returned(from, &back) {
+                return;
+            }
             let Some((_, group)) = self.groups.find(&back.member.group) else { return };
             let ShareReturn { publication, denied, .. } = back;
             group.backlog.push_front(Waiting { publication, keep, denied });
             self.give_backlog(index);
         } else {
             self.counters.dropped_no_member += 1;
+            if let Some(keep) = kept {
+                self.backlog_taken(&back.member.group, &keep);
+            }
         }
+    }
+
+    /// Where a backlog keeps what was given to a member under this ticket, and nobody waits for any more.
+    fn take_given(&mut self, from: ShardId, ticket: u64) -> Option<Keep> {
+        let line = &mut self.waiting_acks[from.index()];
+        let at = line.iter().position(|waiting| {
+            waiting.ticket == ticket && matches!(waiting.waiter, Waiter::Backlog { .. })
+        })?;
+        match line.remove(at)?.waiter {
+            Waiter::Backlog { keep, .. } => Some(keep),
+            _ => None,
+        }
+    }
+
+    /// Writes down what came back; whoever waits for it on this shard waits for that.
+    fn keep_returned(&mut self, from: ShardId, back: &ShareReturn) -> Option<Keep> {
+        let keep = self.keep_backlog(&back.member.group, &back.publication)?;
+        let after = self.durable.as_mut()?.said();
+        let mut line = self.waiting_acks[from.index()].iter();
+        if let Some(WaitingAck { waiter: Waiter::Ack { connection, serial, number }, .. }) =
+            line.find(|waiting| waiting.ticket == back.ticket)
+            && let Some(connection) = self.connections.get_mut(connection.0)
+            && connection.serial == *serial
+            && let Some(extra) = &mut connection.extra
+        {
+            extra.acks.wait_for(*number, after);
+        }
+        Some(keep)
+    }
+
+    /// Neither the member's log nor this one takes it: whoever published it at QoS 1 hears so. (At QoS 2 others may have it,
+    /// who must not get it again: it waits in memory.)
+    fn refuse_returned(&mut self, from: ShardId, back: &ShareReturn) -> bool {
+        if self.durable.is_none() || back.publication.qos() != QoS::AtLeastOnce {
+            return false;
+        }
+        let line = &mut self.waiting_acks[from.index()];
+        let at = line.iter().position(|w| back.ticket != 0 && w.ticket == back.ticket);
+        let Some(waiting) = at.and_then(|at| line.remove(at)) else { return false };
+        self.counters.dropped_log_full += 1;
+        self.answer_waiter(waiting.waiter, Answer::Unkept);
+        true
     }
 
     /// The chooser has chosen a session of this shard; `backlog` is where its backlog, on this shard too, keeps the message.
@@ -566,18 +619,21 @@ impl Shard {
             None => Sequence(0),
         };
         let chooser = chooser(&member.group, self.shards);
-        if let Some(keep) = backlog {
-            self.backlog_taken(&member.group, &keep);
-        }
-        match delivered {
-            Some(Delivered::Full | Delivered::Unkept) | None => {
-                self.return_shared(member, publication, Vec::new());
-            }
+        let returned = match delivered {
+            Some(Delivered::Full | Delivered::Unkept) | None => Some(Vec::new()),
             Some(Delivered::Denied) => {
                 denied.push((self.id, member.session));
-                self.return_shared(member, publication, denied);
+                Some(denied)
             }
-            Some(Delivered::Sent | Delivered::Queued | Delivered::Dropped) => {}
+            Some(Delivered::Sent | Delivered::Queued | Delivered::Dropped) => {
+                if let Some(keep) = backlog {
+                    self.backlog_taken(&member.group, &keep);
+                }
+                None
+            }
+        };
+        if let Some(denied) = returned {
+            self.give_back(ShareReturn { member, publication, denied, ticket, kept: backlog });
         }
         if ticket != 0 {
             self.note_accepted(chooser, (ticket, qos), after, 0, Answer::Kept);

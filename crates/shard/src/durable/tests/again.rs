@@ -189,3 +189,40 @@ fn nothing_says_that_a_torn_record_has_come() {
     let known = image.came.get_mut(&0).unwrap();
     assert!(torn > 0 && !known.has(torn) && known.has(torn + 1), "{torn}: {known:?}");
 }
+
+/// A message for a group comes back from a member whose disk takes nothing to a chooser whose disk takes nothing: whoever published it
+/// hears so. What the group's backlog keeps stays there meanwhile.
+#[test]
+fn what_comes_back_is_kept_or_refused() {
+    let mut broker = Broker::new(2);
+    let (group, topic) = group_of(0);
+    let member = Client::new(&broker, 1, "member", 1);
+    join(&mut broker, &member, &group);
+    broker.lose(&member);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    fail_syncs(&mut broker, 1);
+    fail_syncs(&mut broker, 0);
+    broker.send(&publisher, |out| message(&topic, "refused", QoS::AtLeastOnce, 1).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), ["full 1"]);
+    heal(&mut broker, 0);
+    broker.send(&publisher, |out| message(&topic, "kept", QoS::AtLeastOnce, 2).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), ["puback 2"]);
+    let kept = broker.shards[0].groups.kept_messages();
+    assert_eq!(kept.len(), 1);
+    fail_syncs(&mut broker, 0);
+    // The member is asked again and again whether it takes what there is.
+    broker.later(30);
+    let still = broker.shards[0].groups.kept_messages();
+    assert_eq!(still.len(), 1);
+    assert_eq!(still[0].2, kept[0].2, "where it was");
+    broker.power_cut(1);
+    heal(&mut broker, 0);
+    heal(&mut broker, 1);
+    let mut heard = broker.connected(&member);
+    broker.later(30);
+    heard.extend(broker.heard(&member));
+    assert_eq!(heard, ["connack 1".to_owned(), format!("publish 1 {topic}=kept")]);
+}
