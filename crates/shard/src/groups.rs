@@ -58,6 +58,9 @@ struct Group {
     /// Where the round goes on.
     cursor: usize,
     backlog: VecDeque<Waiting>,
+    /// Messages of the backlog that were given to a member and stand in the log here until its shard has them. Bounded by what the
+    /// backlog held.
+    given: Vec<Waiting>,
 }
 
 /// A message that waits for a member.
@@ -133,7 +136,7 @@ impl Groups {
         message: NonZeroU64,
     ) -> Option<(&Arc<Publication>, &mut Keep)> {
         let (_, group) = self.find(text)?;
-        group.backlog.iter_mut().find_map(|waiting| {
+        group.backlog.iter_mut().chain(&mut group.given).find_map(|waiting| {
             let Waiting { publication, keep: Some(keep), .. } = waiting else { return None };
             (keep.message == message).then_some((&*publication, keep))
         })
@@ -143,7 +146,8 @@ impl Groups {
     pub(crate) fn kept_messages(&self) -> Vec<(Arc<str>, Arc<Publication>, Keep)> {
         let groups = self.slab.iter();
         let waiting = groups.flat_map(|(_, group)| {
-            group.backlog.iter().map(|waiting| (Arc::clone(&group.text), waiting))
+            let waiting = group.backlog.iter().chain(&group.given);
+            waiting.map(|waiting| (Arc::clone(&group.text), waiting))
         });
         let kept = waiting.filter_map(|(text, waiting)| {
             Some((text, Arc::clone(&waiting.publication), waiting.keep?))
@@ -157,7 +161,16 @@ impl Groups {
             let ready = group.members.iter().filter(|member| member.online && member.room);
             assert_eq!(ready.count(), group.members.len(), "members of {}", group.text);
             assert!(group.backlog.is_empty(), "the backlog of {}", group.text);
+            assert!(group.given.is_empty(), "given to members of {}", group.text);
         }
+    }
+
+    /// Where a message that was given to a member stands by now; it is on its way no more.
+    fn take_given(&mut self, text: &str, keep: &Keep) -> Option<Keep> {
+        let (_, group) = self.find(text)?;
+        let same = |given: &Waiting| given.keep.is_some_and(|kept| kept.message == keep.message);
+        let at = group.given.iter().position(same)?;
+        group.given.swap_remove(at).keep
     }
 
     fn find(&mut self, text: &str) -> Option<(u32, &mut Group)> {
@@ -344,10 +357,14 @@ impl Shard {
     fn give_waiting(&mut self, member: Member, group: Arc<str>, waiting: Waiting) {
         let Waiting { publication, keep, denied } = waiting;
         let Some(keep) = keep else { return self.give(member, group, publication, denied) };
+        if let Some((_, entry)) = self.groups.find(&group) {
+            let publication = Arc::clone(&publication);
+            entry.given.push(Waiting { publication, keep: Some(keep), denied: Vec::new() });
+        }
         let share = ShareMember { group: Arc::clone(&group), session: member.session };
         let mut origin = self.origin();
         if member.shard == self.id {
-            // Taken from here in the same turn; what does not fit comes back at once, and is kept anew.
+            // Taken from here in the same turn; what does not fit comes back at once.
             let deliver = ShareDeliver { member: share, origin, ticket: 0, publication, denied };
             self.handle_share_deliver(deliver, Some(keep));
             return;
@@ -363,8 +380,10 @@ impl Shard {
     /// A member has taken what a backlog kept.
     pub(crate) fn backlog_taken(&mut self, group: &str, keep: &Keep) {
         let Some(durable) = &mut self.durable else { return };
+        // Cleaning may have moved it meanwhile.
+        let keep = self.groups.take_given(group, keep).unwrap_or(*keep);
         durable.note_end(&Record::Taken { message: keep.message.get(), group });
-        durable.release_keep(keep);
+        durable.release_keep(&keep);
     }
 
     /// Gives out what a group kept, as far as members take it.
@@ -453,6 +472,7 @@ impl Shard {
             members: Vec::new(),
             cursor: 0,
             backlog: VecDeque::new(),
+            given: Vec::new(),
         });
         assert_eq!(inserted, index, "the slab gives the number that it announced");
         if let Some(interest) = self.interest.as_mut().filter(|_| subscribed.first) {
@@ -512,7 +532,9 @@ impl Shard {
     /// then another one is, too, and where there is none just now the message is dropped and counted.
     pub(crate) fn handle_share_return(&mut self, from: ShardId, back: ShareReturn) {
         // What a backlog keeps until the member has it stays where it is.
-        let kept = back.kept.or_else(|| self.take_given(from, back.ticket));
+        let kept = back.kept.or_else(|| self.take_waiter(from, back.ticket));
+        let kept =
+            kept.map(|keep| self.groups.take_given(&back.member.group, &keep).unwrap_or(keep));
         let Some((index, group)) = self.groups.find(&back.member.group) else {
             self.counters.dropped_no_member += 1;
             if let Some(keep) = kept {
@@ -557,8 +579,8 @@ impl Shard {
         }
     }
 
-    /// Where a backlog keeps what was given to a member under this ticket, and nobody waits for any more.
-    fn take_given(&mut self, from: ShardId, ticket: u64) -> Option<Keep> {
+    /// Where a backlog kept what it gave to a member under this ticket, whose answer means nothing any more.
+    fn take_waiter(&mut self, from: ShardId, ticket: u64) -> Option<Keep> {
         let line = &mut self.waiting_acks[from.index()];
         let at = line.iter().position(|waiting| {
             waiting.ticket == ticket && matches!(waiting.waiter, Waiter::Backlog { .. })

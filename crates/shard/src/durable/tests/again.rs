@@ -226,3 +226,33 @@ fn what_comes_back_is_kept_or_refused() {
     heard.extend(broker.heard(&member));
     assert_eq!(heard, ["connack 1".to_owned(), format!("publish 1 {topic}=kept")]);
 }
+
+/// What a group's backlog gives to a member on another shard counts in the log until that one has it: cleaning copies it.
+#[test]
+fn what_a_backlog_has_given_counts_until_it_is_taken() {
+    let queue = midge_session::QueueLimits { messages_max: 1, bytes_max: usize::MAX };
+    let mut broker = Broker::with(2, Settings { queue, ..Settings::default() });
+    let (group, topic) = group_of(0);
+    let member = Client::new(&broker, 1, "member", 1);
+    join(&mut broker, &member, &group);
+    broker.lose(&member);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    for number in 1..=3 {
+        broker
+            .send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, number).encode(V5, out));
+        broker.settle();
+    }
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 2);
+    broker.connect(&member, |_| {});
+    broker.exchange();
+    let waiting = broker.shards[0].groups.outline_of(&group).unwrap().backlog;
+    assert!(waiting < 2, "it is on its way");
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 2);
+    broker.settle();
+    for number in 1..=3 {
+        broker.send(&member, |out| PubAck::new(id(number), ReasonCode::Success).encode(V5, out));
+        broker.later(1);
+    }
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 0);
+}
