@@ -186,6 +186,7 @@ pub(crate) fn set_time_slice(nanoseconds: u64) -> io::Result<()> {
         return Ok(());
     }
     attributes.sched_runtime = nanoseconds;
+    let pointer = &raw const attributes;
     // SAFETY: the kernel reads the attributes, which say how large they are.
     checked(unsafe { libc::syscall(libc::SYS_sched_setattr, ITSELF, pointer, FLAGS) } as i32)
         .map(drop)
