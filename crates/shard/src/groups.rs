@@ -485,7 +485,9 @@ impl Shard {
     pub(crate) fn handle_share_leave(&mut self, from: ShardId, leaving: &ShareMember) {
         let Some((index, group)) = self.groups.find(&leaving.group) else { return };
         group.members.retain(|m| m.shard != from || m.session != leaving.session);
-        if group.members.is_empty() {
+        // After a restart others may be about to join again.
+        let rejoining = self.durable.as_ref().is_some_and(|durable| durable.rejoining > 0);
+        if group.members.is_empty() && !rejoining {
             self.dissolve_group(index);
         }
     }

@@ -746,3 +746,19 @@ fn a_torn_packet_id_does_not_change_the_order() {
     heard.extend(broker.heard(&reader));
     assert_eq!(heard, ["connack 1", "publish 1 a=1", "publish 1 a=2", "publish 1 a=3"]);
 }
+
+/// A member leaves right after a restart, before those on other shards have joined again: what waits for the group waits on.
+#[test]
+fn a_group_waits_for_members_that_join_again() {
+    let mut broker = Broker::new(2);
+    let (group, _) = group_of(0);
+    let member = Client::new(&broker, 0, "member", 1);
+    join(&mut broker, &member, &group);
+    broker.shards[0].durable.as_mut().unwrap().rejoining = 1;
+    broker.send(&member, |out| Unsubscribe::new(id(2), &[&group]).encode(V5, out));
+    broker.settle();
+    assert_eq!(broker.heard(&member), ["unsuback 2"]);
+    assert_eq!(broker.shards[0].groups.len(), 1);
+    broker.shards[0].handle_share_rejoined();
+    assert_eq!(broker.shards[0].groups.len(), 0);
+}
