@@ -378,15 +378,24 @@ impl World {
                 break;
             }
         }
-        let Self { net, clients, oracle, .. } = self;
-        clients[0].subscribe_to(net, oracle, "w/#", QoS::ExactlyOnce);
+        let is_ready = |watcher: &Client| {
+            let mut stand = watcher.subscriptions.iter();
+            let subscribed = stand.any(|one| one.active.is_some() && one.ending.is_none());
+            subscribed && watcher.connected_since().is_some()
+        };
         for _ in 0..200 {
-            self.run_for(100 * MS);
-            if self.clients[0].requests.is_empty() {
+            let Self { net, clients, oracle, .. } = self;
+            let watcher = &mut clients[0];
+            if is_ready(watcher) {
                 break;
             }
+            // Again where a disk failed in that moment.
+            if watcher.connected_since().is_some() && watcher.requests.is_empty() {
+                watcher.subscribe_to(net, oracle, "w/#", QoS::ExactlyOnce);
+            }
+            self.run_for(100 * MS);
         }
-        if self.clients[0].connected_since().is_none() || !self.clients[0].requests.is_empty() {
+        if !is_ready(&self.clients[0]) {
             self.net.fail("the watcher could not subscribe".to_owned());
         }
         self.net.settling = false;
