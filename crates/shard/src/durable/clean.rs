@@ -3,26 +3,25 @@
 //! The log says when its oldest segment is worth giving back. It is read a piece at a time; what still counts of it is
 //! appended again, as it is now; then the segment goes. A piece is as much as may be done in one turn.
 //!
-//! After a failed write or sync the records that it took are written again from memory ([`Shard::rewrite`]): nobody was told
-//! that they are kept, and whoever waited for that is closed, to send again.
+//! After a failed write or sync the records that it took are written again from memory (`rewrite.rs`): nobody was told that they
+//! are kept, and whoever waited for that is closed, to send again.
 
 use std::num::NonZeroU64;
-use std::sync::Arc;
 
 use midge_codec::PacketId;
 use midge_mesh::ShardId;
-use midge_session::{Keep, Kept as KeptDelivery, Publication, Time};
+use midge_session::{Keep, Time};
 use midge_store::{
-    Chunk, Condition, DiskError, Failure, Level, Position, ReadId, Refused, Rest, Room, SegmentId,
+    Chunk, Condition, DiskError, Failure, Position, ReadId, Refused, Rest, SegmentId,
 };
 
 use super::backlog::FAILURES_MAX;
-use super::record::{DeliveryRecord, HandOn, MessageRecord, Record};
-use super::write::{keep, message_record, place_of, session_record, share_of};
+use super::record::{DeliveryRecord, MessageRecord, Record};
+use super::write::{keep, place_of, session_record, share_of};
 use super::{Durable, Place};
 use crate::action::Event;
 use crate::ending::WillCase;
-use crate::ids::{ConnectionId, SessionId};
+use crate::ids::ConnectionId;
 use crate::sessions::SessionEntry;
 use crate::shard::Shard;
 
@@ -284,32 +283,44 @@ impl Shard {
         let parts = [&durable.encoded[..], left.payload];
         let copy = durable.log.append_copy(kind, &parts, position)?;
         let place = Place { position: copy.position, size: share_of(size, owners) };
+        self.stands_at(message, &left, position, place);
+        Ok(())
+    }
+
+    /// All that a record is kept for counts as standing at `place` from now on, and no longer at `position`.
+    pub(super) fn stands_at(
+        &mut self,
+        message: NonZeroU64,
+        record: &MessageRecord<'_>,
+        position: Position,
+        place: Place,
+    ) {
+        let Self { durable: Some(durable), sessions, retained, groups, .. } = self else { return };
         let keep = keep(message, place);
-        for delivery in &left.deliveries {
+        for delivery in &record.deliveries {
             if let Some(entry) = durable.entry(sessions, delivery.session) {
                 move_kept(entry, keep);
             }
         }
-        if left.retained {
-            retained.set_keep(left.topic, keep);
+        if record.retained {
+            retained.set_keep(record.topic, keep);
         }
-        for group in &left.groups {
+        for group in &record.groups {
             if let Some((_, kept)) = groups.find_kept(group, message) {
                 *kept = keep;
             }
         }
-        if let Some((session, packet_id)) = left.origin
+        if let Some((session, packet_id)) = record.origin
             && let Some(entry) = durable.entry(sessions, session)
             && let Some(inbound) = find_inbound(entry, packet_id, position)
         {
             *inbound = place;
         }
-        if let Some(hand_on) = &left.hand_on
+        if let Some(hand_on) = &record.hand_on
             && let Some(handing_on) = durable.handing_on.get_mut(&hand_on.number)
         {
             handing_on.place = place;
         }
-        Ok(())
     }
 
     // A disk that has failed.
@@ -389,134 +400,10 @@ impl Shard {
         {
             // What was handed on is kept again, and must not be taken a second time.
             durable.note_marks(own);
+            durable.sources.forget(last);
             durable.lost = None;
             durable.lost_until = None;
         }
-    }
-
-    /// Writes again, from memory, everything whose record stands in the segments from `first` to `last`. `false`: not all of it
-    /// yet; what was written has another place and is passed over next time.
-    fn rewrite(&mut self, first: SegmentId, last: SegmentId, budget: &mut usize) -> bool {
-        let Self { durable: Some(durable), sessions, guards, table, retained, groups, .. } = self
-        else {
-            return true;
-        };
-        if mutant!("failure-not-rewritten") {
-            return true;
-        }
-        let lost = |position: Position| (first..=last).contains(&position.segment);
-        let mut spend = || {
-            *budget = budget.saturating_sub(1);
-            *budget > 0
-        };
-        let written = (|| -> Result<bool, Refused> {
-            let ids: Vec<SessionId> = durable.sessions.values().copied().collect();
-            for id in ids {
-                let Some(entry) = sessions.get_mut(id) else { continue };
-                let SessionEntry { kept: Some(kept), session, away, .. } = entry else { continue };
-                let key = kept.key;
-                if kept.head.is_some_and(|head| lost(head.position)) {
-                    let since_ms = away.as_ref().map(|away| durable.wall.ms(away.since));
-                    let record =
-                        Record::Session(session_record(session, key, since_ms, guards.user(id)));
-                    kept.head = Some(durable.put(&record, durable.level, Room::Reserve)?.1);
-                    if !spend() {
-                        return Ok(false);
-                    }
-                }
-                for (filter, position) in &mut kept.filters {
-                    if lost(*position) {
-                        let options = table.value(*filter, midge_topic::SubscriberId(id.0));
-                        let Some(options) = options else { continue };
-                        let filter = table.filter(*filter);
-                        let options = options.to_bits();
-                        let record = Record::Subscribe { session: key, options, filter };
-                        *position = durable.put(&record, durable.level, Room::Reserve)?.1.position;
-                        if !spend() {
-                            return Ok(false);
-                        }
-                    }
-                }
-                for (group, position) in &mut kept.groups {
-                    let shares = entry.shares.as_ref();
-                    let options = shares.and_then(|shares| shares.groups.get(group));
-                    if let Some(options) = options.filter(|_| lost(*position)) {
-                        let options = options.to_bits();
-                        let record = Record::Subscribe { session: key, options, filter: group };
-                        *position = durable.put(&record, durable.level, Room::Reserve)?.1.position;
-                    }
-                }
-                for (packet_id, place) in &mut kept.inbound {
-                    if lost(place.position) {
-                        let record = Record::Inbound { session: key, packet_id: packet_id.get() };
-                        *place = durable.put(&record, durable.level, Room::Reserve)?.1;
-                    }
-                }
-                let Some(outbound) = session.outbound.as_mut() else { continue };
-                let mut keeps: Vec<Keep> = outbound.keeps_in_memory().collect();
-                keeps.retain(|keep| lost(place_of(keep).position));
-                for old in keeps {
-                    let Some(kept) = outbound.find_kept(old.message) else { continue };
-                    let place = durable.put_delivery(key, &kept)?;
-                    *kept.keep = keep(old.message, place);
-                    if !spend() {
-                        return Ok(false);
-                    }
-                }
-            }
-            let mut messages: Vec<(Arc<Publication>, Keep)> = retained.kept_messages().collect();
-            messages.retain(|(_, keep)| lost(place_of(keep).position));
-            for (publication, old) in messages {
-                let record = MessageRecord {
-                    retained: true,
-                    ..message_record(&publication, old.message, durable.wall)
-                };
-                let (_, place) =
-                    durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
-                retained.set_keep(publication.topic(), keep(old.message, place));
-                if !spend() {
-                    return Ok(false);
-                }
-            }
-            for (group, publication, old) in groups.kept_messages() {
-                if lost(place_of(&old).position) {
-                    let record = MessageRecord {
-                        groups: vec![&group],
-                        ..message_record(&publication, old.message, durable.wall)
-                    };
-                    let (_, place) =
-                        durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
-                    if let Some((_, kept)) = groups.find_kept(&group, old.message) {
-                        *kept = keep(old.message, place);
-                    }
-                }
-            }
-            let handing_on: Vec<u64> = durable.handing_on.keys().copied().collect();
-            for number in handing_on {
-                let Some(one) = durable.handing_on.get(&number) else { continue };
-                if !lost(one.place.position) {
-                    continue;
-                }
-                let (publication, targets) = (Arc::clone(&one.publication), one.targets.clone());
-                let origin = one.origin.filter(|(session, packet_id)| {
-                    let entry = durable.entry(sessions, *session);
-                    entry.is_some_and(|entry| has_inbound(entry, *packet_id))
-                });
-                let message = durable.next_message_id();
-                let record = MessageRecord {
-                    origin,
-                    hand_on: Some(HandOn { number, targets }),
-                    ..message_record(&publication, message, durable.wall)
-                };
-                let (_, place) =
-                    durable.put(&Record::Message(record), durable.level, Room::Reserve)?;
-                if let Some(one) = durable.handing_on.get_mut(&number) {
-                    one.place = place;
-                }
-            }
-            Ok(true)
-        })();
-        matches!(written, Ok(true))
     }
 }
 
@@ -562,7 +449,7 @@ impl Durable {
     }
 
     /// The session that a key names.
-    fn entry<'s>(
+    pub(super) fn entry<'s>(
         &self,
         sessions: &'s mut crate::sessions::Sessions,
         key: u64,
@@ -576,34 +463,6 @@ impl Durable {
         let kind = record.encode(&mut self.encoded);
         let position = self.log.append_copy(kind, &[&self.encoded], from)?.position;
         Ok(Place { position, size: self.encoded.len() as u32 })
-    }
-
-    /// One delivery by itself.
-    fn put_delivery(&mut self, session: u64, kept: &KeptDelivery<'_>) -> Result<Place, Refused> {
-        let message = kept.keep.message;
-        let packet_id = kept.packet_id.map(PacketId::get);
-        let Some(delivery) = &kept.message else {
-            let record = Record::Received {
-                session,
-                message: message.get(),
-                packet_id: packet_id.unwrap_or(1),
-            };
-            return Ok(self.put(&record, Level::Fsync, Room::Reserve)?.1);
-        };
-        let extra = delivery.extra.as_deref();
-        let one = DeliveryRecord {
-            session,
-            qos: delivery.qos,
-            retain: delivery.retain,
-            packet_id,
-            identifiers: extra.map_or(&[][..], |e| &e.subscription_identifiers).into(),
-            share: extra.and_then(|extra| extra.share.as_deref()),
-        };
-        let record = MessageRecord {
-            deliveries: vec![one],
-            ..message_record(delivery.publication, message, self.wall)
-        };
-        Ok(self.put(&Record::Message(record), Level::Fsync, Room::Reserve)?.1)
     }
 }
 
@@ -619,13 +478,13 @@ fn kept_at(
 }
 
 /// It stands elsewhere now.
-fn move_kept(entry: &mut SessionEntry, keep: Keep) {
+pub(super) fn move_kept(entry: &mut SessionEntry, keep: Keep) {
     let moved = entry.session.outbound.as_mut().is_some_and(|outbound| outbound.move_kept(keep));
     debug_assert!(moved, "it was there a moment ago");
 }
 
 /// A packet id of a session whose record stands exactly there.
-fn find_inbound(
+pub(super) fn find_inbound(
     entry: &mut SessionEntry,
     packet_id: u16,
     position: Position,

@@ -11,6 +11,7 @@
 //! | [`wait`] | what waits for a commit: answers to clients, acknowledgements between shards, messages to hand on |
 //! | [`restore`] | from the records of a log to a shard |
 //! | [`clean`] | what still counts of the oldest segment is copied forward |
+//! | [`rewrite`] | what a failed disk took is written again |
 //! | [`backlog`] | queues of which a part is in the log alone |
 //! | [`cut`] | a cut through all shards' logs, for a copy of them |
 //! | [`affected`] | whom a damaged record concerned, for reports |
@@ -41,6 +42,7 @@ use crate::ids::{ConnectionId, SessionId};
 use self::backlog::Backlogs;
 use self::clean::Cleaning;
 use self::record::Record;
+use self::rewrite::Sources;
 use self::wait::{Accepts, Forward, HandingOn};
 
 mod affected;
@@ -49,6 +51,7 @@ pub(crate) mod clean;
 pub(crate) mod cut;
 pub mod record;
 pub(crate) mod restore;
+mod rewrite;
 #[cfg(test)]
 mod tests;
 pub(crate) mod wait;
@@ -362,6 +365,7 @@ pub(crate) struct Durable {
     synced_marks: Vec<u64>,
     /// Those whose records are not, by what they wait for. Bounded by what the log gathers for one sync, and by shards.
     unsynced_marks: VecDeque<(Sequence, ShardId, u64)>,
+    sources: Sources,
     /// What had come from each before this life of the process.
     pub(crate) known: Vec<Known>,
     /// Connections that are not read from until the log has room.
@@ -444,6 +448,7 @@ impl Durable {
             marks: vec![0; usize::from(shards)],
             synced_marks: vec![0; usize::from(shards)],
             unsynced_marks: VecDeque::new(),
+            sources: Sources::default(),
             known: vec![Known::default(); usize::from(shards)],
             rejoining: shards,
             in_flight_restored: 0,

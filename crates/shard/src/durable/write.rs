@@ -488,6 +488,10 @@ impl Shard {
                 debug_assert!(false, "room was asked for");
                 break 'written Sequence(0);
             };
+            if let Some(source) = opening.came_from {
+                let Durable { sources, log, .. } = &mut **durable;
+                sources.note(whole.position, source, log);
+            }
             let owners = opening.recipients.len()
                 + opening.groups.len()
                 + usize::from(opening.retained)

@@ -256,3 +256,55 @@ fn what_a_backlog_has_given_counts_until_it_is_taken() {
     }
     assert_eq!(broker.shards[0].groups.kept_messages().len(), 0);
 }
+
+/// The records of a topic's messages in a shard's log: from which shard it came, whose packet id it has, how many must get it.
+fn written(broker: &mut Broker, shard: usize, topic: &str) -> Vec<(bool, bool, usize)> {
+    let id = LogId([shard as u8 + 1; 16]);
+    let mut recovery = Recovery::open(&mut broker.disks[shard], shard as u16, id).unwrap();
+    let mut found = Vec::new();
+    while let Some(item) = recovery.next_item().unwrap() {
+        let Item::Record(_, record) = item else { continue };
+        if let Ok(Record::Message(message)) = Record::decode(record.kind, record.payload)
+            && message.topic == topic
+        {
+            let came = message.came_from.is_some();
+            found.push((came, message.origin.is_some(), message.deliveries.len()));
+        }
+    }
+    found
+}
+
+/// A disk fails under what another shard handed on, and under what its own client published: what is written again is one record,
+/// or a crash could find the delivery without knowing who has sent it already [MQTT-4.3.3-2].
+#[test]
+fn what_is_written_again_is_there_as_a_whole() {
+    let mut broker = Broker::with(2, Settings::default());
+    let readers = [Client::new(&broker, 1, "reader", 1), Client::new(&broker, 1, "other", 2)];
+    for reader in &readers {
+        broker.connected(reader);
+        broker.send(reader, subscribe("far", QoS::ExactlyOnce, 1));
+        broker.send(reader, subscribe("near", QoS::ExactlyOnce, 2));
+    }
+    let far = Client::new(&broker, 0, "far", 3);
+    let near = Client::new(&broker, 1, "near", 4);
+    broker.connected(&far);
+    broker.connected(&near);
+    let faults = midge_store::memory::Faults { sync_per_million: 1_000_000, ..Default::default() };
+    broker.disks[1].set_faults(faults);
+    broker.send(&far, publish("far", "x", QoS::ExactlyOnce, 1));
+    broker.send(&near, publish("near", "x", QoS::ExactlyOnce, 1));
+    broker.later(1);
+    heal(&mut broker, 1);
+    let far_records = written(&mut broker, 1, "far");
+    assert_eq!(far_records.last(), Some(&(true, false, 2)), "{far_records:?}");
+    let near_records = written(&mut broker, 1, "near");
+    assert_eq!(near_records.last(), Some(&(false, true, 2)), "{near_records:?}");
+    assert_eq!(broker.heard(&far), ["pubrec 1"]);
+    broker.power_cut(1);
+    for reader in &readers {
+        let mut heard = broker.connected(reader);
+        heard.sort();
+        let once = heard.iter().map(|line| line.trim_end_matches(" dup"));
+        assert!(once.eq(["connack 1", "publish 2 far=x", "publish 2 near=x"]), "{heard:?}");
+    }
+}
