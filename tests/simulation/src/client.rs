@@ -177,6 +177,8 @@ pub struct Client {
     pub ended_at: u64,
     /// What the broker may have of it.
     pub belief: Belief,
+    /// When a goodbye asked for the end of the session.
+    pub end_asked: Option<u64>,
     /// Everything subscribed in this session.
     pub subscriptions: Vec<Subscription>,
     /// Requests under way.
@@ -235,6 +237,7 @@ impl Client {
             last_pipe: None,
             ended_at: 0,
             belief: Belief::None,
+            end_asked: None,
             subscriptions: Vec::new(),
             requests: BTreeMap::new(),
             outgoing: VecDeque::new(),

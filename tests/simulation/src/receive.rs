@@ -188,6 +188,10 @@ impl Client {
         } else {
             connack.session_present
         };
+        let end_asked = self.end_asked.take();
+        if present && end_asked.is_some_and(|at| net.crashes.last().is_some_and(|one| *one > at)) {
+            self.came_back(net.now);
+        }
         if present {
             net.hit(Situation::SessionResumed);
             self.send_again(net, oracle);
@@ -196,6 +200,15 @@ impl Client {
             self.forget_session(net, oracle, None);
         }
         Ok(())
+    }
+
+    /// A crash took the end of the session that a goodbye had asked for: nobody waits for its record, which is written within a
+    /// tenth of a second. What was published while the session had ended is not there.
+    fn came_back(&mut self, now: u64) {
+        for one in &mut self.subscriptions {
+            one.active = one.active.map(|_| now);
+            one.chain = one.chain.map(|(_, qos, no_local)| (now, qos, no_local));
+        }
     }
 
     /// [MQTT-3.2.2-2] [MQTT-3.2.2-3], with the times between which the session may have expired.

@@ -128,6 +128,7 @@ impl Client {
             if !link.no_expiry && self.prng.permille(300) {
                 let expiry = self.prng.pick(&[0, 5, EXPIRY_NEVER]);
                 disconnect.session_expiry_interval_seconds = Some(expiry);
+                self.end_asked = (expiry == 0).then_some(net.now);
                 // Whether it is read before the connection ends is not certain.
                 if let Some(will) = oracle.will_of(link.pipe)
                     && will.delay != 0
