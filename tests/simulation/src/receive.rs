@@ -753,13 +753,13 @@ impl Client {
             || publication.expiry.is_some()
             || self.too_large(publication)
             || qos == QoS::AtMostOnce
-            || net.knobs.may_refuse()
-            // What was not acknowledged may be there or not (`docs/durability.md`): of two that were being written when the power
-            // went, the earlier one may have been torn.
-            || net.power_cuts.iter().any(|at| {
-                (publication.first_sent..=publication.last_sent).contains(at)
-            });
-        if publication.sends > 1 && may_have_gone {
+            || net.knobs.may_refuse();
+        // What was not acknowledged may be there or not (`docs/durability.md`): of two that were being written when the power
+        // went, the earlier one may have been torn, to be sent again by the publisher or by the shard that had handed it on.
+        let torn = net.power_cuts.iter().any(|at| {
+            publication.first_sent <= *at && publication.accepted.is_none_or(|told| told > *at)
+        });
+        if torn || (publication.sends > 1 && may_have_gone) {
             return Ok(());
         }
         // The order is that of arrival: what was sent again comes later than a message of another QoS that was not.
