@@ -158,7 +158,7 @@ mod tests {
     fn a_name_made_to_be_slow_is_not() {
         let patterns = NamePatterns::new(["*a*a*a*a*a*a*a*a*b"]);
         assert!(!patterns.allow(&"a".repeat(65_535), None));
-        // A user name may stand many times in the identifier: trying each place of each `%u` took minutes.
+        // A user name may stand many times in the identifier: to try each place of each `%u` takes exponential time.
         let patterns = NamePatterns::new(["*%u*%u%u*%u*%u%u*A"]);
         assert!(!patterns.allow(&"\0".repeat(500), Some("\0")));
         assert!(patterns.allow(&("\0".repeat(500) + "A"), Some("\0")));
