@@ -253,6 +253,8 @@ impl Client {
         let Some(Request::Subscribe(places)) = self.requests.remove(&number) else {
             return Err(format!("[MQTT-3.8.4-2] SUBACK {number} without a SUBSCRIBE"));
         };
+        let codes: Vec<ReasonCode> = suback.reason_codes.iter().collect();
+        net.trace.line(net.now, format_args!("{}: SUBACK {number} {codes:?}", self.id));
         // [MQTT-3.8.4-6]
         if suback.reason_codes.len() != places.len() {
             return Err(format!("SUBACK {number} has {} codes", suback.reason_codes.len()));
@@ -316,6 +318,7 @@ impl Client {
         let Some(Request::Unsubscribe(places)) = self.requests.remove(&number) else {
             return Err(format!("[MQTT-3.10.4-4] UNSUBACK {number} without an UNSUBSCRIBE"));
         };
+        net.trace.line(net.now, format_args!("{}: UNSUBACK {number}", self.id));
         if self.version.is_v5() {
             let codes: Vec<ReasonCode> = unsuback.reason_codes.iter().collect();
             let expected: Vec<ReasonCode> = places

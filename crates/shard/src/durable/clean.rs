@@ -403,6 +403,7 @@ impl Shard {
             durable.sources.forget(last);
             durable.lost = None;
             durable.lost_until = None;
+            durable.rewritten = durable.log.appended();
         }
     }
 }

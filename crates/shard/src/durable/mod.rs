@@ -396,6 +396,8 @@ pub(crate) struct Durable {
     /// What stands from this segment on, up to the other one, is not kept: the disk has failed.
     lost: Option<SegmentId>,
     lost_until: Option<SegmentId>,
+    /// What the last failure took is kept again once the log has reached this.
+    rewritten: Sequence,
     /// What recovery found damaged.
     pub(crate) damage: DamageCounts,
     pub(crate) cut: cut::Cut,
@@ -466,6 +468,7 @@ impl Durable {
             look_at: Time::ZERO,
             lost: None,
             lost_until: None,
+            rewritten: Sequence(0),
             damage: DamageCounts::default(),
             cut: cut::Cut::default(),
         }

@@ -308,11 +308,13 @@ impl Shard {
         self.durable.as_ref().is_none_or(|durable| durable.log.is_ready())
     }
 
-    /// Whether what a failed disk has taken is not written again yet.
+    /// Whether what a failed disk has taken is not written again yet, as far as acknowledgements need it.
     #[must_use]
     pub fn is_rewriting(&self) -> bool {
         self.durable.as_ref().is_some_and(|durable| {
-            durable.lost.is_some() || durable.log.condition() == Condition::Failed
+            durable.lost.is_some()
+                || durable.log.condition() == Condition::Failed
+                || durable.reached() < durable.rewritten
         })
     }
 

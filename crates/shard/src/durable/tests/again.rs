@@ -308,3 +308,37 @@ fn what_is_written_again_is_there_as_a_whole() {
         assert!(once.eq(["connack 1", "publish 2 far=x", "publish 2 near=x"]), "{heard:?}");
     }
 }
+
+/// As long as what a failed disk took is not kept again, the log says so: it is not enough that it is on its way to the disk.
+#[test]
+fn what_a_failed_disk_took_is_there_once_nothing_is_rewritten() {
+    let mut broker = Broker::new(1);
+    let reader = Client::new(&broker, 0, "reader", 1);
+    broker.connected(&reader);
+    broker.disks[0].set_faults(midge_store::memory::Faults {
+        sync_per_million: 1_000_000,
+        ..Default::default()
+    });
+    broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&reader), Vec::<String>::new());
+    assert!(broker.shards[0].is_rewriting());
+    broker.disks[0].set_faults(midge_store::memory::Faults::default());
+    for _ in 0..1000 {
+        if !broker.shards[0].is_rewriting() {
+            break;
+        }
+        if !broker.step() {
+            broker.now = broker.now.plus_millis(50);
+            broker.shards[0].handle_turn(broker.now);
+        }
+    }
+    assert!(!broker.shards[0].is_rewriting());
+    broker.power_cut(1);
+    assert_eq!(broker.connected(&reader), ["connack 1"]);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&publisher);
+    broker.send(&publisher, publish("a", "x", QoS::AtLeastOnce, 1));
+    broker.settle();
+    assert_eq!(broker.heard(&reader), ["publish 1 a=x"]);
+}
