@@ -570,6 +570,12 @@ impl Shard {
                 return;
             }
             let Some((_, group)) = self.groups.find(&back.member.group) else { return };
+            if persistent
+                && keep.is_none()
+                && let Some(durable) = &mut self.durable
+            {
+                durable.unkept.insert(Arc::clone(&group.text));
+            }
             let ShareReturn { publication, denied, .. } = back;
             group.backlog.push_front(Waiting { publication, keep, denied });
             self.give_backlog(index);
@@ -607,6 +613,29 @@ impl Shard {
             extra.acks.wait_for(*number, after);
         }
         Some(keep)
+    }
+
+    /// The log has room again: what came back while it had none, and nobody has taken since, is written down.
+    pub(crate) fn keep_unkept(&mut self) {
+        while let Some(durable) = &mut self.durable
+            && let Some(text) = durable.unkept.pop_first()
+        {
+            while let Some((_, group)) = self.groups.find(&text)
+                && group.is_persistent()
+                && let Some(at) = group.backlog.iter().position(|waiting| waiting.keep.is_none())
+            {
+                let publication = Arc::clone(&group.backlog[at].publication);
+                let Some(keep) = self.keep_backlog(&text, &publication) else {
+                    if let Some(durable) = &mut self.durable {
+                        durable.unkept.insert(text);
+                    }
+                    return;
+                };
+                if let Some((_, group)) = self.groups.find(&text) {
+                    group.backlog[at].keep = Some(keep);
+                }
+            }
+        }
     }
 
     /// Neither the member's log nor this one takes it: whoever published it at QoS 1 hears so. (At QoS 2 others may have it,

@@ -377,6 +377,8 @@ pub(crate) struct Durable {
     starved_until: Option<Time>,
     /// Sessions whose messages wait until packet ids can be written down; looked at when there is room.
     pub(crate) unpumped: BTreeSet<SessionId>,
+    /// Groups to which something came back that the log had no room for: their backlogs hold it in memory. Each once.
+    pub(crate) unkept: BTreeSet<Arc<str>>,
     /// Shards whose members of shared subscriptions have not all joined again since the start.
     pub(crate) rejoining: u16,
     /// The most that one session had in flight when the log was read: where a power cut has torn the end of it, what had
@@ -459,6 +461,7 @@ impl Durable {
             starved: Vec::new(),
             starved_until: None,
             unpumped: BTreeSet::new(),
+            unkept: BTreeSet::new(),
             stalled: VecDeque::new(),
             handed_on: VecDeque::new(),
             flush_at: None,

@@ -412,6 +412,7 @@ impl Shard {
         }
         self.redeem_late();
         self.write_terms();
+        self.keep_unkept();
         self.go_on_with_late();
         self.go_on_with_stalled();
         self.go_on_with_handed_on();

@@ -227,6 +227,45 @@ fn what_comes_back_is_kept_or_refused() {
     assert_eq!(heard, ["connack 1".to_owned(), format!("publish 1 {topic}=kept")]);
 }
 
+/// A member's session ends while the chooser's disk takes nothing: what comes back is written down once it can be.
+#[test]
+fn what_comes_back_to_a_full_disk_is_kept_later() {
+    let queue = midge_session::QueueLimits { messages_max: 1, bytes_max: usize::MAX };
+    let mut broker = Broker::with(2, Settings { queue, ..Settings::default() });
+    let (group, topic) = group_of(0);
+    let [ends, stays] = [("ends", 1), ("stays", 2)].map(|(name, at)| {
+        let member = Client::new(&broker, 1, name, at);
+        join(&mut broker, &member, &group);
+        broker.lose(&member);
+        member
+    });
+    let publisher = Client::new(&broker, 0, "publisher", 3);
+    broker.connected(&publisher);
+    for (number, payload) in [(1, "x"), (2, "y")] {
+        broker.send(&publisher, |out| {
+            message(&topic, payload, QoS::AtLeastOnce, number).encode(V5, out);
+        });
+        broker.settle();
+    }
+    assert_eq!(broker.heard(&publisher), ["puback 1", "puback 2"]);
+    fail_syncs(&mut broker, 0);
+    broker.connect(&ends, |connect| connect.clean_start = true);
+    broker.later(1);
+    assert_eq!(broker.heard(&ends), ["connack 0"]);
+    broker.lose(&ends);
+    assert_eq!(broker.shards[0].groups.outline_of(&group).unwrap().backlog, 1);
+    heal(&mut broker, 0);
+    assert_eq!(broker.shards[0].groups.kept_messages().len(), 1);
+    broker.power_cut(1);
+    let mut heard = broker.connected(&stays);
+    broker.send(&stays, |out| PubAck::new(id(1), ReasonCode::Success).encode(V5, out));
+    broker.later(30);
+    heard.extend(broker.heard(&stays));
+    heard.sort();
+    assert_eq!(heard.len(), 3, "{heard:?}");
+    assert!(heard[1].ends_with("=x") && heard[2].ends_with("=y"), "{heard:?}");
+}
+
 /// What a group's backlog gives to a member on another shard counts in the log until that one has it: cleaning copies it.
 #[test]
 fn what_a_backlog_has_given_counts_until_it_is_taken() {
