@@ -704,6 +704,9 @@ impl Client {
                 if *count > 1 {
                     net.hit(Situation::SharedAgain);
                 }
+                if qos == QoS::AtLeastOnce {
+                    group.at_least_once.insert(id);
+                }
             }
             return Ok(());
         }
