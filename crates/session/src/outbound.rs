@@ -213,6 +213,8 @@ pub struct Outbound {
     unloaded: u32,
     /// In the shard's line of queues of which a part is to be left to the log.
     is_listed: bool,
+    /// What comes is left to the log as soon as it is there, as long as the client is away.
+    is_spilling: bool,
     /// Messages are being read from the log.
     is_loading: bool,
     /// Reads that have failed since the last one that did not.
@@ -235,6 +237,7 @@ impl Default for Outbound {
             gone: Vec::new(),
             unloaded: 0,
             is_listed: false,
+            is_spilling: false,
             is_loading: false,
             read_failures: 0,
             is_mixed: false,

@@ -106,6 +106,7 @@ impl Shard {
             Occasion::Retained => None,
         };
         let settings = &*self.settings;
+        let is_away = entry.connection.is_none();
         let mut connection = entry
             .connection
             .and_then(|id| Some((id, self.connections.get_mut(id.0)?)))
@@ -138,7 +139,8 @@ impl Shard {
                         self.counters.messages_queued_now += 1;
                         self.counters.queued_bytes_now += publication.memory_size() as u64;
                         if let (Some(durable), Some(_)) = (&mut self.durable, &recipient) {
-                            durable.note_queued(reference, outbound, &self.counters, settings);
+                            let counters = &self.counters;
+                            durable.note_queued(reference, is_away, outbound, counters, settings);
                         }
                         note_recipient(&mut self.durable, recipient, None);
                         Delivered::Queued
@@ -207,7 +209,8 @@ impl Shard {
                 self.counters.messages_queued_now += 1;
                 self.counters.queued_bytes_now += publication.memory_size() as u64;
                 if let (Some(durable), Some(_)) = (&mut self.durable, &recipient) {
-                    durable.note_queued(reference, outbound, &self.counters, settings);
+                    let counters = &self.counters;
+                    durable.note_queued(reference, is_away, outbound, counters, settings);
                 }
                 note_recipient(&mut self.durable, recipient, None);
                 Delivered::Queued

@@ -422,6 +422,11 @@ impl Outbound {
         &mut self.is_listed
     }
 
+    /// What comes is left to the log as soon as it is there, as long as the client is away; the field is the shard's.
+    pub fn is_spilling_mut(&mut self) -> &mut bool {
+        &mut self.is_spilling
+    }
+
     /// Messages are being read from the log, or wait to be; the field is the shard's.
     pub fn is_loading_mut(&mut self) -> &mut bool {
         &mut self.is_loading

@@ -139,6 +139,26 @@ fn what_fits_stays_in_memory() {
     assert_eq!(broker.shards[0].counters().backlog_reads, 0);
 }
 
+/// A line that has gone beyond the budget leaves memory as it comes from then on, until its client has been there.
+#[test]
+fn a_line_that_floods_goes_on_so() {
+    let queue = midge_session::QueueLimits { messages_max: 10_000, bytes_max: 10 << 20 };
+    let settings = Settings { queued_memory_max: 100_000, queue, ..Settings::default() };
+    let mut broker = Broker::with(1, settings);
+    let (subscriber, publisher) = sleeper(&mut broker);
+    fill(&mut broker, &publisher, 0..100);
+    assert_eq!(in_memory(&broker), 100);
+    fill(&mut broker, &publisher, 100..600);
+    assert_eq!(in_memory(&broker), 0);
+    fill(&mut broker, &publisher, 600..610);
+    assert_eq!(in_memory(&broker), 0, "though there is room again");
+    back(&mut broker, &subscriber, 50);
+    assert!(take(&mut broker, &subscriber, 50, usize::MAX).into_iter().eq(0..610));
+    broker.lose(&subscriber);
+    fill(&mut broker, &publisher, 610..620);
+    assert_eq!(in_memory(&broker), 10);
+}
+
 /// A flipped bit costs the message in whose record it is: all others come, and it is told.
 #[test]
 fn damage_costs_one_message() {
