@@ -73,6 +73,15 @@ impl Buffer {
         self.size = end;
     }
 
+    /// Adds `size` bytes at the end, for the caller to write all of them: they may be left over from earlier.
+    #[inline]
+    pub(crate) fn add(&mut self, size: usize) -> &mut [u8] {
+        let begin = self.size;
+        self.grow(begin + size);
+        self.size = begin + size;
+        &mut self.as_mut_slice()[begin..]
+    }
+
     /// Adds zero bytes until there are `size`.
     pub fn pad_to(&mut self, size: usize) {
         self.grow(size);

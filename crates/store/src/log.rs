@@ -24,8 +24,8 @@ use crate::{
     Appended, Buffer, Completion, Condition, DiskError, Event, Failure, Level, LogId, Operation,
     OperationId, Position, Refused, Room, SegmentId, Sequence, Settings,
     format::{
-        BATCH_HEADER_SIZE, KIND_MAX, KNOWN_MAX, KnownDamage, RECORD_HEADER_SIZE, Seal,
-        SegmentHeader, record_header, record_size,
+        BATCH_HEADER_SIZE, KIND_MAX, KNOWN_MAX, KnownDamage, RECORD_ALIGNMENT, Seal, SegmentHeader,
+        record_header, record_size,
     },
     recovery::Recovered,
 };
@@ -284,16 +284,17 @@ impl Log {
         let segment = self.segments.back_mut().expect("a segment is open");
         let offset = segment.end;
         let sequence = self.appended.next();
-        let buffer = &mut self.gather.buffer;
-        let before = buffer.len();
-        buffer.pad_to(before + RECORD_HEADER_SIZE);
-        parts.iter().for_each(|part| buffer.extend(part));
-        buffer.pad_to(before + size);
-        let (header, payload) = buffer.as_mut_slice()
-            [before..before + RECORD_HEADER_SIZE + payload_size]
-            .split_at_mut(RECORD_HEADER_SIZE);
-        header.copy_from_slice(&record_header(segment.seal, offset, kind, sequence, payload));
-        debug_assert_eq!(self.gather.start + before as u32, offset);
+        debug_assert_eq!(self.gather.start + self.gather.buffer.len() as u32, offset);
+        let record = self.gather.buffer.add(size);
+        // Of these some may be padding; what is not is written below.
+        *record.last_chunk_mut().expect("a record is larger") = [0; RECORD_ALIGNMENT];
+        let (header, rest) = record.split_first_chunk_mut().expect("a record has a header");
+        let mut at = 0;
+        for part in parts {
+            rest[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        *header = record_header(segment.seal, offset, kind, sequence, &rest[..payload_size]);
         segment.end += size as u32;
         segment.live += size as u64;
         let position = Position { segment: segment.id, offset };
