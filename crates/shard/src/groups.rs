@@ -668,7 +668,7 @@ impl Shard {
         let qos = publication.qos();
         let delivered = self.deliver_shared(&member, origin, &publication);
         let after = match &self.durable {
-            Some(_) => self.close_message(&publication),
+            Some(_) => self.close_message(&publication, publication.topic()),
             None => Sequence(0),
         };
         let chooser = chooser(&member.group, self.shards);

@@ -500,7 +500,7 @@ impl Shard {
                     self.headers.clear();
                     self.deliver(session, &matched, &publication, Occasion::Retained);
                     if self.durable.is_some() {
-                        self.close_message(&publication);
+                        self.close_message(&publication, publication.topic());
                     }
                 }
                 continue;

@@ -155,7 +155,7 @@ impl Shard {
             matched.sort_unstable_by_key(|one| one.0);
         }
         let opened = match &self.durable {
-            Some(_) => self.open_message(publication, &matched, patient),
+            Some(_) => self.open_message(publication, topic.as_str(), &matched, patient),
             None => Opened::Yes,
         };
         if opened != Opened::Yes {
@@ -220,7 +220,7 @@ impl Shard {
             }
         }
         if self.durable.is_some() {
-            routed.after = routed.after.max(self.close_message(publication));
+            routed.after = routed.after.max(self.close_message(publication, topic.as_str()));
         }
         routed
     }
@@ -358,7 +358,7 @@ impl Shard {
                 }
                 self.deliver(session, &same, &publication, Occasion::Live);
                 if queued {
-                    self.close_message(&publication);
+                    self.close_message(&publication, run.topic);
                 }
             }
         }

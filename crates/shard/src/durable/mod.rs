@@ -188,6 +188,23 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
+    /// Whether a record of it is there for anybody.
+    pub(crate) fn has_owners(&self) -> bool {
+        !self.recipients.is_empty()
+            || self.retained
+            || !self.targets.is_empty()
+            || !self.groups.is_empty()
+    }
+
+    /// It has been routed: the next one begins anew.
+    pub(crate) fn close(&mut self) {
+        self.forget();
+        self.recipients.clear();
+        self.groups.clear();
+        self.retained = false;
+        self.ready = false;
+    }
+
     /// Nothing comes of it: what comes next must not take over what was known of it.
     pub(crate) fn forget(&mut self) {
         self.targets.clear();

@@ -474,7 +474,7 @@ impl Image {
                         };
                         let record = MessageRecord {
                             deliveries: vec![delivery],
-                            ..message_record(publication, message, self.wall)
+                            ..message_record(publication, publication.topic(), message, self.wall)
                         };
                         emit(&Record::Message(record))?;
                     }
@@ -498,7 +498,12 @@ impl Image {
         for held in self.retained.values() {
             let record = MessageRecord {
                 retained: true,
-                ..message_record(&held.publication, held.message, self.wall)
+                ..message_record(
+                    &held.publication,
+                    held.publication.topic(),
+                    held.message,
+                    self.wall,
+                )
             };
             emit(&Record::Message(record))?;
         }
@@ -506,7 +511,12 @@ impl Image {
             for held in messages.values() {
                 let record = MessageRecord {
                     groups: vec![group],
-                    ..message_record(&held.publication, held.message, self.wall)
+                    ..message_record(
+                        &held.publication,
+                        held.publication.topic(),
+                        held.message,
+                        self.wall,
+                    )
                 };
                 emit(&Record::Message(record))?;
             }
@@ -514,7 +524,12 @@ impl Image {
         for (number, HeldForOthers { held, targets, .. }) in &self.handing_on {
             let record = MessageRecord {
                 hand_on: Some(HandOn { number: *number, targets: targets.clone() }),
-                ..message_record(&held.publication, held.message, self.wall)
+                ..message_record(
+                    &held.publication,
+                    held.publication.topic(),
+                    held.message,
+                    self.wall,
+                )
             };
             emit(&Record::Message(record))?;
         }

@@ -263,7 +263,7 @@ impl Shard {
             came_from: source,
             deliveries: deliveries.collect(),
             groups: needed.groups.iter().map(|group| &**group).collect(),
-            ..message_record(publication, message, durable.wall)
+            ..message_record(publication, publication.topic(), message, durable.wall)
         };
         let owners = record.deliveries.len()
             + record.groups.len()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use midge_codec::{PacketId, QoS};
 use midge_session::{Delivery, Keep, Keeping, Outbound, Publication, Session, SubscriptionOptions};
 use midge_store::{
-    Level, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence, record_size,
+    Level, Log, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence, record_size,
 };
 use midge_topic::{FilterId, SubscriberId};
 
@@ -16,12 +16,12 @@ use super::record::{
     WriterRecord,
 };
 use super::wait::{LATE, NEVER};
-use super::{Durable, Kept, Place, Recipient, WallTime};
+use super::{Durable, Kept, Opening, Place, Recipient, WallTime};
 use crate::connection::Connection;
 use crate::groups;
 use crate::ids::{ConnectionId, SessionId, keeper_shard};
 use crate::own;
-use crate::sessions::SessionEntry;
+use crate::sessions::{SessionEntry, Sessions};
 use crate::shard::Shard;
 
 /// What one more recipient may add to a record, beside its Subscription Identifiers and the name of its group.
@@ -78,15 +78,17 @@ pub(crate) fn session_record<'a>(
     }
 }
 
-/// A publication without anybody who gets it.
+/// A publication without anybody who gets it. `topic` is its topic.
+#[inline]
 pub(crate) fn message_record<'a>(
     publication: &'a Publication,
+    topic: &'a str,
     message: NonZeroU64,
     wall: WallTime,
 ) -> MessageRecord<'a> {
     MessageRecord {
         message: message.get(),
-        topic: publication.topic(),
+        topic,
         properties: publication.properties(),
         payload: publication.payload(),
         qos: publication.qos(),
@@ -108,6 +110,30 @@ pub(crate) fn message_record<'a>(
     }
 }
 
+/// Writes the record of one publication; `message` has everything but the deliveries. `encoded` is room to write in.
+#[inline]
+fn put_message<'d>(
+    log: &mut Log,
+    encoded: &mut Vec<u8>,
+    message: &MessageRecord<'_>,
+    deliveries: impl ExactSizeIterator<Item = DeliveryRecord<'d>>,
+    level: Level,
+) -> Result<(Sequence, Place), Refused> {
+    encoded.clear();
+    let kind = message.encode_head(deliveries, encoded);
+    let parts = [&encoded[..], message.payload];
+    let appended = log.append(kind, &parts, level, Room::Normal)?;
+    let size = (encoded.len() + message.payload.len()) as u32;
+    Ok((appended.sequence, Place { position: appended.position, size }))
+}
+
+/// The session that has published at QoS 2 what is being routed, if it is kept: with its key, and the packet id.
+fn origin_of(opening: &Opening, sessions: &Sessions) -> Option<(SessionId, u64, PacketId)> {
+    let (session, packet_id) = opening.origin?;
+    let key = sessions.get(session)?.kept.as_ref()?.key;
+    Some((session, key, packet_id))
+}
+
 /// Whether a publication may be routed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Opened {
@@ -120,21 +146,6 @@ pub(crate) enum Opened {
 }
 
 impl Durable {
-    /// Writes the record of one publication; `message` has everything but the deliveries.
-    fn put_message<'d>(
-        &mut self,
-        message: &MessageRecord<'_>,
-        deliveries: impl ExactSizeIterator<Item = DeliveryRecord<'d>>,
-        level: Level,
-    ) -> Result<(Sequence, Place), Refused> {
-        self.encoded.clear();
-        let kind = message.encode_head(deliveries, &mut self.encoded);
-        let parts = [&self.encoded[..], message.payload];
-        let appended = self.log.append(kind, &parts, level, Room::Normal)?;
-        let size = (self.encoded.len() + message.payload.len()) as u32;
-        Ok((appended.sequence, Place { position: appended.position, size }))
-    }
-
     pub(crate) fn next_message_id(&mut self) -> NonZeroU64 {
         let id = NonZeroU64::new(self.next_message).expect("message ids start at one");
         self.next_message += 1;
@@ -343,10 +354,11 @@ impl Shard {
     // Publications.
 
     /// Before a publication is routed here: whether the log can take it, if anybody here must keep it. `patient` rather waits
-    /// for a disk that is full.
+    /// for a disk that is full. `topic` is the publication's.
     pub(crate) fn open_message(
         &mut self,
         publication: &Publication,
+        topic: &str,
         matched: &[(SubscriberId, SubscriptionOptions)],
         patient: bool,
     ) -> Opened {
@@ -355,7 +367,6 @@ impl Shard {
         };
         let opening = &mut durable.opening;
         opening.ready = false;
-        let topic = publication.topic();
         let retain = publication.retain()
             && keeper_shard(topic, self.shards) == self.id
             && !own::is_own(topic)
@@ -431,117 +442,121 @@ impl Shard {
     }
 
     /// After a publication was routed here: its record is written, and everybody that it names is told where it stands.
-    /// Returns what its acknowledgement waits for.
-    pub(crate) fn close_message(&mut self, publication: &Arc<Publication>) -> Sequence {
-        let Self { durable: Some(durable), sessions, connections, .. } = self else {
-            return Sequence(0);
+    /// Returns what its acknowledgement waits for. `topic` is the publication's.
+    pub(crate) fn close_message(
+        &mut self,
+        publication: &Arc<Publication>,
+        topic: &str,
+    ) -> Sequence {
+        let Some(durable) = &self.durable else { return Sequence(0) };
+        let opening = &durable.opening;
+        let sequence = if !opening.ready {
+            Sequence(0)
+        } else if opening.has_owners() {
+            self.write_message(publication, topic)
+        } else if opening.gated.is_empty() {
+            Sequence(0)
+        } else {
+            self.note_passed_through()
         };
-        let mut opening = std::mem::take(&mut durable.opening);
-        let sequence = 'written: {
-            let origin = opening.origin.take().and_then(|(session, packet_id)| {
-                let key = sessions.get(session)?.kept.as_ref()?.key;
-                Some((session, key, packet_id))
-            });
-            if !opening.ready
-                || (opening.recipients.is_empty()
-                    && opening.groups.is_empty()
-                    && opening.targets.is_empty()
-                    && !opening.retained)
-            {
-                if !opening.ready || opening.gated.is_empty() {
-                    break 'written Sequence(0);
-                }
-                let mut sequence = Sequence(0);
-                if let Some((session, key, packet_id)) = origin {
-                    let record = Record::Inbound { session: key, packet_id: packet_id.get() };
-                    if let Ok((appended, place)) = durable.put_again(&record)
-                        && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
-                    {
-                        kept.inbound.push((packet_id, place));
-                        sequence = appended.sequence;
-                    }
-                }
-                if let Some((shard, number)) = opening.came_from {
-                    sequence = sequence.max(durable.note_came(shard, number));
-                }
-                break 'written sequence;
-            }
-            let message = durable.next_message_id();
-            let hand_on = (!opening.targets.is_empty()).then(|| {
-                let number = durable.next_number;
-                durable.next_number += 1;
-                HandOn { number, targets: opening.targets.clone() }
-            });
-            let record = MessageRecord {
-                retained: opening.retained,
-                origin: origin.map(|(_, key, packet_id)| (key, packet_id.get())),
-                came_from: opening.came_from,
-                hand_on,
-                groups: opening.groups.iter().map(|group| &**group).collect(),
-                ..message_record(publication, message, durable.wall)
-            };
-            let once = publication.qos() == QoS::AtMostOnce;
-            let unawaited = once || is_unawaited(publication);
-            let level = if unawaited { Level::Memory } else { durable.level };
-            let recipients = opening.recipients.iter().map(Recipient::record);
-            let Ok((sequence, whole)) = durable.put_message(&record, recipients, level) else {
-                debug_assert!(false, "room was asked for");
-                break 'written Sequence(0);
-            };
-            if let Some(source) = opening.came_from {
-                let Durable { sources, log, .. } = &mut **durable;
-                sources.note(whole.position, source, log);
-            }
-            let owners = opening.recipients.len()
-                + opening.groups.len()
-                + usize::from(opening.retained)
-                + usize::from(origin.is_some())
-                + usize::from(record.hand_on.is_some());
-            let place = Place { size: share_of(whole.size, owners), ..whole };
-            let keep = keep(message, place);
-            for recipient in &opening.recipients {
-                let Some(entry) = sessions.get_mut(recipient.session) else { continue };
-                if let Some(outbound) = entry.session.outbound.as_mut() {
-                    outbound.keep_last(keep);
-                }
-                // [MQTT-4.3.3-1]: under a packet id that a crash forgets it would come twice.
-                if recipient.qos == QoS::ExactlyOnce
-                    && recipient.packet_id.is_some()
-                    && let Some(connection) =
-                        entry.connection.and_then(|id| connections.get_mut(id.0))
-                {
+        if let Self { durable: Some(durable), connections, .. } = self {
+            for id in durable.opening.gated.drain(..) {
+                if let Some(connection) = connections.get_mut(id.0) {
                     connection.close_gate(sequence);
                 }
             }
-            if let Some((session, _, packet_id)) = origin
-                && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
-            {
-                kept.inbound.push((packet_id, place));
-            }
-            if opening.retained {
-                self.retained.set_keep(publication.topic(), keep);
-            }
-            for group in &opening.groups {
-                self.groups.keep_last(group, keep);
-            }
-            if let Some(hand_on) = &record.hand_on {
-                durable.start_handing_on(hand_on, publication, place, record.origin);
-            }
-            if unawaited { Sequence(0) } else { sequence }
+            durable.opening.close();
+        }
+        sequence
+    }
+
+    /// Writes the record of the publication that is being routed.
+    #[inline]
+    fn write_message(&mut self, publication: &Arc<Publication>, topic: &str) -> Sequence {
+        let Self { durable: Some(durable), sessions, connections, .. } = self else {
+            return Sequence(0);
         };
-        for id in opening.gated.drain(..) {
-            if let Some(connection) = connections.get_mut(id.0) {
+        let origin = origin_of(&durable.opening, sessions);
+        let level = durable.level;
+        let message = durable.next_message_id();
+        let Durable { opening, log, encoded, sources, next_number, wall, .. } = &mut **durable;
+        let mut record = message_record(publication, topic, message, *wall);
+        record.retained = opening.retained;
+        record.origin = origin.map(|(_, key, packet_id)| (key, packet_id.get()));
+        record.came_from = opening.came_from;
+        if !opening.targets.is_empty() {
+            record.hand_on =
+                Some(HandOn { number: *next_number, targets: opening.targets.clone() });
+            *next_number += 1;
+        }
+        record.groups.extend(opening.groups.iter().map(|group| &**group));
+        let once = publication.qos() == QoS::AtMostOnce;
+        let unawaited = once || is_unawaited(publication);
+        let level = if unawaited { Level::Memory } else { level };
+        let recipients = opening.recipients.iter().map(Recipient::record);
+        let Ok((sequence, whole)) = put_message(log, encoded, &record, recipients, level) else {
+            debug_assert!(false, "room was asked for");
+            return Sequence(0);
+        };
+        if let Some(source) = opening.came_from {
+            sources.note(whole.position, source, log);
+        }
+        let owners = opening.recipients.len()
+            + opening.groups.len()
+            + usize::from(opening.retained)
+            + usize::from(origin.is_some())
+            + usize::from(record.hand_on.is_some());
+        let place = Place { size: share_of(whole.size, owners), ..whole };
+        let keep = keep(message, place);
+        for recipient in &opening.recipients {
+            let Some(entry) = sessions.get_mut(recipient.session) else { continue };
+            if let Some(outbound) = entry.session.outbound.as_mut() {
+                outbound.keep_last(keep);
+            }
+            // [MQTT-4.3.3-1]: under a packet id that a crash forgets it would come twice.
+            if recipient.qos == QoS::ExactlyOnce
+                && recipient.packet_id.is_some()
+                && let Some(connection) = entry.connection.and_then(|id| connections.get_mut(id.0))
+            {
                 connection.close_gate(sequence);
             }
         }
-        opening.recipients.clear();
-        opening.groups.clear();
-        opening.targets.clear();
-        opening.retained = false;
-        opening.origin = None;
-        opening.came_from = None;
-        opening.ready = false;
-        durable.opening = opening;
+        if let Some((session, _, packet_id)) = origin
+            && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
+        {
+            kept.inbound.push((packet_id, place));
+        }
+        if opening.retained {
+            self.retained.set_keep(topic, keep);
+        }
+        for group in &opening.groups {
+            self.groups.keep_last(group, keep);
+        }
+        let MessageRecord { hand_on, origin, .. } = record;
+        if let Some(hand_on) = &hand_on {
+            durable.start_handing_on(hand_on, publication, place, origin);
+        }
+        if unawaited { Sequence(0) } else { sequence }
+    }
+
+    /// The publication that is being routed has nobody here for whom it is kept; what left at QoS 0 waits until it is known that
+    /// it has come.
+    #[cold]
+    fn note_passed_through(&mut self) -> Sequence {
+        let Self { durable: Some(durable), sessions, .. } = self else { return Sequence(0) };
+        let mut sequence = Sequence(0);
+        if let Some((session, key, packet_id)) = origin_of(&durable.opening, sessions) {
+            let record = Record::Inbound { session: key, packet_id: packet_id.get() };
+            if let Ok((appended, place)) = durable.put_again(&record)
+                && let Some(kept) = sessions.get_mut(session).and_then(|s| s.kept.as_mut())
+            {
+                kept.inbound.push((packet_id, place));
+                sequence = appended.sequence;
+            }
+        }
+        if let Some((shard, number)) = durable.opening.came_from {
+            sequence = sequence.max(durable.note_came(shard, number));
+        }
         sequence
     }
 
@@ -551,10 +566,11 @@ impl Shard {
         let message = durable.next_message_id();
         let record = MessageRecord {
             groups: vec![group],
-            ..message_record(publication, message, durable.wall)
+            ..message_record(publication, publication.topic(), message, durable.wall)
         };
         let nobody = std::iter::empty::<DeliveryRecord<'_>>();
-        let (_, place) = durable.put_message(&record, nobody, durable.level).ok()?;
+        let Durable { log, encoded, level, .. } = &mut **durable;
+        let (_, place) = put_message(log, encoded, &record, nobody, *level).ok()?;
         Some(keep(message, place))
     }
 
@@ -604,7 +620,7 @@ impl Durable {
         let nothing = Publication::new("", b"", b"", QoS::ExactlyOnce, false, None);
         let record = MessageRecord {
             came_from: Some((shard, number)),
-            ..message_record(&nothing, message, self.wall)
+            ..message_record(&nothing, "", message, self.wall)
         };
         self.end_soon(&Record::Message(record))
     }
