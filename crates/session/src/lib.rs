@@ -12,6 +12,7 @@
 //! | [`outbound`] | what is in flight towards the client, and what waits for a place |
 //! | [`stubs`] | the index of queued messages whose payload is in the log alone |
 //! | [`publication`] | an Application Message inside the broker |
+//! | [`spares`] | memory of those that are done with, for those that come |
 //! | [`alias`] | Topic Aliases of both directions |
 //! | [`options`] | Subscription Options in four bytes |
 //! | [`time`] | time as an argument |
@@ -37,6 +38,7 @@ pub mod options;
 pub mod outbound;
 pub mod publication;
 pub mod session;
+pub mod spares;
 pub mod stubs;
 pub mod time;
 
@@ -49,5 +51,6 @@ pub use outbound::{
 };
 pub use publication::{Author, Keeping, Publication, Writer};
 pub use session::{Session, Will};
+pub use spares::Spares;
 pub use stubs::{Stub, Stubs};
 pub use time::Time;

@@ -15,6 +15,9 @@ use crate::time::Time;
 /// How far two shards' readings of the clock may lie apart, in milliseconds: a turn of more is a stall.
 const CLOCK_SLACK_MS: u64 = 250;
 
+/// Bytes that a block from an earlier message may be too large: they are not counted.
+const BLOCK_SLACK: usize = 32;
+
 /// What the acknowledgement of a publication waits for, when somebody must keep it; from the least to the most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Keeping {
@@ -96,7 +99,27 @@ impl Publication {
         retain: bool,
         expires_at: Option<Time>,
     ) -> Self {
-        let mut data = BytesMut::with_capacity(topic.len() + properties.len() + payload.len());
+        Self::new_in(BytesMut::new(), topic, properties, payload, qos, retain, expires_at)
+    }
+
+    /// The same in this block, if it is about as large as needed.
+    ///
+    /// # Panics
+    /// As [`Publication::new`].
+    #[inline]
+    #[must_use]
+    pub fn new_in(
+        block: BytesMut,
+        topic: &str,
+        properties: &[u8],
+        payload: &[u8],
+        qos: QoS,
+        retain: bool,
+        expires_at: Option<Time>,
+    ) -> Self {
+        let size = topic.len() + properties.len() + payload.len();
+        let fits = (size..=size + BLOCK_SLACK).contains(&block.capacity());
+        let mut data = if fits { block } else { BytesMut::with_capacity(size) };
         data.extend_from_slice(topic.as_bytes());
         data.extend_from_slice(properties);
         data.extend_from_slice(payload);
@@ -109,6 +132,14 @@ impl Publication {
             expires_at,
             author: None,
         }
+    }
+
+    /// The block of one that is done with, empty: for [`Publication::new_in`]. A new one when somebody has a part of it.
+    #[inline]
+    pub(crate) fn take_block(&mut self) -> BytesMut {
+        let mut block = std::mem::take(&mut self.data).try_into_mut().unwrap_or_default();
+        block.clear();
+        block
     }
 
     /// The same with another answer to what its acknowledgement waits for. Without, it waits for the disk.

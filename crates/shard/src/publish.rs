@@ -228,15 +228,12 @@ impl Shard {
             .properties
             .message_expiry_interval_seconds
             .map(|seconds| self.now.plus_seconds(seconds.into()));
-        let publication = Publication::new(
-            topic,
-            &forwarded,
-            publish.payload,
-            publish.qos,
-            publish.retain,
-            expires_at,
-        );
-        let publication = Arc::new(publication.kept_as(keeping).written_by(author));
+        let publication = self.spares.renew(|block| {
+            let Publish { payload, qos, retain, .. } = *publish;
+            Publication::new_in(block, topic, &forwarded, payload, qos, retain, expires_at)
+                .kept_as(keeping)
+                .written_by(author)
+        });
         self.forwarded = forwarded;
         publication
     }

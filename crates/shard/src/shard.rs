@@ -8,7 +8,7 @@ use ahash::RandomState;
 use midge_mesh::{InterestMap, InterestWriter, ShardId, ShardSet};
 use midge_metrics::{Busiest, ConnectionRefusal, Counters};
 use midge_output::Output;
-use midge_session::{SubscriptionOptions, Time};
+use midge_session::{Spares, SubscriptionOptions, Time};
 use midge_topic::{RetainedIndex, SubscriberId, SubscriptionTable};
 
 use crate::action::{Action, Event, Note};
@@ -112,6 +112,8 @@ pub struct Shard {
     pub(crate) full_members: VecDeque<(Time, SessionRef)>,
     /// What outlives the process; `None`: nothing does.
     pub(crate) durable: Option<Box<Durable>>,
+    /// Of messages that the log alone has; empty where there is none.
+    pub(crate) spares: Spares,
     pub(crate) counters: Counters,
     pub(crate) busiest: Busiest,
     /// Of the message that is being routed, when it does not come from here and now.
@@ -181,6 +183,7 @@ impl Shard {
             full_members: VecDeque::new(),
             holding: VecDeque::new(),
             durable: None,
+            spares: Spares::default(),
             counters: Counters::default(),
             busiest: Busiest::default(),
             origin: None,

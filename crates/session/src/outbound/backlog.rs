@@ -22,6 +22,7 @@ use std::num::NonZeroU64;
 use midge_codec::{PacketId, QoS};
 
 use super::{Delivery, InFlight, Keep, Kept, KeptMessage, Outbound, Stage};
+use crate::spares::Spares;
 use crate::stubs::{Stub, Stubs};
 
 /// Messages that are in memory before more are read: those that a window of the usual size takes.
@@ -107,12 +108,13 @@ fn stub_of(delivery: &Delivery, keep: Keep) -> Stub {
 
 impl Outbound {
     /// Leaves messages of the queue to the log, at most `count_max` of them: those behind the first `ahead` of which
-    /// `is_kept` says that the log surely has them.
+    /// `is_kept` says that the log surely has them. `spares` is given what was in memory.
     pub fn spill(
         &mut self,
         ahead: usize,
         count_max: usize,
         is_kept: impl Fn(&Keep) -> bool,
+        spares: &mut Spares,
     ) -> Spilled {
         let mut spilled = Spilled::default();
         if self.backlog.is_none() {
@@ -133,7 +135,9 @@ impl Outbound {
                 Some(keep) if is_kept(&keep) => {
                     let earlier = backlog.stubs.insert(stub_of(first, keep));
                     debug_assert!(earlier.is_none(), "a message stands in a line once");
-                    backlog.pop_back_line();
+                    if let Some(Delivery { publication, .. }) = backlog.pop_back_line() {
+                        spares.give(publication);
+                    }
                     spilled.messages += 1;
                 }
                 Some(_) => break,
@@ -493,6 +497,7 @@ mod tests {
         outbound: Outbound,
         log: HashMap<u64, Delivery>,
         next: u64,
+        spares: Spares,
         /// What stands in the log from this segment on is not synced.
         synced: u32,
     }
@@ -536,7 +541,12 @@ mod tests {
 
         fn spill(&mut self, ahead: usize, count_max: usize) -> Spilled {
             let synced = self.synced;
-            let spilled = self.outbound.spill(ahead, count_max, |keep| keep.segment <= synced);
+            let spilled = self.outbound.spill(
+                ahead,
+                count_max,
+                |keep| keep.segment <= synced,
+                &mut self.spares,
+            );
             self.outbound.check_integrity();
             spilled
         }

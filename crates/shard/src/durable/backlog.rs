@@ -130,7 +130,7 @@ impl Durable {
 impl Shard {
     /// Leaves to the log what takes too much memory, as far as the log has it: after each commit, and once per turn.
     pub(crate) fn spill_backlogs(&mut self) {
-        let Self { durable: Some(durable), sessions, counters, settings, .. } = self else {
+        let Self { durable: Some(durable), sessions, counters, settings, spares, .. } = self else {
             return;
         };
         let Durable { backlogs, log, .. } = &mut **durable;
@@ -151,8 +151,8 @@ impl Shard {
             }
             let ahead = if is_away { 0 } else { AHEAD_MESSAGES };
             let before = (Load::of(outbound), InLog::of(outbound));
-            let spilled =
-                outbound.spill(ahead, left, |keep| log.is_synced(place_of(keep).position));
+            let is_kept = |keep: &Keep| log.is_synced(place_of(keep).position);
+            let spilled = outbound.spill(ahead, left, is_kept, spares);
             before.0.has_become(Load::of(outbound), counters);
             before.1.has_become(InLog::of(outbound), counters);
             counters.backlog_spilled += spilled.messages as u64;
