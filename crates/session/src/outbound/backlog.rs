@@ -31,6 +31,12 @@ const AHEAD_MESSAGES: usize = 128;
 /// The same in bytes.
 const AHEAD_BYTES: usize = 64 << 10;
 
+/// A larger ring behind the stubs than this is made smaller, to [`BACK_CAPACITY`].
+const BACK_CAPACITY_MAX: usize = 4 * BACK_CAPACITY;
+
+/// Room for what comes until the disk has it, under load.
+const BACK_CAPACITY: usize = 16 << 10;
+
 /// What of a queue is not in front. `stubs` is not empty.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
@@ -157,6 +163,10 @@ impl Outbound {
             }
         }
         spilled.more = !backlog.back.is_empty();
+        if backlog.back.capacity() > BACK_CAPACITY_MAX && backlog.back.len() < BACK_CAPACITY {
+            // Grown while all of the line was in memory, it would go round through cold memory from now on.
+            backlog.back.shrink_to(BACK_CAPACITY);
+        }
         self.close_backlog();
         spilled
     }
