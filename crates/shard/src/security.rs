@@ -86,7 +86,7 @@ impl Guards {
 
     /// Everybody may do everything.
     #[inline]
-    fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.rules.is_none() && self.granted == 0
     }
 
