@@ -3,7 +3,7 @@
 use std::{
     cell::UnsafeCell,
     fs::File,
-    io::{self, Read},
+    io::{self, Read, Write},
     mem,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -75,7 +75,7 @@ pub struct Notifier {
 
 impl Notifier {
     pub(crate) fn new(uring: &Uring) -> io::Result<Self> {
-        let counter = sys::event_counter()?;
+        let counter = sys::event_counter(false)?;
         uring.inner().submitter().register_eventfd(counter.as_raw_fd())?;
         Ok(Self { counter })
     }
@@ -160,5 +160,63 @@ impl WakeSource {
     pub(crate) fn leak(&mut self) {
         let nothing = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
         mem::forget(mem::replace(&mut self.bytes, nothing));
+    }
+}
+
+/// A leader's end of the rings that follow it: a read, always in flight, of the event counter that they all signal.
+#[derive(Debug)]
+pub(crate) struct Followers {
+    counter: File,
+    /// Where the kernel writes the count, which nobody reads. In a box so that it stays where it is.
+    count: Box<UnsafeCell<[u8; 8]>>,
+    armed: bool,
+    retired: bool,
+}
+
+impl Followers {
+    pub(crate) fn new() -> io::Result<Self> {
+        // One whose reads wait: a ring does not wait for a descriptor that does not.
+        let counter = sys::event_counter(true)?;
+        let count = Box::new(UnsafeCell::new([0; 8]));
+        Ok(Self { counter, count, armed: false, retired: false })
+    }
+
+    /// Has another ring signal the counter.
+    pub(crate) fn register(&self, uring: &Uring) -> io::Result<()> {
+        uring.inner().submitter().register_eventfd(self.counter.as_raw_fd())
+    }
+
+    pub(crate) fn arm(&mut self, uring: &mut Uring) {
+        debug_assert!(!self.armed);
+        self.armed = true;
+        let token = Token::new(Operation::Followers, 0, 0);
+        let counter = types::Fd(self.counter.as_raw_fd());
+        let entry = opcode::Read::new(counter, self.count.get().cast(), 8).build();
+        // SAFETY: as in `WakeSource::arm`.
+        unsafe { uring.push(entry.user_data(token.bits())) }
+    }
+
+    /// A read has come back; the next one starts unless this is the end.
+    pub(crate) fn completed(&mut self, uring: &mut Uring) {
+        self.armed = false;
+        if !self.retired {
+            self.arm(uring);
+        }
+    }
+
+    /// Makes the read in flight the last one, and ends it.
+    pub(crate) fn retire(&mut self) {
+        self.retired = true;
+        // Fails only beyond 2^64 signals.
+        let _ = (&self.counter).write(&1_u64.to_ne_bytes());
+    }
+
+    pub(crate) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
+    /// Gives up the count to a read that never came back.
+    pub(crate) fn leak(&mut self) {
+        mem::forget(mem::replace(&mut self.count, Box::new(UnsafeCell::new([0; 8]))));
     }
 }

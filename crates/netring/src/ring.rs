@@ -21,7 +21,7 @@ use crate::{
     buffers::Buffers,
     connection::HandOvers,
     file::FileOperations,
-    handle::{Notifier, WakeSource},
+    handle::{Followers, Notifier, WakeSource},
     message::MessagePool,
     slot::{SlotState, SlotTable},
     sys,
@@ -64,6 +64,8 @@ pub struct NetRing {
     /// Where the next search for such a listener begins, so that they take turns.
     listener_turn: usize,
     wake_source: WakeSource,
+    /// Where rings of the same thread say that they have something to do; see [`NetRing::lead`].
+    followers: Option<Followers>,
     handle: RingHandle,
     /// The handle's number, kept close because each message asks for it.
     id: u32,
@@ -117,6 +119,7 @@ impl NetRing {
             accepts_held: false,
             listener_turn: 0,
             wake_source,
+            followers: None,
             handle,
             id,
             _not_send: PhantomData,
@@ -172,6 +175,22 @@ impl NetRing {
         self.counters.completions
     }
 
+    /// Whether operations wait for a turn to hand them to the kernel.
+    #[inline]
+    pub fn has_operations(&mut self) -> bool {
+        self.uring.has_operations()
+    }
+
+    /// Whether a turn would find something that has happened: an event, or work that the kernel has deferred to our next
+    /// call. A few reads of memory, no system call.
+    #[inline]
+    pub fn has_work(&mut self) -> bool {
+        self.uring.has_deferred_work()
+            || self.has_events()
+            || !self.starving.is_empty()
+            || !self.missed_cancels.is_empty()
+    }
+
     /// Whether an event can be had without a turn.
     pub fn has_events(&mut self) -> bool {
         !self.pending.is_empty() || !self.ending.is_empty() || self.uring.has_completions()
@@ -197,6 +216,12 @@ impl NetRing {
             Some(Operation::Wake) => {
                 self.wake_source.completed(&mut self.uring);
                 Some(Event::Woken)
+            }
+            Some(Operation::Followers) => {
+                if let Some(followers) = &mut self.followers {
+                    followers.completed(&mut self.uring);
+                }
+                None
             }
             Some(
                 Operation::CancelReceive
@@ -505,7 +530,36 @@ impl NetRing {
         Ok(notifier)
     }
 
-    /// Switches the notifier's signals on or off. No system call; an awake loop keeps them off and spares the kernel
+    /// From now on a wait of this ring ends, too, when one of `others` has something to do, as far as its
+    /// [`NetRing::notify`] is on: so that one thread sleeps for all of its rings in one system call. Off at first.
+    ///
+    /// To sleep without losing anything: `notify(true)` for each of the others, then, if none of them
+    /// [has work](NetRing::has_work) even now, nor operations, a turn of this ring that waits. No event tells of the end of
+    /// such a wait.
+    ///
+    /// # Errors
+    ///
+    /// When one of the others has a [`NetRing::notifier`] or a leader already, this one leads already, or the system has no
+    /// descriptor left.
+    pub fn lead<'a>(
+        &mut self,
+        others: impl Iterator<Item = &'a mut NetRing>,
+    ) -> Result<(), NetRingError> {
+        let failed = |error| NetRingError::system("having one ring wait for others", &error);
+        if self.followers.is_some() {
+            return Err(failed(io::Error::from_raw_os_error(libc::EBUSY)));
+        }
+        let mut followers = Followers::new().map_err(failed)?;
+        for other in others {
+            followers.register(&other.uring).map_err(failed)?;
+            other.uring.notify(false);
+        }
+        followers.arm(&mut self.uring);
+        self.followers = Some(followers);
+        Ok(())
+    }
+
+    /// Switches the notifier's signals (or those to a leader) on or off. No system call; an awake loop keeps them off and spares the kernel
     /// the signalling.
     pub fn notify(&mut self, on: bool) {
         self.uring.notify(on);
@@ -556,6 +610,9 @@ impl NetRing {
         let deadline = Instant::now() + DRAIN_TIME_MAX;
         self.stop_listening();
         self.wake_source.retire();
+        if let Some(followers) = &mut self.followers {
+            followers.retire();
+        }
         for slot in self.slots.in_use_slots() {
             self.close(slot);
         }
@@ -567,6 +624,7 @@ impl NetRing {
             let open = self.listeners.iter().any(|listener| !listener.is_closed());
             if !open
                 && !self.wake_source.is_armed()
+                && !self.followers.as_ref().is_some_and(Followers::is_armed)
                 && self.slots.in_use() == 0
                 && self.outliving.is_empty()
                 && self.files.is_empty()
@@ -593,6 +651,9 @@ impl Drop for NetRing {
             mem::forget(mem::take(&mut self.listeners));
             self.files.leak();
             self.wake_source.leak();
+            if let Some(followers) = &mut self.followers {
+                followers.leak();
+            }
             self.buffers.leak();
         }
     }

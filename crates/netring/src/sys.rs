@@ -141,9 +141,9 @@ pub(crate) fn send_byte(socket: &impl AsRawFd) -> io::Result<()> {
     checked(sent as i32).map(drop)
 }
 
-/// An event counter whose reads do not block.
-pub(crate) fn event_counter() -> io::Result<File> {
-    let flags = libc::EFD_CLOEXEC | libc::EFD_NONBLOCK;
+/// An event counter whose reads wait, or do not.
+pub(crate) fn event_counter(waits: bool) -> io::Result<File> {
+    let flags = libc::EFD_CLOEXEC | if waits { 0 } else { libc::EFD_NONBLOCK };
     // SAFETY: no pointers; a descriptor is ours alone once it is returned.
     unsafe { Ok(File::from_raw_fd(checked(libc::eventfd(0, flags))?)) }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Operation {
     Install,
     /// A read, write or sync of a file. Index: its place in the table of those in flight.
     File,
+    /// A read of what other rings of the thread signal.
+    Followers,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +62,7 @@ impl Token {
     /// `None` for bits that no operation of ours carries.
     #[inline]
     pub(crate) fn operation(self) -> Option<Operation> {
-        const ALL: [Operation; 16] = [
+        const ALL: [Operation; 17] = [
             Operation::Receive,
             Operation::Send,
             Operation::Close,
@@ -77,6 +79,7 @@ impl Token {
             Operation::Doorbell,
             Operation::Install,
             Operation::File,
+            Operation::Followers,
         ];
         ALL.get(((self.0 >> 56) as usize).wrapping_sub(1)).copied()
     }
@@ -117,11 +120,11 @@ mod tests {
 
     #[test]
     fn every_operation_has_its_own_number() {
-        for number in 1..=16_u64 {
+        for number in 1..=17_u64 {
             let operation = Token::from_bits(number << 56).operation().unwrap();
             assert_eq!(operation as u64, number);
         }
         assert_eq!(Token::from_bits(0).operation(), None);
-        assert_eq!(Token::from_bits(17 << 56).operation(), None);
+        assert_eq!(Token::from_bits(18 << 56).operation(), None);
     }
 }

@@ -7,7 +7,12 @@
 //! - The thread that made the ring is the only one that enters it. The kernel checks that (single issuer), and runs
 //!   completion work only inside our own calls (deferred task-run), so nothing here changes between them.
 
-use std::{collections::VecDeque, io, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    sync::atomic::{Ordering, fence},
+    time::Duration,
+};
 
 use io_uring::{EnterFlags, IoUring, cqueue, squeue, types};
 
@@ -197,11 +202,27 @@ impl Uring {
         !self.backlog.is_empty() || !self.ring.completion().is_empty()
     }
 
+    /// Whether anything waits to be submitted.
+    #[inline]
+    pub(crate) fn has_operations(&mut self) -> bool {
+        !self.ring.submission().is_empty() || !self.spill.is_empty()
+    }
+
+    /// Whether the kernel waits for an enter, to do what it has deferred or to tell what had no room.
+    #[inline]
+    pub(crate) fn has_deferred_work(&mut self) -> bool {
+        let queue = self.ring.submission();
+        queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Switches the signals to a registered event counter on or off.
     pub(crate) fn notify(&mut self, on: bool) {
         let queue = self.ring.completion();
         if on {
             queue.enable_eventfd();
+            // The kernel says that it has work for us and then looks whether to signal it; we ask for signals and then look
+            // whether it has. One of us sees what the other has said.
+            fence(Ordering::SeqCst);
         } else {
             queue.disable_eventfd();
         }

@@ -130,3 +130,67 @@ fn a_notifier_tells_of_bytes_doorbells_and_wakers() {
     waker.wake();
     assert!(!readable(&notifier, Duration::ZERO));
 }
+
+#[test]
+fn a_leader_wakes_for_the_rings_that_follow_it() {
+    let mut leader = NetRing::new(&config()).unwrap();
+    let (mut ring, address) = listening(&config());
+    let mut idle = NetRing::new(&config()).unwrap();
+    leader.lead([&mut ring, &mut idle].into_iter()).unwrap();
+    assert!(ring.notifier().is_err(), "one at a time");
+    let mut client = TcpStream::connect(address).unwrap();
+    let slot = accepted(&mut ring);
+    ring.receive(slot, Receive::Continuous);
+    let mut other = NetRing::new(&config()).unwrap();
+    let (target, waker) = (ring.handle(), ring.waker());
+    for round in 0..60 {
+        for ring in [&mut leader, &mut ring, &mut idle] {
+            while ring.has_work() || ring.has_operations() {
+                ring.turn(Wait::No).unwrap();
+                assert!(ring.next_event().is_none());
+            }
+        }
+        let mut stir = || match round % 3 {
+            0 => client.write_all(b"x").unwrap(),
+            1 => {
+                other.ring_doorbell(&target);
+                other.turn(Wait::No).unwrap();
+            }
+            _ => waker.wake(),
+        };
+        // Stirred before parking, the look after it finds it; after, the leader's wait ends.
+        let early = round % 2 == 0;
+        if early {
+            stir();
+            assert!(!leader.has_work(), "signals are off");
+        }
+        for ring in [&mut ring, &mut idle] {
+            ring.notify(true);
+        }
+        if !early {
+            assert!(!ring.has_work());
+            stir();
+            let begin = Instant::now();
+            leader.turn(Wait::For(PATIENCE)).unwrap();
+            assert!(begin.elapsed() < PATIENCE, "round {round}");
+        }
+        assert!(ring.has_work(), "round {round}");
+        assert!(!idle.has_work());
+        for ring in [&mut ring, &mut idle] {
+            ring.notify(false);
+        }
+        if let Event::Received { data, .. } = next(&mut ring) {
+            ring.recycle(data);
+        }
+        assert!(ring.next_event().is_none());
+    }
+    // Switched off they stay silent.
+    while leader.has_work() || leader.has_operations() {
+        leader.turn(Wait::No).unwrap();
+        assert!(leader.next_event().is_none());
+    }
+    waker.wake();
+    let begin = Instant::now();
+    leader.turn(Wait::For(Duration::from_millis(20))).unwrap();
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+}
