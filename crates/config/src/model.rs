@@ -28,8 +28,8 @@ pub struct Config {
     /// Where clients connect. 1 to 64 listeners; default: one on `127.0.0.1:1883`.
     pub listeners: Vec<Listener>,
 
-    /// How many shards serve, 1 to 1024. More shards than cores is allowed and works, only slower.
-    /// Default `auto`: one for every core this process may use.
+    /// How many shards serve, 1 to 1024. Where they are more than cores, several share a core and
+    /// its thread. Default `auto`: one for every core this process may use.
     pub shards: Auto<u16>,
 
     /// Whether each shard's thread is pinned to a core of its own. Default `auto`: pinned when

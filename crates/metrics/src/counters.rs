@@ -328,13 +328,15 @@ counters! {
 
     /// Turns of the shard's loop.
     loop_turns: counter Count;
-    /// CPU time of the shard's thread, the kernel's work on its sockets included.
+    /// CPU time of the shard's thread, the kernel's work on its sockets included; where shards share a thread, the part of
+    /// it that this shard's turns were of all turns.
     loop_busy_ns: counter Nanoseconds;
-    /// Time since the start during which the shard's thread did not run: asleep, or kept from its core by others.
+    /// Time since the start that is not busy: the shard's thread slept, worked for other shards, or was kept from its core.
     loop_idle_ns: counter Nanoseconds;
-    /// Turns that were allowed to sleep until something happens.
+    /// Turns that were allowed to sleep until something happens; of the thread, where shards share one.
     loop_parks: counter Count;
-    /// Time in system calls that were allowed to sleep, the work that they did before included.
+    /// Time in system calls that were allowed to sleep, the work that they did before included; of the thread, where shards
+    /// share one.
     loop_parked_ns: counter Nanoseconds;
     /// System calls of the net ring.
     ring_enters: counter Count;

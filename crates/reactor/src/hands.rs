@@ -1,4 +1,4 @@
-//! The loop of one shard.
+//! One turn of a shard.
 //!
 //! ```text
 //!  ┌─> ring.turn     one system call: submit what the last turn prepared, reap what is done, sleep if there is nothing
@@ -10,21 +10,23 @@
 //!  └── mesh          one batch per shard, doorbells     ← shard.poll_envelope
 //! ```
 //!
+//! The loops that turn shards are in [`crew`](crate::crew).
+//!
 //! # Sleeping
-//! The loop sleeps inside the net ring's own system call. Other shards wake it with a message to the ring (the doorbell),
+//! A thread sleeps inside a net ring's own system call. Other shards wake it with a message to the ring (the doorbell),
 //! aliens through the ring's waker. The executor around it has nothing else to run while no disk operation is in flight,
 //! so nothing else needs to wake it; see `docs/decisions/0002-park-in-the-net-ring.md`.
 //!
-//! Every turn that has nothing left to do asks to sleep, also under load: the system call returns at once when something is
-//! ready, and otherwise the other shards of an oversubscribed core get it sooner, and the next turn is larger.
+//! A shard that has its thread to itself asks to sleep after every turn that has nothing left to do, also under load: the
+//! system call returns at once when something is ready, and otherwise others who want the core get it sooner, and the next
+//! turn is larger.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
 use midge_auth::Verdict;
-use midge_mesh::{Node, ShardId};
+use midge_mesh::{Node, ShardId, ShardSet};
 use midge_netring::{Event, NetRing, Receive, RingHandle, Slot, Wait};
 use midge_session::Time;
 use midge_shard::{Action, Ban, ConnectionId, Envelope, ListenerId, Luggage, Shard};
@@ -39,24 +41,24 @@ use crate::logins::{Logins, Outcome};
 use crate::start::{Auditor, Command, ListenerChange};
 use crate::statistics::Statistics;
 
-/// Turns between two visits of the executor's own housekeeping.
-const TURNS_PER_YIELD: u32 = 1024;
-
 /// How long a drain waits for the wills that it published to reach other shards' clients, before it closes those.
 const WILLS_GRACE_MS: u64 = 50;
 
 /// How long the log may take to end in good order after a drain, in milliseconds. What was promised is kept before that.
 const CLOSE_MS: u64 = 5_000;
 
-/// Longest sleep: bounds how late anything forgotten is noticed.
-const SLEEP_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at a log that is being closed, in milliseconds.
+const CLOSING_TURN_MS: u64 = 10;
+
+/// Longest sleep, in milliseconds: bounds how late anything forgotten is noticed.
+pub(crate) const SLEEP_MS_MAX: u64 = 10_000;
 
 /// Between two looks at memory that a burst has left behind, in nanoseconds.
 const TRIM_PERIOD_NS: u64 = 5_000_000_000;
 
 /// Where the process is in its life, as one shard sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Serving,
     /// Wills are out; clients are told at the first time, whatever is left is dropped at the second.
     Draining {
@@ -64,6 +66,11 @@ enum Phase {
         told: bool,
         end_at: Time,
     },
+    /// Nobody is served any more; the log ends in good order, or at that time as it is.
+    Closing {
+        end_at: Time,
+    },
+    Over,
 }
 
 /// One shard with its hands.
@@ -84,12 +91,15 @@ pub(crate) struct Hands {
     pub(crate) bans: Option<Sender<Ban>>,
     pub(crate) audit: Option<Auditor>,
     pub(crate) envelopes_per_turn_max: usize,
-    pub(crate) spin: Duration,
     pub(crate) travelling: Travelling,
     pub(crate) targets: Vec<ShardId>,
     pub(crate) statistics: Statistics,
     /// Under the shard's log; `None` when nothing is kept.
     pub(crate) disk: Option<Disk>,
+    pub(crate) phase: Phase,
+    pub(crate) trimmed_at: Time,
+    /// The shards on the same thread: nobody has to wake those.
+    pub(crate) mates: ShardSet,
 }
 
 /// Connections on their way to another shard's ring.
@@ -99,99 +109,98 @@ pub(crate) struct Travelling {
     luggage: HashMap<u64, (ShardId, Box<Luggage>)>,
 }
 
+/// What a turn leaves to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Turned {
+    /// Whether anything came in.
+    pub(crate) handled: bool,
+    /// Whether the next turn has something to do at once.
+    pub(crate) again: bool,
+}
+
 impl Hands {
-    /// Runs until a [`Command::Stop`] has drained the shard.
-    pub(crate) async fn run(mut self) {
-        let mut phase = Phase::Serving;
-        let mut turns = 0u32;
-        let mut again = true;
-        let mut quiet_since: Option<Time> = None;
-        let mut trimmed_at = self.clock.now();
-        loop {
-            let entering = self.clock.now();
-            if self.statistics.turn_ends(entering, &self.ring) {
-                self.publish(entering);
-            }
-            let wait = if again { Wait::No } else { self.wait(phase, entering) };
-            let wait = self.statistics.limit(wait);
-            if let Err(error) = self.ring.turn(wait) {
-                // The ring is the shard's only way to its clients.
-                panic!("shard {}: the net ring failed: {error}", self.shard.id());
-            }
-            if wait != Wait::No {
-                self.node.unpark();
-            }
-            let now = self.clock.now();
-            self.statistics.turn_begins(now, wait != Wait::No);
-            let handled =
-                self.handle_events(now) + self.handle_inboxes(now) + self.handle_logins(now);
-            let asked = self.handle_commands(&mut phase, now);
-            self.drive_disk(now);
-            let more = self.shard.handle_turn(now) | asked;
-            self.act();
-            self.flush();
-            self.send_envelopes();
-            self.drive_disk(now);
-
-            if now.since(trimmed_at) >= TRIM_PERIOD_NS {
-                trimmed_at = now;
-                self.ring.trim();
-                self.layers.trim();
-            }
-            if self.accepting.is_due(now) {
-                self.ring.resume_accepts();
-            }
-
-            phase = self.step(phase, now);
-            if let Phase::Draining { told: true, end_at, .. } = phase
-                && (self.shard.is_drained() || now >= end_at)
-            {
-                self.publish(self.clock.now());
-                self.close_log();
-                return;
-            }
-            again = more || self.layers.wants_turn() || self.spins(handled, now, &mut quiet_since);
-            if !again {
-                // Nothing that is flushed later than this may be missed: from here on doorbells are rung.
-                again = !self.node.announce_park();
-                if again {
-                    self.node.unpark();
-                }
-            }
-            turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(TURNS_PER_YIELD) {
-                glommio::executor().yield_task_queue_now().await;
-            }
+    /// The turn's beginning: its system call, which may sleep. Returns the time after it.
+    pub(crate) fn enter(&mut self, wait: Wait) -> Time {
+        if let Err(error) = self.ring.turn(wait) {
+            // The ring is the shard's only way to its clients.
+            panic!("shard {}: the net ring failed: {error}", self.shard.id());
         }
+        let now = self.clock.now();
+        self.statistics.turn_begins(now, wait != Wait::No);
+        now
     }
 
-    /// Whether to look again at once although nothing happened: within the configured spin after the last event.
-    fn spins(&self, handled: usize, now: Time, quiet_since: &mut Option<Time>) -> bool {
-        if self.spin.is_zero() {
-            return false;
-        }
-        if handled > 0 {
-            *quiet_since = None;
-            return true;
-        }
-        let since = *quiet_since.get_or_insert(now);
-        u128::from(now.since(since)) < self.spin.as_nanos()
+    /// Between turns: takes in what other shards have flushed. What comes of it leaves with [`Hands::give_out`].
+    pub(crate) fn take_in(&mut self, now: Time) {
+        self.handle_inboxes(now);
+        self.act();
     }
 
-    /// How long to sleep: until the next timer.
-    fn wait(&self, phase: Phase, now: Time) -> Wait {
-        let timer = self.shard.next_timeout();
-        let accept = self.accepting.next();
-        let end = match phase {
+    /// Before a turn: prepares what was to be said after [`Hands::take_in`], so that the turn's system call takes it along.
+    pub(crate) fn give_out(&mut self) {
+        self.flush();
+        self.send_envelopes();
+    }
+
+    /// The turn's work.
+    pub(crate) fn work(&mut self, now: Time) -> Turned {
+        if let Phase::Closing { .. } | Phase::Over = self.phase {
+            self.close_log(now);
+            return Turned { handled: false, again: false };
+        }
+        let handled = self.handle_events(now) + self.handle_inboxes(now) + self.handle_logins(now);
+        let asked = self.handle_commands(now);
+        self.drive_disk(now);
+        let more = self.shard.handle_turn(now) | asked;
+        self.act();
+        self.flush();
+        self.send_envelopes();
+        self.drive_disk(now);
+
+        if now.since(self.trimmed_at) >= TRIM_PERIOD_NS {
+            self.trimmed_at = now;
+            self.ring.trim();
+            self.layers.trim();
+        }
+        if self.accepting.is_due(now) {
+            self.ring.resume_accepts();
+        }
+        self.step(now);
+        Turned { handled: handled > 0, again: more || self.layers.wants_turn() }
+    }
+
+    /// The turn's end. Returns the time.
+    pub(crate) fn end(&mut self) -> Time {
+        let now = self.clock.now();
+        if self.statistics.turn_ends(now, &self.ring) {
+            self.publish(now);
+        }
+        now
+    }
+
+    /// Whether there still is anybody to serve.
+    pub(crate) fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving | Phase::Draining { .. })
+    }
+
+    /// Whether a [`Command::Stop`] has drained the shard, and its log is closed.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// When the next turn is due if nothing happens before.
+    pub(crate) fn next_turn(&self, now: Time) -> Time {
+        let step = match self.phase {
             Phase::Serving => None,
             Phase::Draining { tell_at, told: false, .. } => Some(tell_at),
             Phase::Draining { end_at, .. } => Some(end_at),
+            // Nothing is timed any more.
+            Phase::Closing { .. } => return now.plus_millis(CLOSING_TURN_MS),
+            Phase::Over => return now.plus_millis(SLEEP_MS_MAX),
         };
-        let next = [timer, accept, end].into_iter().flatten().min();
-        match next {
-            None => Wait::For(SLEEP_MAX),
-            Some(at) => Wait::For(Duration::from_nanos(at.since(now)).min(SLEEP_MAX)),
-        }
+        let latest = self.statistics.latest_turn(now.plus_millis(SLEEP_MS_MAX));
+        let timers = [self.shard.next_timeout(), self.accepting.next(), step];
+        timers.into_iter().flatten().fold(latest, Time::min)
     }
 
     fn handle_events(&mut self, now: Time) -> usize {
@@ -267,27 +276,22 @@ impl Hands {
         }
     }
 
-    /// At the end of a drain: everything is written, and the log ends in good order.
-    fn close_log(&mut self) {
-        if self.disk.is_none() {
-            return;
+    /// At the end of a drain: everything is written, and the log ends in good order. Nobody is served any more.
+    fn close_log(&mut self, now: Time) {
+        while let Some(event) = self.ring.next_event() {
+            match (event, &mut self.disk) {
+                (Event::File(done), Some(disk)) => disk.handle(&mut self.ring, done),
+                (Event::Received { data, .. }, _) => self.ring.recycle(data),
+                _ => {}
+            }
         }
-        let end_at = self.clock.now().plus_millis(CLOSE_MS);
-        self.shard.close_log();
-        loop {
-            let now = self.clock.now();
-            self.drive_disk(now);
-            if self.shard.is_log_closed() || now >= end_at {
-                return;
-            }
-            if self.ring.turn(Wait::For(Duration::from_millis(10))).is_err() {
-                return;
-            }
-            while let Some(event) = self.ring.next_event() {
-                if let (Event::File(done), Some(disk)) = (event, &mut self.disk) {
-                    disk.handle(&mut self.ring, done);
-                }
-            }
+        self.node.drain(self.envelopes_per_turn_max, |_, _| {});
+        self.send_envelopes();
+        self.drive_disk(now);
+        if let Phase::Closing { end_at } = self.phase
+            && (self.shard.is_log_closed() || now >= end_at)
+        {
+            self.phase = Phase::Over;
         }
     }
 
@@ -412,19 +416,23 @@ impl Hands {
             }
         }
         self.targets = targets;
-        let Self { node, ring, rings, .. } = self;
-        node.flush(|target| ring.ring_doorbell(&rings[target.index()]));
+        let Self { node, ring, rings, mates, .. } = self;
+        node.flush(|target| {
+            if !mates.contains(target) {
+                ring.ring_doorbell(&rings[target.index()]);
+            }
+        });
     }
 
     /// Commands from aliens, at most one that is work in a turn. Returns whether more may wait.
-    fn handle_commands(&mut self, phase: &mut Phase, now: Time) -> bool {
+    fn handle_commands(&mut self, now: Time) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Stop { drain_timeout } if *phase == Phase::Serving => {
+                Command::Stop { drain_timeout } if self.phase == Phase::Serving => {
                     self.ring.stop_listening();
                     self.shard.handle_shutdown_wills(now);
                     let drain_ms = u64::try_from(drain_timeout.as_millis()).unwrap_or(u64::MAX);
-                    *phase = Phase::Draining {
+                    self.phase = Phase::Draining {
                         tell_at: now.plus_millis(WILLS_GRACE_MS),
                         told: false,
                         end_at: now.plus_millis(drain_ms),
@@ -451,7 +459,7 @@ impl Hands {
                 Command::Listeners { layers, changes } => {
                     self.layers.replace_listeners(layers);
                     // A drain has closed them all.
-                    if *phase == Phase::Serving {
+                    if self.phase == Phase::Serving {
                         changes.into_iter().for_each(|change| self.change_listener(change));
                     }
                 }
@@ -480,19 +488,31 @@ impl Hands {
     }
 
     /// The steps of a drain.
-    fn step(&mut self, phase: Phase, now: Time) -> Phase {
-        let mut phase = phase;
-        match phase {
+    fn step(&mut self, now: Time) {
+        match self.phase {
             Phase::Draining { tell_at, told: false, end_at } if now >= tell_at => {
                 self.shard.handle_shutdown(now);
-                phase = Phase::Draining { tell_at, told: true, end_at };
+                self.phase = Phase::Draining { tell_at, told: true, end_at };
                 self.act();
                 self.flush();
                 self.send_envelopes();
             }
-            Phase::Serving | Phase::Draining { .. } => {}
+            Phase::Serving | Phase::Draining { .. } | Phase::Closing { .. } | Phase::Over => {}
         }
-        phase
+        if let Phase::Draining { told: true, end_at, .. } = self.phase
+            && (self.shard.is_drained() || now >= end_at)
+        {
+            self.publish(self.clock.now());
+            // Whoever asks from here on gets no answer instead of none in time.
+            self.commands = crossbeam_channel::never();
+            self.phase = if self.disk.is_some() {
+                self.shard.close_log();
+                self.drive_disk(now);
+                Phase::Closing { end_at: now.plus_millis(CLOSE_MS) }
+            } else {
+                Phase::Over
+            };
+        }
     }
 }
 

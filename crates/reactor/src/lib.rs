@@ -7,7 +7,8 @@
 //! |---|---|
 //! | [`start`](mod@start) | threads, the exchange of ring handles, stop and join |
 //! | [`asker`] | questions from aliens to shards |
-//! | `hands` | the loop of one shard |
+//! | `crew` | the loop of one thread: of one shard, or of several |
+//! | `hands` | one turn of a shard |
 //! | `accepting` | when to accept again after a listener was paused |
 //! | `durable` | what is kept, at the start |
 //! | `progress` | how far the logs have been read at the start |
@@ -30,6 +31,7 @@
 mod accepting;
 pub mod asker;
 mod clock;
+mod crew;
 mod damage;
 pub mod disk;
 mod durable;

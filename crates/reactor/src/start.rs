@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use midge_mesh::{InterestMap, Node, ShardId};
+use midge_mesh::{InterestMap, Node, ShardId, ShardSet};
 use midge_metrics::Identity;
 use midge_netring::{ListenerId, NetRing, RingConfig, RingHandle, TIME_SLICE_MIN, Waker};
 use midge_session::{Publication, Time};
@@ -19,9 +19,10 @@ use midge_shard::{AuditNote, Ban, Bans, Envelope, RetainedCounts, Security, Shar
 use crate::accepting::Accepting;
 use crate::asker::Asker;
 use crate::clock::Clock;
+use crate::crew::{Crew, run_alone};
 use crate::damage::DamageReport;
 use crate::durable::{Durability, DurabilityError, Store};
-use crate::hands::{Hands, Travelling};
+use crate::hands::{Hands, Phase, Travelling};
 use crate::journal::Journal;
 use crate::layers::{LayerCounters, Layers};
 use crate::logins::{self, Doorman, Logins, Outcome};
@@ -31,8 +32,8 @@ use crate::statistics::Statistics;
 pub(crate) const COMMANDS_MAX: usize = 64;
 
 /// What glommio registers for its own disk operations, in bytes. Its default of 10 MiB per executor is made for programs
-/// that live on disk I/O; nothing is read or written yet, and sixty-four executors must fit into the 8 MiB that
-/// an unprivileged process may lock.
+/// that live on disk I/O; nothing is read or written with it, and sixty-four executors must fit into the 8 MiB
+/// that an unprivileged process may lock.
 const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
 
 /// Submission entries of each of glommio's three rings.
@@ -53,7 +54,8 @@ impl fmt::Debug for Auditor {
 pub struct Settings {
     /// 1 to 1,024.
     pub shards: u16,
-    /// The core of each shard, by shard; empty: none is pinned.
+    /// The core of each shard, by shard; those of one core share a thread. Empty: none is pinned, and as many threads as the
+    /// process has cores share the shards out.
     pub cores: Vec<usize>,
     /// Settings of each shard's mind.
     pub shard: Arc<midge_shard::Settings>,
@@ -351,13 +353,13 @@ impl Broker {
     }
 }
 
-/// What a shard's thread says once its ring is there.
+/// What is said for a shard once its ring is there and its log is read.
 type Hello = Result<(u16, RingHandle, Waker, Vec<(ShardId, Envelope)>), StartError>;
 
 /// What a shard hears before it serves: all rings, and what other shards' restored sessions have to say to it.
 type Welcome = (Arc<[RingHandle]>, Vec<(ShardId, Envelope)>);
 
-/// What one shard's thread starts with.
+/// What one shard starts with.
 struct Seat {
     id: ShardId,
     settings: Settings,
@@ -373,15 +375,45 @@ struct Seat {
     /// Once every shard has said hello; an error means that the start was given up.
     welcome: Receiver<Welcome>,
     store: Option<Arc<Store>>,
-    time_slice: Duration,
+    /// Who shares its thread.
+    mates: ShardSet,
 }
 
-/// The scheduler's turns for each of `shards` on `cores`. As short as can be where each has a core of its own: it wakes for a
-/// few microseconds' work and should not wait until something else has had its milliseconds. Where several share a core they
-/// are each other's something else, and to change between them at every tenth of a millisecond cost 4 % of the processor with 8.
-fn time_slice(shards: u16, cores: usize) -> Duration {
-    let on_a_core = usize::from(shards).div_ceil(cores.max(1));
-    TIME_SLICE_MIN.saturating_mul(u32::try_from(on_a_core).unwrap_or(u32::MAX))
+/// The shards of one thread.
+#[derive(Debug, PartialEq, Eq)]
+struct Bench {
+    /// Where it stays; `None`: where the scheduler wants it.
+    core: Option<usize>,
+    /// Ascending; at least one.
+    shards: Vec<u16>,
+}
+
+/// Who shares a thread with whom: one thread for each of `cores` that is named, else as many as the process has cores to run
+/// them on.
+fn benches(shards: u16, cores: &[usize], parallelism: usize) -> Vec<Bench> {
+    let mut benches: Vec<Bench> = Vec::new();
+    for shard in 0..shards {
+        let core = cores.get(usize::from(shard)).copied();
+        let place = match core {
+            Some(_) => benches.iter().position(|bench| bench.core == core),
+            None => Some(usize::from(shard) % parallelism.max(1)),
+        };
+        match place.and_then(|place| benches.get_mut(place)) {
+            Some(bench) => bench.shards.push(shard),
+            None => benches.push(Bench { core, shards: vec![shard] }),
+        }
+    }
+    benches
+}
+
+impl Bench {
+    /// Threads have names of 15 bytes.
+    fn thread_name(&self) -> String {
+        match self.shards.as_slice() {
+            [shard] => format!("shard-{shard}"),
+            shards => format!("shards-{}+{}", shards[0], shards.len() - 1),
+        }
+    }
 }
 
 /// Starts all shards. `listeners` are the listening sockets, by shard, then in the order of the configuration.
@@ -409,10 +441,11 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     let nodes = midge_mesh::build(shards, settings.mesh_ring_capacity);
     let clock = Clock::new();
     let started = SystemTime::now();
-    let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let time_slice = time_slice(shards, cores);
+    let parallelism = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let benches = benches(shards, &settings.cores, parallelism);
     let (hello, hellos) = bounded::<Hello>(usize::from(shards));
-    let mut threads = Vec::with_capacity(usize::from(shards));
+    let mut threads = Vec::with_capacity(benches.len());
+    let mut seats = Vec::with_capacity(usize::from(shards));
     let mut answers = Vec::with_capacity(usize::from(shards));
     let (logins, login_line) = logins::logins();
     let mut outcome_senders = Vec::with_capacity(usize::from(shards));
@@ -422,7 +455,7 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
         let (commands, command_receiver) = bounded(COMMANDS_MAX);
         let (outcomes, outcome_receiver) = logins::outcomes();
         let (answer, welcome) = bounded(1);
-        let seat = Seat {
+        seats.push(Some(Seat {
             id,
             settings: settings.clone(),
             shared: shared.clone(),
@@ -436,22 +469,31 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
             hello: hello.clone(),
             welcome,
             store: store.clone(),
-            time_slice,
-        };
-        let placement = match settings.cores.get(id.index()) {
-            Some(core) => Placement::Fixed(*core),
-            None => Placement::Unbound,
-        };
-        let thread = LocalExecutorBuilder::new(placement)
-            .name(&format!("shard-{id}"))
-            .io_memory(EXECUTOR_IO_MEMORY)
-            .ring_depth(EXECUTOR_RING_DEPTH)
-            .spawn(move || take_seat(seat))
-            .map_err(|error| StartError::Executor { shard: id.get(), reason: error.to_string() })?;
-        threads.push(thread);
+            mates: ShardSet::new(),
+        }));
         answers.push(answer);
         command_senders.push(commands);
         outcome_senders.push(outcomes);
+    }
+    for bench in benches {
+        let shard = bench.shards[0];
+        let placement = match bench.core {
+            Some(core) => Placement::Fixed(core),
+            None => Placement::Unbound,
+        };
+        let mut mates = ShardSet::new();
+        for shard in &bench.shards {
+            mates.insert(ShardId::new(*shard));
+        }
+        let taken = bench.shards.iter().filter_map(|shard| seats[usize::from(*shard)].take());
+        let taken: Vec<Seat> = taken.map(|seat| Seat { mates: mates.clone(), ..seat }).collect();
+        let thread = LocalExecutorBuilder::new(placement)
+            .name(&bench.thread_name())
+            .io_memory(EXECUTOR_IO_MEMORY)
+            .ring_depth(EXECUTOR_RING_DEPTH)
+            .spawn(move || take_seats(taken))
+            .map_err(|error| StartError::Executor { shard, reason: error.to_string() })?;
+        threads.push(thread);
     }
     drop((hello, logins));
     let mut rings: Vec<Option<(RingHandle, Waker)>> = vec![None; usize::from(shards)];
@@ -482,21 +524,72 @@ pub fn start(settings: &Settings, listeners: Vec<Vec<TcpListener>>) -> Result<Br
     Ok(Broker { threads, stopper: Stopper { shards }, asker, clock, damage })
 }
 
-/// A shard's thread, from its ring to its end.
-async fn take_seat(seat: Seat) {
-    // A wish: a sandbox may forbid it, and the shard runs as everybody does then.
-    _ = midge_netring::set_time_slice(seat.time_slice);
-    let Seat { id, settings, shared, node, listeners, clock, started, .. } = seat;
+/// A thread of shards, from their rings to their end.
+async fn take_seats(seats: Vec<Seat>) {
+    // A wish: a sandbox may forbid it, and the thread runs as everybody does then.
+    _ = midge_netring::set_time_slice(TIME_SLICE_MIN);
+    let Some(Seat { clock, settings, .. }) = seats.first() else { return };
+    let (clock, spin) = (*clock, settings.spin);
+    let Some(rings) = make_rings(&seats) else { return };
+    let mut seated = Vec::with_capacity(seats.len());
+    for (seat, ring) in seats.into_iter().zip(rings) {
+        let Some(hands) = sit_down(seat, ring) else { return };
+        seated.push(hands);
+    }
+    // Every shard of this thread has said hello: nobody waits for anybody here.
+    let mut crew = Vec::with_capacity(seated.len());
+    for Seated { mut hands, welcome } in seated {
+        let Ok((rings, letters)) = welcome.recv() else { return };
+        hands.rings = rings;
+        for (from, envelope) in letters {
+            hands.shard.handle_envelope(from, envelope, clock.now());
+        }
+        crew.push(hands);
+    }
+    match <[Hands; 1]>::try_from(crew) {
+        Ok([alone]) => run_alone(alone, spin).await,
+        Err(crew) => Crew::new(crew, clock).run(spin).await,
+    }
+}
+
+/// One ring for each seat; the first leads the others. `None`: the start is given up.
+fn make_rings(seats: &[Seat]) -> Option<Vec<NetRing>> {
+    let mut rings = Vec::with_capacity(seats.len());
+    let fail = |seat: &Seat, error| {
+        let _ = seat.hello.send(Err(StartError::Ring { shard: seat.id.get(), error }));
+    };
+    for seat in seats {
+        match NetRing::new(&seat.settings.ring) {
+            Ok(ring) => rings.push(ring),
+            Err(error) => {
+                fail(seat, error);
+                return None;
+            }
+        }
+    }
+    if let [leader, others @ ..] = rings.as_mut_slice()
+        && !others.is_empty()
+        && let Err(error) = leader.lead(others.iter_mut())
+    {
+        fail(&seats[0], error);
+        return None;
+    }
+    Some(rings)
+}
+
+/// A shard that has said hello.
+struct Seated {
+    /// Without the rings of the others.
+    hands: Hands,
+    welcome: Receiver<Welcome>,
+}
+
+/// Furnishes a shard and says hello for it. `None`: the start is given up.
+fn sit_down(seat: Seat, mut ring: NetRing) -> Option<Seated> {
+    let Seat { id, mates, settings, shared, node, listeners, clock, started, .. } = seat;
     let (commands, hello, welcome, store) = (seat.commands, seat.hello, seat.welcome, seat.store);
     let (logins, outcomes) = (seat.logins, seat.outcomes);
     let shard = id.get();
-    let mut ring = match NetRing::new(&settings.ring) {
-        Ok(ring) => ring,
-        Err(error) => {
-            let _ = hello.send(Err(StartError::Ring { shard, error }));
-            return;
-        }
-    };
     // A wheel that starts before the shard's first moment never fires early.
     let now: Time = clock.now();
     let minds = Arc::clone(&settings.shard);
@@ -506,7 +599,7 @@ async fn take_seat(seat: Seat) {
         Some(Ok(disk)) => Some(disk),
         Some(Err(error)) => {
             let _ = hello.send(Err(StartError::Durability(error)));
-            return;
+            return None;
         }
     };
     let letters = restored_letters(&mut minds);
@@ -514,7 +607,7 @@ async fn take_seat(seat: Seat) {
         let number = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
         if let Err(error) = ring.listen(listener, number, settings.accepts_in_flight) {
             let _ = hello.send(Err(StartError::Listen { shard, error }));
-            return;
+            return None;
         }
     }
     let identity = Identity { shard, shards: settings.shards, started };
@@ -525,24 +618,19 @@ async fn take_seat(seat: Seat) {
         Ok(statistics) => statistics,
         Err(error) => {
             let _ = hello.send(Err(StartError::Statistics { shard, error }));
-            return;
+            return None;
         }
     };
     // Whoever looks as soon as all shards have said hello sees what was found, and not an empty page.
     statistics.publish(&mut minds, &ring, &node, &LayerCounters::default(), clock.now());
     if hello.send(Ok((shard, ring.handle(), ring.waker(), letters))).is_err() {
-        return;
-    }
-    drop(hello);
-    let Ok((rings, letters)) = welcome.recv() else { return };
-    for (from, envelope) in letters {
-        minds.handle_envelope(from, envelope, clock.now());
+        return None;
     }
     let hands = Hands {
         ring,
         shard: minds,
         node,
-        rings,
+        rings: Arc::default(),
         commands,
         logins,
         outcomes,
@@ -554,13 +642,15 @@ async fn take_seat(seat: Seat) {
         audit: settings.audit,
         accepts_in_flight: settings.accepts_in_flight,
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
-        spin: settings.spin,
         travelling: Travelling::default(),
         targets: Vec::new(),
         statistics,
         disk,
+        phase: Phase::Serving,
+        trimmed_at: now,
+        mates,
     };
-    hands.run().await;
+    Some(Seated { hands, welcome })
 }
 
 /// What restored sessions have to say to other shards, to be heard before anything is published.
@@ -581,12 +671,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn turns_are_as_long_as_those_who_share_a_core_are_many() {
-        for (shards, cores, expected) in
-            [(1, 1, 100), (2, 2, 100), (1, 64, 100), (3, 2, 200), (8, 1, 800), (8, 0, 800)]
-        {
-            let expected = Duration::from_micros(expected);
-            assert_eq!(time_slice(shards, cores), expected, "{shards} on {cores}");
-        }
+    fn a_core_has_one_thread() {
+        let spread = |shards, cores: &[usize], parallelism| -> Vec<(Option<usize>, Vec<u16>)> {
+            let benches = benches(shards, cores, parallelism).into_iter();
+            benches.map(|bench| (bench.core, bench.shards)).collect()
+        };
+        assert_eq!(spread(1, &[], 4), [(None, vec![0])]);
+        assert_eq!(spread(3, &[], 4), [(None, vec![0]), (None, vec![1]), (None, vec![2])]);
+        assert_eq!(spread(3, &[], 2), [(None, vec![0, 2]), (None, vec![1])]);
+        assert_eq!(spread(3, &[], 0), [(None, vec![0, 1, 2])]);
+        assert_eq!(spread(2, &[7, 5], 1), [(Some(7), vec![0]), (Some(5), vec![1])]);
+        assert_eq!(spread(4, &[7, 5, 7, 5], 8), [(Some(7), vec![0, 2]), (Some(5), vec![1, 3])]);
+    }
+
+    #[test]
+    fn threads_say_who_runs_on_them() {
+        let name = |shards| Bench { core: None, shards }.thread_name();
+        assert_eq!(name(vec![3]), "shard-3");
+        assert_eq!(name(vec![0, 4]), "shards-0+1");
+        assert_eq!(name((0..1024).collect()), "shards-0+1023");
     }
 }

@@ -17,13 +17,14 @@
 //! histogram of turns says. The thread's CPU time, which includes the kernel's work on its sockets, is asked for once
 //! per publication.
 
+use std::cell::Cell;
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::rc::Rc;
 
 use midge_mesh::Node;
 use midge_metrics::{Counters, Identity, MemoryKind, PageWriter, Series};
-use midge_netring::{NetRing, Wait};
+use midge_netring::NetRing;
 use midge_output::Output;
 use midge_session::Time;
 use midge_shard::{Envelope, Shard};
@@ -34,8 +35,8 @@ use crate::layers::LayerCounters;
 /// Between two publications, at least.
 const PERIOD_NS: u64 = 1_000_000;
 
-/// How long a sleeping shard may have something to publish: several ticks of any kernel's clock.
-const STALE_NS_MAX: u64 = 20_000_000;
+/// How long a sleeping shard may have something to publish, in milliseconds: several ticks of any kernel's clock.
+const STALE_MS_MAX: u64 = 20;
 
 /// One shard's page and its loop's counters.
 #[derive(Debug)]
@@ -51,6 +52,49 @@ pub(crate) struct Statistics {
     parked_ns: u64,
     completions: u64,
     receive_buffer_bytes: u64,
+    /// `None`: the shard has its thread to itself.
+    share: Option<Share>,
+}
+
+/// What the shards of one thread have in common.
+#[derive(Debug, Default)]
+pub(crate) struct ThreadTime {
+    worked_ns: Cell<u64>,
+    parks: Cell<u64>,
+    parked_ns: Cell<u64>,
+}
+
+/// What of a thread's time is this shard's.
+#[derive(Debug)]
+struct Share {
+    thread: Rc<ThreadTime>,
+    /// In its own turns.
+    worked_ns: u64,
+    busy_ns: u64,
+    /// At the last publication: the thread's CPU time, and for how long the thread and this shard had been at work.
+    seen: [u64; 3],
+}
+
+impl ThreadTime {
+    /// The thread has slept for so long.
+    pub(crate) fn parked(&self, nanoseconds: u64) {
+        self.parks.set(self.parks.get() + 1);
+        self.parked_ns.set(self.parked_ns.get() + nanoseconds);
+    }
+}
+
+impl Share {
+    /// The part of the thread's CPU time that its turns were of all turns. What the kernel did for other sockets meanwhile,
+    /// and what the thread was kept from its core, is spread over all who were at work.
+    fn busy_ns(&mut self, thread_busy_ns: u64) -> u64 {
+        let now = [thread_busy_ns, self.thread.worked_ns.get(), self.worked_ns];
+        let [busy, all, own] = [0, 1, 2].map(|index| u128::from(now[index] - self.seen[index]));
+        if let Some(part) = (busy * own).checked_div(all) {
+            self.busy_ns += part as u64;
+            self.seen = now;
+        }
+        self.busy_ns
+    }
 }
 
 impl Statistics {
@@ -83,7 +127,22 @@ impl Statistics {
             parked_ns: 0,
             completions: 0,
             receive_buffer_bytes,
+            share: None,
         })
+    }
+
+    /// The shard shares its thread with others.
+    pub(crate) fn share(&mut self, thread: Rc<ThreadTime>) {
+        self.share = Some(Share { thread, worked_ns: 0, busy_ns: 0, seen: [0; 3] });
+    }
+
+    /// A turn of a shard that shares its thread took so long, system call included.
+    #[inline]
+    pub(crate) fn worked(&mut self, nanoseconds: u64) {
+        if let Some(share) = &mut self.share {
+            share.worked_ns += nanoseconds;
+            share.thread.worked_ns.set(share.thread.worked_ns.get() + nanoseconds);
+        }
     }
 
     /// The turn's work is done. Whether it is time to publish.
@@ -99,16 +158,10 @@ impl Statistics {
         now.since(self.published_at) >= PERIOD_NS
     }
 
-    /// Keeps a sleep short enough to publish in time what has not been published.
+    /// When the next turn has to be, `latest` or sooner, to publish in time what has not been published.
     #[inline]
-    pub(crate) fn limit(&self, wait: Wait) -> Wait {
-        match wait {
-            Wait::For(limit) if self.stale => {
-                let left = STALE_NS_MAX.saturating_sub(self.entering.since(self.published_at));
-                Wait::For(limit.min(Duration::from_nanos(left)))
-            }
-            wait => wait,
-        }
+    pub(crate) fn latest_turn(&self, latest: Time) -> Time {
+        if self.stale { latest.min(self.published_at.plus_millis(STALE_MS_MAX)) } else { latest }
     }
 
     /// The system call has returned, and the next turn begins.
@@ -146,7 +199,12 @@ impl Statistics {
         let (sent, received, sockets) =
             (node.outbox_statistics(), node.inbox_statistics(), ring.counters());
         let busy = clock_gettime(ClockId::ThreadCPUTime);
-        let busy_ns = (busy.tv_sec * 1_000_000_000 + busy.tv_nsec).unsigned_abs();
+        let mut busy_ns = (busy.tv_sec * 1_000_000_000 + busy.tv_nsec).unsigned_abs();
+        let (mut parks, mut parked_ns) = (self.parks, self.parked_ns);
+        if let Some(share) = &mut self.share {
+            busy_ns = share.busy_ns(busy_ns);
+            (parks, parked_ns) = (share.thread.parks.get(), share.thread.parked_ns.get());
+        }
         let mut counters = Counters {
             bytes_received: sockets.bytes_received,
             bytes_sent: sockets.bytes_sent,
@@ -157,8 +215,8 @@ impl Statistics {
             loop_turns: self.turns,
             loop_busy_ns: busy_ns,
             loop_idle_ns: now.as_nanos().saturating_sub(busy_ns),
-            loop_parks: self.parks,
-            loop_parked_ns: self.parked_ns,
+            loop_parks: parks,
+            loop_parked_ns: parked_ns,
             ring_enters: sockets.enters,
             ring_completions: sockets.completions,
             receives: sockets.receives,
