@@ -71,8 +71,8 @@ pub struct Security {
     /// about 40 ms and 46 MiB; when 1,024 clients wait, more are told that the broker is busy (0x89).
     pub password_threads: u16,
 
-    /// How long a password that was right is known to be right, in memory, as a keyed hash: up to 1 h, default 1 min, 0 not at
-    /// all. A reload forgets all of them.
+    /// How long an answer about a user and a password is remembered, right or wrong, in memory, by a keyed hash: up to 1 h,
+    /// default 1 min, 0 not at all. A reload forgets all of them.
     pub password_cache: Period,
 }
 

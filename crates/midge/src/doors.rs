@@ -3,9 +3,10 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -22,14 +23,74 @@ use sha2::{Digest, Sha512};
 use crate::{security::random, service::Service};
 
 /// Passwords known to be right, at most: beyond it all are forgotten.
-const CACHED_MAX: usize = 100_000;
+const RIGHT_MAX: usize = 100_000;
+
+/// Passwords known not to be right, at most: beyond it all are forgotten. Fewer, since anybody can bring them.
+const WRONG_MAX: usize = 10_000;
+
+/// Work for a client that is not let in, from which on the thread rests.
+const REST_FROM: Duration = Duration::from_micros(100);
+
+/// How much longer it rests than it worked.
+const REST_TIMES: u32 = 3;
+
+/// The longest rest.
+const REST_MAX: Duration = Duration::from_millis(200);
+
+/// Answers of a moment ago, by the keyed digest of the question.
+///
+/// A device with an old password asks the same again and again, and so does a whole fleet of them: to be told the same again
+/// must not cost a hash each time. Who guesses gains nothing: a guess that was wrong is worth nothing the second time.
+#[derive(Debug, Default)]
+struct Remembered {
+    right: HashMap<[u8; 64], Instant>,
+    /// Apart, so that no number of wrong ones drives out one that was right.
+    wrong: HashMap<[u8; 64], (PasswordAnswer, Instant)>,
+}
+
+impl Remembered {
+    fn answer(&self, question: &[u8; 64], now: Instant) -> Option<PasswordAnswer> {
+        if self.right.get(question).is_some_and(|until| *until > now) {
+            return Some(PasswordAnswer::Right);
+        }
+        let (answer, until) = self.wrong.get(question)?;
+        (*until > now).then_some(*answer)
+    }
+
+    fn insert(
+        &mut self,
+        question: [u8; 64],
+        answer: PasswordAnswer,
+        now: Instant,
+        remembered_for: Duration,
+    ) {
+        let until = now + remembered_for;
+        if answer == PasswordAnswer::Right {
+            make_room(&mut self.right, RIGHT_MAX, |at| *at > now);
+            self.right.insert(question, until);
+        } else {
+            make_room(&mut self.wrong, WRONG_MAX, |(_, at)| *at > now);
+            self.wrong.insert(question, (answer, until));
+        }
+    }
+}
+
+/// Room for one more: those that are outdated go, and all if that is not enough.
+fn make_room<T>(answers: &mut HashMap<[u8; 64], T>, max: usize, counts: impl Fn(&T) -> bool) {
+    if answers.len() >= max {
+        answers.retain(|_, answer| counts(answer));
+    }
+    if answers.len() >= max {
+        answers.clear();
+    }
+}
 
 /// Users that can be exchanged while threads check passwords against them.
 #[derive(Debug)]
 pub(crate) struct Users {
     file: RwLock<Arc<PasswordFile>>,
-    right: Mutex<HashMap<[u8; 64], Instant>>,
-    /// How long one that was right is remembered, in milliseconds.
+    remembered: Mutex<Remembered>,
+    /// How long an answer is remembered, in milliseconds.
     remembered_ms: AtomicU64,
     /// Makes what is remembered of a password worthless to whoever sees it elsewhere.
     key: [u8; 64],
@@ -39,49 +100,44 @@ impl Users {
     fn new(file: PasswordFile, remembered_for: Duration) -> Result<Self, String> {
         Ok(Self {
             file: RwLock::new(Arc::new(file)),
-            right: Mutex::default(),
+            remembered: Mutex::default(),
             remembered_ms: AtomicU64::new(as_ms(remembered_for)),
             key: random()?,
         })
     }
 
-    /// What the file says about a user and a password; slow, unless it was right a moment ago.
+    /// What the file says about a user and a password; slow, unless the same was asked a moment ago.
     fn check(&self, user: &str, password: Option<&[u8]>) -> PasswordAnswer {
-        let remembered = password.map(|password| self.digest(user, password));
+        let Some(password) = password else { return self.file().verify(user, None) };
+        let question = self.digest(user, password);
         let now = Instant::now();
-        let known = |right: &HashMap<_, _>| {
-            remembered.and_then(|one| right.get(&one)).is_some_and(|at| *at > now)
-        };
-        if known(&self.right.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return PasswordAnswer::Right;
+        if let Some(answer) = self.remembered().answer(&question, now) {
+            return answer;
         }
-        let file = Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner));
-        let answer = file.verify(user, password);
+        let file = self.file();
+        let answer = file.verify(user, Some(password));
         // Relaxed: a number that stands by itself.
         let remembered_for = Duration::from_millis(self.remembered_ms.load(Ordering::Relaxed));
-        let mut right = self.right.lock().unwrap_or_else(PoisonError::into_inner);
-        // What was right for a file that was exchanged meanwhile is not remembered.
-        let file_now = self.file.read().unwrap_or_else(PoisonError::into_inner);
-        if answer == PasswordAnswer::Right
-            && !remembered_for.is_zero()
-            && Arc::ptr_eq(&file, &file_now)
-            && let Some(remembered) = remembered
-        {
-            if right.len() >= CACHED_MAX {
-                right.retain(|_, at| *at > now);
-            }
-            if right.len() >= CACHED_MAX {
-                right.clear();
-            }
-            right.insert(remembered, now + remembered_for);
+        let mut remembered = self.remembered();
+        // What a file said that was exchanged meanwhile is not remembered.
+        if !remembered_for.is_zero() && Arc::ptr_eq(&file, &self.file()) {
+            remembered.insert(question, answer, now, remembered_for);
         }
         answer
+    }
+
+    fn file(&self) -> Arc<PasswordFile> {
+        Arc::clone(&self.file.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn exchange(&self, file: PasswordFile, remembered_for: Duration) {
         self.remembered_ms.store(as_ms(remembered_for), Ordering::Relaxed);
         *self.file.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(file);
-        self.right.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.remembered() = Remembered::default();
     }
 
     fn digest(&self, user: &str, password: &[u8]) -> [u8; 64] {
@@ -135,7 +191,11 @@ impl Doors {
     }
 
     /// Answers about a client, now or later.
+    ///
+    /// Who is not let in costs a quarter of the thread's time: whoever guesses passwords by the thousand would otherwise have
+    /// all that the machine has left, and everybody else would feel it.
     pub(crate) fn ask(&self, login: &Login, reply: Reply) {
+        let began = Instant::now();
         let verdict = match login.asked {
             Authenticator::PasswordFile => self.ask_passwords(login),
             Authenticator::Scram => self.ask_scram(login),
@@ -148,7 +208,14 @@ impl Doors {
                 }
             }
         };
+        let let_in = matches!(verdict, Verdict::Granted(_) | Verdict::Continue(_));
         reply.give(verdict);
+        if !let_in {
+            let worked = began.elapsed();
+            if worked >= REST_FROM {
+                thread::sleep((worked * REST_TIMES).min(REST_MAX));
+            }
+        }
     }
 
     /// Another service is asked from now on, or none. Questions that are under way are answered by the one before.
@@ -294,21 +361,48 @@ mod tests {
     }
 
     #[test]
-    fn what_was_right_is_remembered_until_the_file_changes() {
+    fn answers_are_remembered_until_the_file_changes() {
         let users = Users::new(file(&[("anna", "a")]), Duration::from_secs(60)).unwrap();
-        let check = |password: &[u8]| users.check("anna", Some(password)) == PasswordAnswer::Right;
-        assert!(!check(b"b"));
-        assert!(users.right.lock().unwrap().is_empty(), "a wrong password is not remembered");
-        assert!(check(b"a"));
-        assert_eq!(users.right.lock().unwrap().len(), 1);
-        assert!(check(b"a"));
-        assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
+        let counts = || {
+            let remembered = users.remembered();
+            (remembered.right.len(), remembered.wrong.len())
+        };
+        let check = |user: &str, password: &[u8]| users.check(user, Some(password));
+        for _ in 0..2 {
+            assert_eq!(check("anna", b"b"), PasswordAnswer::Wrong);
+            assert_eq!(check("nobody", b"a"), PasswordAnswer::Unknown);
+            assert_eq!(check("anna", b"a"), PasswordAnswer::Right);
+            assert_eq!(users.check("anna", None), PasswordAnswer::Wrong);
+            assert_eq!(counts(), (1, 2));
+        }
         users.exchange(file(&[("anna", "b")]), Duration::from_secs(60));
-        assert!(!check(b"a"), "the old password");
-        assert!(check(b"b"));
+        assert_eq!(check("anna", b"a"), PasswordAnswer::Wrong, "the old password");
+        assert_eq!(check("anna", b"b"), PasswordAnswer::Right, "wrong a moment ago");
         users.exchange(file(&[("anna", "c")]), Duration::ZERO);
-        assert!(check(b"c"));
-        assert!(users.right.lock().unwrap().is_empty(), "nothing is remembered any more");
+        assert_eq!(check("anna", b"c"), PasswordAnswer::Right);
+        assert_eq!(check("anna", b"b"), PasswordAnswer::Wrong);
+        assert_eq!(counts(), (0, 0), "nothing is remembered any more");
+    }
+
+    #[test]
+    fn wrong_answers_are_bounded_and_drive_out_no_right_one() {
+        let mut remembered = Remembered::default();
+        let now = Instant::now();
+        let question = |number: usize| {
+            let mut question = [0; 64];
+            question[..8].copy_from_slice(&number.to_le_bytes());
+            question
+        };
+        let minute = Duration::from_secs(60);
+        remembered.insert(question(0), PasswordAnswer::Right, now, minute);
+        for number in 1..=3 * WRONG_MAX {
+            remembered.insert(question(number), PasswordAnswer::Wrong, now, minute);
+            assert!(remembered.wrong.len() <= WRONG_MAX);
+        }
+        assert_eq!(remembered.answer(&question(0), now), Some(PasswordAnswer::Right));
+        let last = question(3 * WRONG_MAX);
+        assert_eq!(remembered.answer(&last, now), Some(PasswordAnswer::Wrong));
+        assert_eq!(remembered.answer(&last, now + minute), None);
     }
 
     /// Keys that come late from where they are not fetched any more.
