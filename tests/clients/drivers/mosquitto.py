@@ -6,8 +6,12 @@ Limits: the session-present flag and the reason of a broker's DISCONNECT stay un
 import signal
 import subprocess
 import threading
+import time
 
 from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
+
+# How long a client has said nothing before it is asked to end.
+_CALM_SECONDS = 0.05
 
 _VERSION_ARGUMENTS = {3: "mqttv31", 4: "mqttv311", 5: "mqttv5"}
 
@@ -87,6 +91,7 @@ class _Subscriber(Subscriber):
         self._subscribed = threading.Event()
         self._filters_left = filters_count
         self._other_lines = []
+        self._busy_at = 0.0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         if not self._subscribed.wait(PATIENCE_SECONDS) or self._filters_left > 0:
@@ -96,6 +101,7 @@ class _Subscriber(Subscriber):
     def _read(self):
         with self._process.stdout as lines:
             for raw in lines:
+                self._busy_at = time.monotonic()
                 line = raw.decode(errors="replace").rstrip("\n")
                 if line.startswith(_MARK):
                     self.deliver(_parse(line))
@@ -109,6 +115,9 @@ class _Subscriber(Subscriber):
         self._subscribed.set()
 
     def close(self):
+        # It disconnects inside its signal handler, and waits for itself for ever if the signal finds it with one of its own
+        # locks, as it has while it takes a message (2.0.11).
+        time.sleep(max(0.0, self._busy_at + _CALM_SECONDS - time.monotonic()))
         self._end(signal.SIGTERM)
 
     def kill(self):
