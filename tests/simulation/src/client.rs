@@ -154,6 +154,22 @@ pub struct Receipt {
     pub retained: u32,
     /// How often it may have been published to us.
     pub sends: u32,
+    /// When the first copy at QoS 1 was published to us.
+    pub at_least_once: Option<u64>,
+}
+
+impl Receipt {
+    /// How often the broker may have taken a publication at QoS 2 for a new one although a copy had come. One at QoS 1 does not
+    /// wait for the log. A crash may take the record that it did not wait for; the publisher, who was not told that it is kept,
+    /// sends the publication again; and it comes at QoS 2 when another subscription stands by then.
+    pub fn times_begun_anew(&self, net: &Net, publication: &Pub) -> u32 {
+        let Some(came) = self.at_least_once else { return 0 };
+        let taken = net
+            .crashes
+            .iter()
+            .filter(|at| came <= **at && publication.accepted.is_none_or(|told| told > **at));
+        (taken.count() as u32).min(publication.sends.saturating_sub(1))
+    }
 }
 
 /// One client.

@@ -715,6 +715,9 @@ impl Client {
             Copy::Live => receipt.live += 1,
             Copy::Retained | Copy::Either => receipt.retained += 1,
         }
+        if (copy, qos) == (Copy::Live, QoS::AtLeastOnce) {
+            receipt.at_least_once.get_or_insert(net.now);
+        }
         // What was on its way at least once in a crash may come again, each copy of it.
         let crashes = net.crashes.len() as u32;
         let sends = match (publication.qos, qos) {
@@ -722,6 +725,7 @@ impl Client {
             (QoS::ExactlyOnce, QoS::AtLeastOnce) => 1 + crashes,
             // That a will was published is written within a tenth of a second (`docs/durability.md`).
             _ if publication.will => 1 + crashes,
+            (QoS::ExactlyOnce, QoS::ExactlyOnce) => 1 + receipt.times_begun_anew(net, publication),
             (QoS::AtMostOnce | QoS::ExactlyOnce, _) => 1,
         };
         // Other copies may have come at another QoS, while other subscriptions stood.
