@@ -301,11 +301,17 @@ impl Net {
 
     /// Writes one packet, or what the client takes for one.
     pub fn write(&mut self, pipe: PipeId, bytes: Vec<u8>) {
+        let state = &mut self.pipes[pipe];
+        state.packet_ends.push_back(state.written + bytes.len() as u64);
+        self.write_part(pipe, bytes);
+    }
+
+    /// Writes the beginning of a packet, which breaks no silence [MQTT-3.1.2-22].
+    pub fn write_part(&mut self, pipe: PipeId, bytes: Vec<u8>) {
         let at = self.now + self.delay();
         let state = &mut self.pipes[pipe];
         state.written += bytes.len() as u64;
         let end = state.written;
-        state.packet_ends.push_back(end);
         if state.black_hole || state.up_end.is_some() || state.place == Place::Gone {
             return;
         }

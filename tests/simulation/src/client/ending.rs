@@ -99,7 +99,10 @@ impl Client {
             let mut bytes = Vec::new();
             publish.encode(self.version, &mut bytes);
             bytes.truncate(self.prng.between(1, bytes.len() as u64 - 1) as usize);
-            self.write(net, bytes);
+            // Nothing follows a DISCONNECT [MQTT-3.14.4-2].
+            if let Some(link) = self.link.as_ref().filter(|link| !link.goodbye) {
+                net.write_part(link.pipe, bytes);
+            }
         }
         self.log(net, "is cut");
         let how = if self.prng.permille(700) { End::Reset } else { End::Fin };
