@@ -291,9 +291,9 @@ impl Shard {
                 let held = flags.has(Flags::CHOKED) && !flags.has(Flags::SENDING);
                 if !silent {
                     self.wheel.insert(deadline, entry);
-                } else if held || flags.has(Flags::PARKED | Flags::PACED) {
-                    // We do not read from it, so its silence is ours. (Not so when it is choked: then it does not read
-                    // from us, and each send that it takes counts as a sign of life.)
+                } else if held || flags.has(Flags::PARKED | Flags::PACED | Flags::RUNNABLE) {
+                    // We do not read from it, or have not looked yet at what we kept of it: its silence is ours. (Not so when
+                    // it is choked: then it does not read from us, and each send that it takes counts as a sign of life.)
                     connection.hear(now);
                     let deadline = connection.next_deadline(now).unwrap_or(now);
                     connection.note_timer(Some(deadline));

@@ -492,6 +492,35 @@ fn a_choked_client_that_takes_nothing_is_closed() {
     drop(stuck);
 }
 
+/// A publisher was held back for as long as its Keep Alive allows, and released in the turn in which that ran out: it was closed
+/// for silence with its packets in our hands [MQTT-3.1.2-22].
+#[test]
+fn whoever_is_released_in_this_turn_is_not_silent() {
+    let outbox = OutboxLimits { bytes_max: 100, envelopes_max: 100 };
+    let mut broker = Broker::new(2, Settings { outbox, ..Settings::default() });
+    let (watcher, publisher) = (broker.client_of(0), broker.client_of(1));
+    broker.connect(0, 1, &Connect::new(V311, &watcher));
+    broker.receive(0, 1, &subscribe("#", QoS::AtMostOnce));
+    broker.exchange();
+    broker.connect(1, 2, &Connect { keep_alive_seconds: 10, ..Connect::new(V311, &publisher) });
+    let mut bytes = publish("t", &"x".repeat(200), QoS::AtMostOnce, 0);
+    bytes.extend([0xC0, 0]);
+    broker.receive(1, 2, &bytes);
+    assert!(broker.actions(1).iter().any(|action| matches!(action, Action::Pause(_))));
+    broker.sent(1, 2);
+    broker.now = broker.now.plus_seconds(16);
+    while broker.shards[1].poll_envelope(ShardId::new(0)).is_some() {}
+    let now = broker.now;
+    broker.shards[1].handle_turn(now);
+    assert_eq!(broker.shards[1].counters().keep_alive_timeouts, 0);
+    assert_eq!(broker.sent(1, 2), [0xD0, 0]);
+    // And from then on it is its own silence.
+    broker.now = broker.now.plus_seconds(16);
+    let now = broker.now;
+    broker.shards[1].handle_turn(now);
+    assert_eq!(broker.shards[1].counters().keep_alive_timeouts, 1);
+}
+
 /// A message published right after the SUBACK came with RETAIN set, from its keeper, when that was faster than its
 /// publisher's shard.
 #[test]
