@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use midge_codec::{ProtocolVersion, QoS};
 
 use crate::coverage::Situation;
-use crate::net::{End, Event, MS, Net, PipeId, SECOND};
+use crate::net::{End, Event, MS, NEVER, Net, PipeId, SECOND};
 use crate::oracle::{Oracle, Pub, PubId, SIZE_ALWAYS_TAKEN, covers};
 use crate::prng::Prng;
 
@@ -24,6 +24,12 @@ pub const RELIABLE_GROUP: &str = "$share/g0/";
 
 /// Session Expiry Interval: never.
 const EXPIRY_NEVER: u32 = u32::MAX;
+
+/// How long a session outlives its connection, in nanoseconds.
+#[must_use]
+pub fn lasting(expiry: u32) -> u64 {
+    if expiry == EXPIRY_NEVER { NEVER } else { u64::from(expiry) * SECOND }
+}
 
 /// What a client is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +201,8 @@ pub struct Client {
     pub belief: Belief,
     /// When a goodbye asked for the end of the session.
     pub end_asked: Option<u64>,
+    /// When its session may have expired at the earliest; [`NEVER`] while it is connected.
+    pub expires_at: u64,
     /// Everything subscribed in this session.
     pub subscriptions: Vec<Subscription>,
     /// Requests under way.
@@ -254,6 +262,7 @@ impl Client {
             ended_at: 0,
             belief: Belief::None,
             end_asked: None,
+            expires_at: NEVER,
             subscriptions: Vec::new(),
             requests: BTreeMap::new(),
             outgoing: VecDeque::new(),

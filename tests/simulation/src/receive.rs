@@ -5,7 +5,9 @@ use midge_codec::{
     QoS, ReasonCode, SubAck, UnsubAck, decode, frame,
 };
 
-use crate::client::{Belief, Client, Kind, Request, Subscription, has_properties, payload};
+use crate::client::{
+    Belief, Client, Kind, Request, Subscription, has_properties, lasting, payload,
+};
 use crate::coverage::Situation;
 use crate::net::{End, NEVER, Net, PipeId, SECOND};
 use crate::oracle::{Oracle, PubId, SLACK, covers};
@@ -188,8 +190,10 @@ impl Client {
         } else {
             connack.session_present
         };
-        let end_asked = self.end_asked.take();
-        if present && end_asked.is_some_and(|at| net.crashes.last().is_some_and(|one| *one > at)) {
+        let end_asked = self.end_asked.take().unwrap_or(NEVER);
+        let expires_at = std::mem::replace(&mut self.expires_at, NEVER);
+        let ended_at = if net.knobs.may_refuse() { end_asked.min(expires_at) } else { end_asked };
+        if present && net.crashes.last().is_some_and(|crash| *crash > ended_at) {
             self.came_back(net.now);
         }
         if present {
@@ -202,8 +206,8 @@ impl Client {
         Ok(())
     }
 
-    /// A crash took the end of the session that a goodbye had asked for: nobody waits for its record, which is written within a
-    /// tenth of a second. What was published while the session had ended is not there.
+    /// A crash took the end of the session: nobody waits for its record, which is written within a tenth of a second of a goodbye
+    /// that asks for it, and not before the disk takes it. What was published while the session had ended is not there.
     fn came_back(&mut self, now: u64) {
         for one in &mut self.subscriptions {
             one.active = one.active.map(|_| now);
@@ -229,7 +233,7 @@ impl Client {
         match self.belief {
             Belief::None if present => Err("[MQTT-3.2.2-3] a session that never was".to_owned()),
             Belief::Exists(expiry) if !clean_start => {
-                let expiry = if expiry == u32::MAX { NEVER } else { u64::from(expiry) * SECOND };
+                let expiry = lasting(expiry);
                 let first = self.ended_at.min(ended.unwrap_or(NEVER)).saturating_add(expiry);
                 // After a crash nobody knows when a session lost its connection; the end is counted from the restart then.
                 let ended = ended.map(|at| at.max(net.crashes.last().copied().unwrap_or(0)));

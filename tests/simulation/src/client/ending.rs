@@ -2,9 +2,9 @@
 
 use midge_codec::{Disconnect, ProtocolVersion, Publish, QoS, ReasonCode};
 
-use super::{Belief, Client, EXPIRY_NEVER, Kind, Link, payload};
+use super::{Belief, Client, EXPIRY_NEVER, Kind, Link, lasting, payload};
 use crate::coverage::Situation;
-use crate::net::{End, NEVER, Net, PipeId, SECOND};
+use crate::net::{End, NEVER, Net, PipeId};
 use crate::oracle::Oracle;
 
 impl Client {
@@ -33,6 +33,13 @@ impl Client {
         let earlier_end = self.ended_at;
         // A goodbye ends the session's connection when it is read, however late the socket is closed.
         self.ended_at = if link.goodbye { link.written_at } else { net.now };
+        let server_end = pipe.server_end.unwrap_or(NEVER);
+        let expires_at = self.ended_at.min(server_end).saturating_add(lasting(link.expiry));
+        self.expires_at = match link.answered {
+            Some(_) => expires_at,
+            // If its CONNECT was not read, what was before it counts on.
+            None => self.expires_at.min(expires_at),
+        };
         self.requests.clear();
         self.log(net, "has no connection");
         if link.answered.is_none() {
@@ -43,10 +50,7 @@ impl Client {
             let expired = match self.belief {
                 Belief::None => false,
                 Belief::Maybe => true,
-                Belief::Exists(expiry) => {
-                    expiry != EXPIRY_NEVER
-                        && net.now >= earlier_end.saturating_add(u64::from(expiry) * SECOND)
-                }
+                Belief::Exists(expiry) => net.now >= earlier_end.saturating_add(lasting(expiry)),
             };
             self.must_clean |=
                 (expired || link.clean_start) && self.version != ProtocolVersion::V31;
@@ -140,7 +144,7 @@ impl Client {
                 }
             }
         }
-        let changed = disconnect.session_expiry_interval_seconds.is_some();
+        let changed = disconnect.session_expiry_interval_seconds;
         let mut bytes = Vec::new();
         disconnect.encode(self.version, &mut bytes);
         let pipe = link.pipe;
@@ -158,12 +162,13 @@ impl Client {
             link.goodbye = true;
         }
         // Most close at once, some wait for the broker to do it.
-        if self.prng.permille(600) || changed {
+        if self.prng.permille(600) || changed.is_some() {
             self.drop_link(net, oracle, Some(End::Fin));
         }
-        if changed {
+        if let Some(expiry) = changed {
             // Perhaps it was read, perhaps not.
             self.belief = Belief::Maybe;
+            self.expires_at = self.expires_at.min(net.now.saturating_add(lasting(expiry)));
             self.leave_groups(net, oracle, Some(pipe));
         }
     }
