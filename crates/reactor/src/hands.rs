@@ -34,7 +34,7 @@ use midge_shard::{Action, Ban, ConnectionId, Envelope, ListenerId, Luggage, Shar
 use crate::accepting::Accepting;
 use crate::clock::Clock;
 use crate::disk::Disk;
-use crate::durable::drive;
+use crate::durable::{Store, drive};
 use crate::journal::Journal;
 use crate::layers::Layers;
 use crate::logins::{Logins, Outcome};
@@ -96,6 +96,8 @@ pub(crate) struct Hands {
     pub(crate) statistics: Statistics,
     /// Under the shard's log; `None` when nothing is kept.
     pub(crate) disk: Option<Disk>,
+    /// The data directory is locked against other processes until no shard has this any more.
+    pub(crate) _store: Option<Arc<Store>>,
     pub(crate) phase: Phase,
     pub(crate) trimmed_at: Time,
     /// The shards on the same thread: nobody has to wake those.

@@ -646,6 +646,7 @@ fn sit_down(seat: Seat, mut ring: NetRing) -> Option<Seated> {
         targets: Vec::new(),
         statistics,
         disk,
+        _store: store,
         phase: Phase::Serving,
         trimmed_at: now,
         mates,
