@@ -15,6 +15,7 @@
 mod arguments;
 mod broker_process;
 mod engine;
+mod presence;
 mod progress;
 mod report;
 mod scenario;

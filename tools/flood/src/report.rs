@@ -54,6 +54,11 @@ pub(crate) struct Report {
     generator_cpu_share: f64,
     /// Send (closed loop) or intended send (open loop) to receive, in the window.
     latency_ns: Percentiles,
+    /// The same of messages that were due and arrived while the generator was there. Only where it never sleeps.
+    latency_present_ns: Percentiles,
+    /// How often, and how long in all, it was away for more than 0.1 ms in the window: the machine had taken its processor.
+    generator_absences: u64,
+    generator_away_ns: u64,
     /// Socket to SUBACK (or CONNACK without a subscription).
     connect_latency_ns: Percentiles,
     /// Cycle: socket to DISCONNECT sent. Retained: SUBSCRIBE to the last retained message of a subscriber.
@@ -130,6 +135,7 @@ impl Report {
             groups.push(GroupReport::new(state));
         }
         let latency_ns = Percentiles::new(&mut latency);
+        let latency_present_ns = Percentiles::new(&mut swarm.presence.latency);
         let sum = |count: fn(&GroupReport) -> u64| groups.iter().map(count).sum();
         let connect_latency_ns = Percentiles::new(&mut swarm.connect_latency);
         let round_latency_ns = Percentiles::new(&mut swarm.round_latency);
@@ -180,6 +186,9 @@ impl Report {
             messages_per_send: ratio(end.sent - begin.sent, end.sends - begin.sends),
             generator_cpu_share: per_second(end.own_cpu_us - begin.own_cpu_us) / 1e6,
             latency_ns,
+            latency_present_ns,
+            generator_absences: swarm.presence.count,
+            generator_away_ns: swarm.presence.away_ns,
             connect_latency_ns,
             round_latency_ns,
             waves_ns: swarm.waves_ns.clone(),
@@ -241,6 +250,14 @@ impl Report {
                 self.messages_per_receive, self.messages_per_send
             ));
             lines.push(format!("latency:         {}", self.latency_ns.text()));
+            if self.generator_absences > 0 {
+                lines.push(format!(
+                    "the generator lost its processor {} times, {:.1} ms in all; latency without what that touched:",
+                    self.generator_absences,
+                    self.generator_away_ns as f64 / 1e6
+                ));
+                lines.push(format!("                 {}", self.latency_present_ns.text()));
+            }
         }
         if self.cycles > 0 {
             lines.push(format!(

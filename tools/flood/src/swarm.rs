@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use midge_output::Output;
 
+use crate::presence::Presence;
 use crate::scenario::{Mode, Plan, Role};
 use crate::statistics::{Counters, Failure, Latencies};
 use crate::tracker::Arrival;
@@ -158,6 +159,8 @@ pub(crate) struct Swarm {
     pub(crate) connect_latency: Latencies,
     /// Cycle: from the socket to DISCONNECT sent. Retained: from SUBSCRIBE to the last retained message.
     pub(crate) round_latency: Latencies,
+    /// Whether the generator was there all the time: only of runs in which it never sleeps.
+    pub(crate) presence: Presence,
     /// Retained: messages that each subscriber has got, by client number.
     fetched: Vec<u32>,
     /// Retained: publishers whose message may not be stored yet.
@@ -226,6 +229,7 @@ impl Swarm {
             counters: Counters::default(),
             connect_latency: Latencies::new(),
             round_latency: Latencies::new(),
+            presence: Presence::default(),
             fetched: Vec::new(),
             storing: 0,
             waves_ns: Vec::new(),
@@ -356,9 +360,11 @@ impl Swarm {
             last_delivery_ns,
             fetched,
             round_latency,
+            presence,
             storing,
             ..
         } = self;
+        presence.look(now_ns);
         let protocol = plan.protocol;
         let client = &mut clients[index as usize];
         if !client.stage.may_send() {
@@ -398,6 +404,7 @@ impl Swarm {
                     return;
                 }
                 latency.record(now_ns.saturating_sub(stamp.time_ns));
+                presence.record(now_ns, stamp.time_ns);
                 if let Some(fetched) = fetched.get_mut(index as usize) {
                     *fetched += 1;
                     if *fetched as usize == publishers.len() {
@@ -695,6 +702,7 @@ impl Swarm {
 
     /// Everything that time does. To be called once a turn.
     pub(crate) fn tick(&mut self, now_ns: u64) -> Option<Mark> {
+        self.presence.look(now_ns);
         self.expire_handshakes(now_ns);
         self.send_pings(now_ns);
         if matches!(self.phase, Phase::Warming(_) | Phase::Measuring(_)) {
@@ -755,6 +763,9 @@ impl Swarm {
                     state.latency.reset();
                 }
                 self.connect_latency_reset();
+                if self.plan.spin {
+                    self.presence.begin(now_ns);
+                }
                 self.phase = Phase::Measuring(now_ns + nanoseconds(self.plan.duration));
                 return Some(Mark::WindowBegins);
             }
@@ -762,6 +773,7 @@ impl Swarm {
                 if now_ns >= until || self.plan.mode == Mode::Retained && self.has_arrived() =>
             {
                 self.last_delivery_ns = now_ns;
+                self.presence.end();
                 self.phase = Phase::Draining(now_ns + DRAIN_NS_MAX);
                 return Some(Mark::WindowEnds);
             }
