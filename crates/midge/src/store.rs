@@ -274,6 +274,9 @@ fn describe(record: &Record<'_>) -> (&'static str, Value) {
         }
         Record::HandedOn { number } => ("handed_on", json!({"number": number})),
         Record::Mark { shard, number } => ("mark", json!({"shard": shard, "number": number})),
+        Record::Came { shard, first, last } => {
+            ("came", json!({"shard": shard, "first": first, "last": last}))
+        }
         Record::RetainedGone { topic } => ("retained_gone", json!({"topic": topic})),
         Record::Taken { message, group } => ("taken", json!({"message": message, "group": group})),
     }

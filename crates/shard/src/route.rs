@@ -474,6 +474,7 @@ impl Shard {
         if let Some(durable) = &mut self.durable {
             durable.opening.targets.clear();
             durable.opening.came_from = None;
+            durable.opening.came_is_noted = false;
             if number != 0 {
                 if durable.known[from.index()].has(number) && !mutant!("handed-on-again") {
                     // What it became may not be committed yet.
@@ -494,6 +495,10 @@ impl Shard {
             && !routed.unkept
         {
             durable.note_mark(from, number);
+            // What a group's member on another shard was given stands nowhere yet, and must come again.
+            if !durable.opening.came_is_noted && self.tickets.is_empty() {
+                durable.note_passed(from, number);
+            }
         }
         routed
     }

@@ -173,6 +173,7 @@ fn line(record: &Record<'_>, clients: &HashMap<u64, String>) -> Option<Line> {
         | Record::InboundReleased { .. }
         | Record::HandedOn { .. }
         | Record::Mark { .. }
+        | Record::Came { .. }
         | Record::RetainedGone { .. }
         | Record::Taken { .. } => return None,
     })

@@ -58,7 +58,7 @@ impl Image {
             Record::Taken { group, .. } => {
                 format!("that {} has passed on a message, which may come again", shown(group))
             }
-            Record::HandedOn { .. } | Record::Mark { .. } => {
+            Record::HandedOn { .. } | Record::Mark { .. } | Record::Came { .. } => {
                 "what shards have told each other".to_owned()
             }
         })

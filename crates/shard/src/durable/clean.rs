@@ -12,7 +12,7 @@ use midge_codec::PacketId;
 use midge_mesh::ShardId;
 use midge_session::{Keep, Time};
 use midge_store::{
-    Chunk, Condition, DiskError, Failure, Position, ReadId, Refused, Rest, SegmentId,
+    Chunk, Condition, DiskError, Failure, Level, Position, ReadId, Refused, Rest, SegmentId,
 };
 
 use super::backlog::FAILURES_MAX;
@@ -212,6 +212,7 @@ impl Shard {
             | Record::InboundReleased { .. }
             | Record::HandedOn { .. }
             | Record::Mark { .. }
+            | Record::Came { .. }
             | Record::RetainedGone { .. }
             | Record::Taken { .. } => Ok(()),
         }
@@ -420,6 +421,20 @@ impl Durable {
             None => self.unsynced_marks.push_back((appended, from, number)),
         }
         self.sync_marks();
+    }
+
+    /// Notes that what has come from another shard under this number has become nothing that is kept.
+    pub(crate) fn note_passed(&mut self, from: ShardId, number: u64) {
+        self.passed.add(from.get(), number);
+    }
+
+    /// Writes what has passed, before anything begins.
+    pub(super) fn write_passed(&mut self) -> Result<(), Refused> {
+        while let Some((&shard, &(first, last))) = self.passed.rows.first_key_value() {
+            self.append_end(&Record::Came { shard, first, last }, Level::Memory)?;
+            self.passed.rows.pop_first();
+        }
+        Ok(())
     }
 
     fn sync_marks(&mut self) {

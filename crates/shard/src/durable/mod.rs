@@ -178,6 +178,8 @@ pub(crate) struct Opening {
     pub(crate) targets: Vec<u16>,
     /// The shard that handed it on, and its number there.
     pub(crate) came_from: Option<(u16, u64)>,
+    /// The log says so.
+    pub(crate) came_is_noted: bool,
     /// Groups that keep it.
     pub(crate) groups: Vec<Arc<str>>,
     /// Connections of sessions that are kept to which it goes at QoS 0 although it was published at QoS 2: it leaves once it is
@@ -219,22 +221,65 @@ impl Opening {
 /// and then the other shard hands on again what the first one was. What it does not hand on again has been committed here.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Known {
-    pub(crate) up_to: u64,
-    pub(crate) beyond: BTreeSet<u64>,
+    up_to: u64,
+    /// The first and the last of each row of them.
+    beyond: BTreeMap<u64, u64>,
 }
 
 impl Known {
+    /// These have come.
+    pub(crate) fn add(&mut self, mut first: u64, mut last: u64) {
+        while let Some((from, to)) = self.beyond.range(..=last.saturating_add(1)).next_back()
+            && to.saturating_add(1) >= first
+        {
+            let from = *from;
+            (first, last) = (first.min(from), last.max(*to));
+            self.beyond.remove(&from);
+        }
+        self.beyond.insert(first, last);
+    }
+
+    /// All up to this one have come.
+    pub(crate) fn add_up_to(&mut self, number: u64) {
+        self.up_to = number.max(self.up_to);
+        self.forget_before(self.up_to);
+    }
+
+    fn forget_before(&mut self, number: u64) {
+        while self.beyond.first_entry().is_some_and(|row| *row.get() < number) {
+            self.beyond.pop_first();
+        }
+    }
+
     /// Whether it has come before. Numbers come in their order, so earlier ones are forgotten.
     pub(crate) fn has(&mut self, number: u64) -> bool {
-        if self.beyond.first().is_some_and(|first| *first < number) {
-            self.beyond = self.beyond.split_off(&number);
-        }
-        number <= self.up_to || self.beyond.contains(&number)
+        self.forget_before(number);
+        number <= self.up_to || self.beyond.first_key_value().is_some_and(|row| *row.0 <= number)
     }
 
     /// The highest of them.
     pub(crate) fn highest(&self) -> u64 {
-        self.beyond.last().map_or(self.up_to, |last| self.up_to.max(*last))
+        self.beyond.last_key_value().map_or(self.up_to, |(_, last)| self.up_to.max(*last))
+    }
+}
+
+/// Numbers of which nothing is kept here, one row for each shard that handed on, since something was last kept.
+///
+/// They are written before anything begins that may want what is handed on again after a crash (a subscription, a message that is
+/// kept): whoever subscribed since would get it, behind what was handed on after it [MQTT-4.6.0-6], and what removes a retained
+/// message would remove the next one. Until then nobody is there who could tell the difference, and it costs the log
+/// nothing.
+///
+/// Whatever else comes under a number is written down before it counts, and these before it; so a row has no gap
+/// that a power cut could tear.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    rows: BTreeMap<u16, (u64, u64)>,
+}
+
+impl Passed {
+    fn add(&mut self, shard: u16, number: u64) {
+        self.rows.entry(shard).or_insert((number, number)).1 = number;
     }
 }
 
@@ -385,6 +430,7 @@ pub(crate) struct Durable {
     sources: Sources,
     /// What had come from each before this life of the process.
     pub(crate) known: Vec<Known>,
+    passed: Passed,
     /// Connections that are not read from until the log has room.
     pub(crate) parked: Vec<(ConnectionId, u32)>,
     /// What was refused last was not for want of a moment: the disk is full, or has failed.
@@ -471,6 +517,7 @@ impl Durable {
             unsynced_marks: VecDeque::new(),
             sources: Sources::default(),
             known: vec![Known::default(); usize::from(shards)],
+            passed: Passed::default(),
             rejoining: shards,
             in_flight_restored: 0,
             parked: Vec::new(),
@@ -636,6 +683,7 @@ impl Durable {
         if self.is_late() {
             return Err(self.refusal());
         }
+        self.write_passed()?;
         self.put(record, self.level, Room::Reserve)
     }
 

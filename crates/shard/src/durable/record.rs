@@ -97,6 +97,15 @@ pub enum Record<'a> {
         /// The number.
         number: u64,
     },
+    /// What another shard handed on under these numbers has come, and nothing here is kept of it.
+    Came {
+        /// The shard that handed on.
+        shard: u16,
+        /// The first number.
+        first: u64,
+        /// The last number; those between that were not for this shard are not handed on to it again either.
+        last: u64,
+    },
     /// A topic has no retained message.
     RetainedGone {
         /// The topic.
@@ -266,6 +275,7 @@ const TAKEN: u8 = 14;
 const MESSAGE_BY: u8 = 15;
 /// A message with its listener, and perhaps its writer, in front.
 const MESSAGE_FROM: u8 = 16;
+const CAME: u8 = 17;
 
 const AWAY: u8 = 1;
 const WILL: u8 = 1 << 1;
@@ -335,6 +345,10 @@ impl<'a> Record<'a> {
                 put_numbers(out, [u64::from(*shard), *number]);
                 MARK
             }
+            Self::Came { shard, first, last } => {
+                put_numbers(out, [u64::from(*shard), *first, *last]);
+                CAME
+            }
             Self::RetainedGone { topic } => {
                 put_bytes(out, topic.as_bytes());
                 RETAINED_GONE
@@ -352,7 +366,7 @@ impl<'a> Record<'a> {
     /// # Errors
     /// When the kind is not known, or the payload is not one of that kind.
     pub fn decode(kind: u8, payload: &'a [u8]) -> Result<Self, RecordError> {
-        if !(SESSION..=MESSAGE_FROM).contains(&kind) {
+        if !(SESSION..=CAME).contains(&kind) {
             return Err(RecordError::UnknownKind(kind));
         }
         let mut reader = Reader { rest: payload };
@@ -406,6 +420,11 @@ impl<'a> Record<'a> {
             }
             HANDED_ON => Self::HandedOn { number: reader.number()? },
             MARK => Self::Mark { shard: reader.small()?, number: reader.number()? },
+            CAME => Self::Came {
+                shard: reader.small()?,
+                first: reader.number()?,
+                last: reader.number()?,
+            },
             RETAINED_GONE => Self::RetainedGone { topic: reader.text()? },
             TAKEN => Self::Taken { message: reader.number()?, group: reader.text()? },
             _ => return None,
@@ -854,6 +873,7 @@ mod tests {
             Record::InboundReleased { session: 1, packet_id: 3 },
             Record::HandedOn { number: 1 << 63 },
             Record::Mark { shard: 1023, number: 4 },
+            Record::Came { shard: 1023, first: 5, last: 1 << 63 },
             Record::RetainedGone { topic: "a" },
             Record::Taken { message: 4, group: "$share/g/x" },
         ]

@@ -238,9 +238,10 @@ impl Image {
                 self.handing_on.remove(&number)?;
             }
             Record::Mark { shard, number } => {
-                let known = self.came.entry(shard).or_default();
-                known.up_to = number.max(known.up_to);
-                known.beyond = known.beyond.split_off(&known.up_to);
+                self.came.entry(shard).or_default().add_up_to(number);
+            }
+            Record::Came { shard, first, last } => {
+                self.came.entry(shard).or_default().add(first, last);
             }
             Record::RetainedGone { .. } if mutant!("retained-gone-not-read") => {}
             Record::RetainedGone { topic } => {
@@ -360,7 +361,7 @@ impl Image {
             self.handing_on.insert(number, HeldForOthers { held: held(), targets, origin });
         }
         if let Some((shard, number)) = record.came_from {
-            self.came.entry(shard).or_default().beyond.insert(number);
+            self.came.entry(shard).or_default().add(number, number);
         }
         Some(())
     }

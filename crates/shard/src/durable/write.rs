@@ -500,6 +500,7 @@ impl Shard {
         };
         if let Some(source) = opening.came_from {
             sources.note(whole.position, source, log);
+            opening.came_is_noted = true;
         }
         let owners = opening.recipients.len()
             + opening.groups.len()
@@ -556,6 +557,7 @@ impl Shard {
         }
         if let Some((shard, number)) = durable.opening.came_from {
             sequence = sequence.max(durable.note_came(shard, number));
+            durable.opening.came_is_noted = true;
         }
         sequence
     }
@@ -711,6 +713,7 @@ impl Durable {
         if self.is_late() {
             return Err(self.refusal());
         }
+        self.write_passed()?;
         self.log.check(size, Room::Normal)
     }
 

@@ -100,6 +100,79 @@ fn a_torn_record_is_not_taken_for_known() {
     assert!(!known.has(9));
 }
 
+/// Numbers that have come, one by one and in rows, in any order: what is known is what was said.
+#[test]
+fn numbers_that_have_come_are_known() {
+    let mut rows = vec![(3, 3), (7, 9), (4, 4), (1, 1), (8, 12), (20, 20), (2, 2), (14, 14)];
+    for _ in 0..rows.len() {
+        rows.rotate_left(1);
+        let mut known = crate::durable::Known::default();
+        for (first, last) in &rows {
+            known.add(*first, *last);
+        }
+        assert_eq!(known.highest(), 20);
+        known.add_up_to(1);
+        let found: Vec<u64> = (1..=21).filter(|number| known.has(*number)).collect();
+        assert_eq!(found, [1, 2, 3, 4, 7, 8, 9, 10, 11, 12, 14, 20]);
+    }
+}
+
+/// A broker of three shards, of which the last one's disk takes nothing: what is handed on to it waits. The publisher's home is the
+/// first one; on each of the others somebody wants everything, on the second one somebody whose session is not kept.
+fn with_one_that_waits() -> (Broker, Client) {
+    let mut broker = Broker::new(3);
+    let fleeting = Client::new(&broker, 1, "fleeting", 1);
+    broker.connect(&fleeting, |connect| connect.properties.session_expiry_interval_seconds = None);
+    let waits = Client::new(&broker, 2, "waits", 2);
+    broker.connected(&waits);
+    for client in [&fleeting, &waits] {
+        broker.send(client, subscribe("#", QoS::AtLeastOnce, 1));
+    }
+    let publisher = Client::new(&broker, 0, "publisher", 3);
+    broker.connected(&publisher);
+    fail_syncs(&mut broker, 2);
+    (broker, publisher)
+}
+
+/// A publication is handed on to two shards, of which one has nobody whose session is kept, and the other cannot take it. After a
+/// crash it is handed on again: who has subscribed meanwhile does not get it behind what was published later [MQTT-4.6.0-6].
+#[test]
+fn what_was_before_a_subscription_does_not_come_again_for_it() {
+    let (mut broker, publisher) = with_one_that_waits();
+    let reader = Client::new(&broker, 1, "reader", 4);
+    broker.connected(&reader);
+    broker.send(&publisher, publish("a", "before", QoS::ExactlyOnce, 1));
+    broker.settle();
+    broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
+    broker.settle();
+    broker.send(&publisher, publish("a", "after", QoS::ExactlyOnce, 2));
+    broker.settle();
+    assert_eq!(broker.heard(&reader), ["suback 1", "publish 1 a=after"]);
+    assert_eq!(broker.heard(&publisher), Vec::<String>::new());
+    broker.power_cut(1);
+    let mut heard = broker.connected(&reader);
+    heal(&mut broker, 2);
+    heard.extend(broker.heard(&reader));
+    assert_eq!(heard, ["connack 1", "publish 1 a=after dup"]);
+}
+
+/// The same of a publication that removes a retained message: it does not remove the next one [MQTT-3.3.1-5].
+#[test]
+fn what_removed_a_retained_message_does_not_remove_the_next_one() {
+    let (mut broker, publisher) = with_one_that_waits();
+    let topic = (0..).map(|n| format!("r/{n}")).find(|t| keeper_shard(t, 3).index() == 1).unwrap();
+    let other = Client::new(&broker, 1, "other", 4);
+    broker.connect(&other, |connect| connect.properties.session_expiry_interval_seconds = None);
+    broker.send(&publisher, |out| retained(&topic, "", QoS::ExactlyOnce, 1).encode(V5, out));
+    broker.settle();
+    broker.send(&other, |out| retained(&topic, "next", QoS::AtMostOnce, 0).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.shards[1].counters().retained_now, 1);
+    broker.power_cut(1);
+    heal(&mut broker, 2);
+    assert_eq!(broker.shards[1].counters().retained_now, 1);
+}
+
 /// The name of a group is part of the record of what its member gets: room is asked for it too, and whoever publishes when there
 /// is none waits.
 #[test]
