@@ -1,10 +1,8 @@
 //! What other threads hold of a ring: its address for messages, and a way to wake it.
 
 use std::{
-    cell::UnsafeCell,
     fs::File,
     io::{self, Read, Write},
-    mem,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
@@ -12,13 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use io_uring::{opcode, types};
-
-use crate::{
-    sys,
-    token::{Operation, Token},
-    uring::Uring,
-};
+use crate::{standing::StandingRead, sys, token::Operation, uring::Uring};
 
 /// Another ring's address: for [`NetRing::hand_over`](crate::NetRing::hand_over) and
 /// [`NetRing::ring_doorbell`](crate::NetRing::ring_doorbell). Costs one process descriptor per ring, not per handle.
@@ -93,9 +85,6 @@ impl AsFd for Notifier {
     }
 }
 
-/// How many wakes one read takes together.
-const WAKES_PER_READ: usize = 256;
-
 /// The ring's end of its wakers: a read that is always in flight.
 ///
 /// A pair of sockets rather than an event counter, because of the notifier: the kernel does not signal one event
@@ -103,63 +92,26 @@ const WAKES_PER_READ: usize = 256;
 /// signal but the first.
 #[derive(Debug)]
 pub(crate) struct WakeSource {
-    socket: UnixStream,
     bell: Arc<UnixStream>,
-    /// Where the kernel writes what the wakers wrote, which nobody reads. In a box so that it stays where it is.
-    bytes: Box<UnsafeCell<[u8; WAKES_PER_READ]>>,
-    armed: bool,
-    retired: bool,
+    pub(crate) read: StandingRead,
 }
 
 impl WakeSource {
     pub(crate) fn new() -> io::Result<Self> {
         // Blocking both: a ring does not wait for a descriptor that is not, and wakers ask not to wait each time.
         let (socket, bell) = UnixStream::pair()?;
-        let bytes = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
-        Ok(Self { socket, bell: Arc::new(bell), bytes, armed: false, retired: false })
+        let read = StandingRead::new(socket.into(), Operation::Wake);
+        Ok(Self { bell: Arc::new(bell), read })
     }
 
     pub(crate) fn waker(&self) -> Waker {
         Waker { bell: Arc::clone(&self.bell) }
     }
 
-    pub(crate) fn arm(&mut self, uring: &mut Uring) {
-        debug_assert!(!self.armed);
-        self.armed = true;
-        let token = Token::new(Operation::Wake, 0, 0);
-        let entry = opcode::Recv::new(
-            types::Fd(self.socket.as_raw_fd()),
-            self.bytes.get().cast(),
-            WAKES_PER_READ as u32,
-        )
-        .build();
-        // SAFETY: the kernel writes into the boxed cell, which nobody else touches and which lives until the read has
-        // completed: the ring's end waits for `armed` to clear or leaks the box.
-        unsafe { uring.push(entry.user_data(token.bits())) }
-    }
-
-    /// A read has come back; the next one starts unless this is the end.
-    pub(crate) fn completed(&mut self, uring: &mut Uring) {
-        self.armed = false;
-        if !self.retired {
-            self.arm(uring);
-        }
-    }
-
     /// Makes the read in flight the last one, and ends it.
     pub(crate) fn retire(&mut self) {
-        self.retired = true;
+        self.read.retire();
         self.waker().wake();
-    }
-
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed
-    }
-
-    /// Gives up the cell to a read that never came back.
-    pub(crate) fn leak(&mut self) {
-        let nothing = Box::new(UnsafeCell::new([0; WAKES_PER_READ]));
-        mem::forget(mem::replace(&mut self.bytes, nothing));
     }
 }
 
@@ -167,18 +119,15 @@ impl WakeSource {
 #[derive(Debug)]
 pub(crate) struct Followers {
     counter: File,
-    /// Where the kernel writes the count, which nobody reads. In a box so that it stays where it is.
-    count: Box<UnsafeCell<[u8; 8]>>,
-    armed: bool,
-    retired: bool,
+    pub(crate) read: StandingRead,
 }
 
 impl Followers {
     pub(crate) fn new() -> io::Result<Self> {
         // One whose reads wait: a ring does not wait for a descriptor that does not.
         let counter = sys::event_counter(true)?;
-        let count = Box::new(UnsafeCell::new([0; 8]));
-        Ok(Self { counter, count, armed: false, retired: false })
+        let read = StandingRead::new(counter.try_clone()?.into(), Operation::Followers);
+        Ok(Self { counter, read })
     }
 
     /// Has another ring signal the counter.
@@ -186,37 +135,10 @@ impl Followers {
         uring.inner().submitter().register_eventfd(self.counter.as_raw_fd())
     }
 
-    pub(crate) fn arm(&mut self, uring: &mut Uring) {
-        debug_assert!(!self.armed);
-        self.armed = true;
-        let token = Token::new(Operation::Followers, 0, 0);
-        let counter = types::Fd(self.counter.as_raw_fd());
-        let entry = opcode::Read::new(counter, self.count.get().cast(), 8).build();
-        // SAFETY: as in `WakeSource::arm`.
-        unsafe { uring.push(entry.user_data(token.bits())) }
-    }
-
-    /// A read has come back; the next one starts unless this is the end.
-    pub(crate) fn completed(&mut self, uring: &mut Uring) {
-        self.armed = false;
-        if !self.retired {
-            self.arm(uring);
-        }
-    }
-
     /// Makes the read in flight the last one, and ends it.
     pub(crate) fn retire(&mut self) {
-        self.retired = true;
+        self.read.retire();
         // Fails only beyond 2^64 signals.
         let _ = (&self.counter).write(&1_u64.to_ne_bytes());
-    }
-
-    pub(crate) fn is_armed(&self) -> bool {
-        self.armed
-    }
-
-    /// Gives up the count to a read that never came back.
-    pub(crate) fn leak(&mut self) {
-        mem::forget(mem::replace(&mut self.count, Box::new(UnsafeCell::new([0; 8]))));
     }
 }

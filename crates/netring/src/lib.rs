@@ -19,12 +19,11 @@
 //! Linux 6.1 or newer ([`check_kernel`]). Slots per ring: the process's limit of open descriptors, at most 2^20. One send
 //! in flight per slot.
 //!
-//! Files of the durable log go through the same ring ([`NetRing::write_file`]), so that one system call serves both.
-//!
-//! The files of a durable log are read, written and synced through the same ring ([`NetRing::write_file`]).
+//! The files of a durable log are read, written and synced through the same ring ([`NetRing::write_file`]), so that one
+//! system call serves both.
 //!
 //! This is the one room with `unsafe` code. It is in `sys` (system calls), `uring` (the queues), `buffers` (receive
-//! buffers), and at the few places that queue an operation with an address in it: `message`, `accept`, `handle`,
+//! buffers), and at the few places that queue an operation with an address in it: `message`, `accept`, `standing`,
 //! `connection` and `file`.
 
 mod accept;
@@ -41,6 +40,7 @@ mod message;
 mod ring;
 mod slice;
 mod slot;
+mod standing;
 mod sys;
 mod token;
 mod uring;

@@ -124,7 +124,7 @@ impl NetRing {
             id,
             _not_send: PhantomData,
         };
-        ring.wake_source.arm(&mut ring.uring);
+        ring.wake_source.read.arm(&mut ring.uring);
         Ok(ring)
     }
 
@@ -214,12 +214,12 @@ impl NetRing {
             Some(Operation::Doorbell) => Some(Event::Doorbell),
             Some(Operation::DoorbellFailed) => self.complete_doorbell(token, completion.result),
             Some(Operation::Wake) => {
-                self.wake_source.completed(&mut self.uring);
+                self.wake_source.read.completed(&mut self.uring);
                 Some(Event::Woken)
             }
             Some(Operation::Followers) => {
                 if let Some(followers) = &mut self.followers {
-                    followers.completed(&mut self.uring);
+                    followers.read.completed(&mut self.uring);
                 }
                 None
             }
@@ -554,7 +554,7 @@ impl NetRing {
             followers.register(&other.uring).map_err(failed)?;
             other.uring.notify(false);
         }
-        followers.arm(&mut self.uring);
+        followers.read.arm(&mut self.uring);
         self.followers = Some(followers);
         Ok(())
     }
@@ -623,8 +623,8 @@ impl NetRing {
             while self.next_event().is_some() {}
             let open = self.listeners.iter().any(|listener| !listener.is_closed());
             if !open
-                && !self.wake_source.is_armed()
-                && !self.followers.as_ref().is_some_and(Followers::is_armed)
+                && !self.wake_source.read.is_armed()
+                && !self.followers.as_ref().is_some_and(|followers| followers.read.is_armed())
                 && self.slots.in_use() == 0
                 && self.outliving.is_empty()
                 && self.files.is_empty()
@@ -650,9 +650,9 @@ impl Drop for NetRing {
             mem::forget(mem::replace(&mut self.slots, empty));
             mem::forget(mem::take(&mut self.listeners));
             self.files.leak();
-            self.wake_source.leak();
+            self.wake_source.read.leak();
             if let Some(followers) = &mut self.followers {
-                followers.leak();
+                followers.read.leak();
             }
             self.buffers.leak();
         }
