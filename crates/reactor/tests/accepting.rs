@@ -1,45 +1,19 @@
 //! Running shards over real sockets: what happens when accepting fails.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::sync::Arc;
+mod support;
+
+use std::net::{Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
-use midge_netring::{ListenOptions, RingConfig, listen_tcp};
-use midge_reactor::{Settings, start};
+use midge_netring::{ListenOptions, listen_tcp};
+use midge_reactor::start;
 use socket2::Socket;
+use support::{ANY, connect, settings};
 
-fn settings() -> Settings {
-    Settings {
-        shards: 1,
-        cores: Vec::new(),
-        shard: Arc::default(),
-        ring: RingConfig { slots: 16, ..RingConfig::default() },
-        layers: Arc::default(),
-        accepts_in_flight: 4,
-        mesh_ring_capacity: 64,
-        interest_buckets: 1024,
-        envelopes_per_turn_max: 64,
-        spin: Duration::ZERO,
-        log_lines_per_second_max: 20,
-        statistics: None,
-        doorman: None,
-        bans: None,
-        audit: None,
-        durability: None,
-        hash_seeds: [1, 2, 3, 4],
-    }
-}
-
-/// CONNECT, and how long until the CONNACK is there.
-fn connect(address: SocketAddr) -> Duration {
+/// How long it takes until a client is connected.
+fn time_to_connect(address: SocketAddr) -> Duration {
     let since = Instant::now();
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("is above zero");
-    stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x0a\0\x01c").expect("is taken");
-    let mut connack = [0; 4];
-    stream.read_exact(&mut connack).expect("a CONNACK");
-    assert_eq!(connack, [0x20, 2, 0, 0]);
+    connect(address, b'c');
     since.elapsed()
 }
 
@@ -48,15 +22,14 @@ fn connect(address: SocketAddr) -> Duration {
 #[test]
 fn a_listener_that_fails_with_nobody_connected_recovers() {
     let options = ListenOptions::default();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
     // The port is chosen first and then asked for, since a socket that stops listening gives a chosen one back.
-    let chosen = listen_tcp(any, &options).expect("some port is free");
+    let chosen = listen_tcp(ANY, &options).expect("some port is free");
     let address = chosen.local_addr().expect("is bound");
     let listener = listen_tcp(address, &options).expect("the port is shared");
     drop(chosen);
     let same = Socket::from(listener.try_clone().expect("a descriptor is free"));
-    let broker = start(&settings(), vec![vec![listener]]).expect("one shard");
-    connect(address);
+    let broker = start(&settings(1), vec![vec![listener]]).expect("one shard");
+    connect(address, b'c');
 
     for _ in 0..2 {
         same.shutdown(Shutdown::Read).expect("it listens");
@@ -67,7 +40,7 @@ fn a_listener_that_fails_with_nobody_connected_recovers() {
         assert!(used < Duration::from_millis(60), "{used:?} while nothing could be accepted");
 
         same.listen(16).expect("the port is still ours");
-        let waited = connect(address);
+        let waited = time_to_connect(address);
         assert!(waited < Duration::from_secs(1), "{waited:?}");
     }
     broker.stopper().stop(Duration::ZERO);

@@ -1,57 +1,17 @@
 //! Running shards and threads that ask them.
 
+mod support;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use midge_codec::QoS;
-use midge_netring::{ListenOptions, RingConfig, listen_tcp};
 use midge_reactor::asker::PERIOD;
-use midge_reactor::{AskError, Asker, Broker, Settings, start};
+use midge_reactor::{AskError, Asker};
 use midge_session::Publication;
 use midge_shard::survey::{Answer, ClientFilter, Kicked, Question};
-
-fn serve(shards: u16) -> (Broker, SocketAddr) {
-    let settings = Settings {
-        shards,
-        cores: Vec::new(),
-        shard: Arc::default(),
-        ring: RingConfig { slots: 16, ..RingConfig::default() },
-        layers: Arc::default(),
-        accepts_in_flight: 4,
-        mesh_ring_capacity: 64,
-        interest_buckets: 1024,
-        envelopes_per_turn_max: 64,
-        spin: Duration::ZERO,
-        log_lines_per_second_max: 20,
-        statistics: None,
-        doorman: None,
-        bans: None,
-        audit: None,
-        durability: None,
-        hash_seeds: [1, 2, 3, 4],
-    };
-    let options = ListenOptions::default();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let first = listen_tcp(any, &options).expect("some port is free");
-    let address = first.local_addr().expect("is bound");
-    let mut listeners = vec![vec![first]];
-    listeners.resize_with(shards.into(), || {
-        vec![listen_tcp(address, &options).expect("the port is shared")]
-    });
-    (start(&settings, listeners).expect("shards"), address)
-}
-
-fn connect(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("is above zero");
-    stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\x0a\0\x01c").expect("is taken");
-    let mut connack = [0; 4];
-    stream.read_exact(&mut connack).expect("a CONNACK");
-    assert_eq!(connack, [0x20, 2, 0, 0]);
-    stream
-}
+use support::{connect, serve, settings};
 
 fn clients(asker: &Asker, shard: u16) -> Vec<Box<str>> {
     let filter = ClientFilter::default();
@@ -64,10 +24,10 @@ fn clients(asker: &Asker, shard: u16) -> Vec<Box<str>> {
 
 #[test]
 fn sleeping_shards_answer_at_once() {
-    let (broker, address) = serve(2);
+    let (broker, address) = serve(&settings(2));
     let asker = broker.asker();
     assert_eq!(asker.shards(), 2);
-    let mut client = connect(address);
+    let mut client = connect(address, b'c');
     let since = Instant::now();
     let homes: Vec<u16> = (0..2).filter(|shard| !clients(&asker, *shard).is_empty()).collect();
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
@@ -92,7 +52,7 @@ fn sleeping_shards_answer_at_once() {
 /// However many ask, they share one pace.
 #[test]
 fn a_flood_of_questions_is_paced() {
-    let (broker, _) = serve(1);
+    let (broker, _) = serve(&settings(1));
     let asker = broker.asker();
     let since = Instant::now();
     std::thread::scope(|scope| {
@@ -107,7 +67,7 @@ fn a_flood_of_questions_is_paced() {
 
 #[test]
 fn an_alien_publishes_what_is_the_brokers_own() {
-    let (broker, address) = serve(2);
+    let (broker, address) = serve(&settings(2));
     let asker = broker.asker();
     let publications: Vec<_> = (0..40)
         .map(|n| {
@@ -117,7 +77,7 @@ fn an_alien_publishes_what_is_the_brokers_own() {
         .collect();
     assert_eq!(asker.publish(1, &publications), Ok(32), "as many as one turn takes");
     assert_eq!(asker.publish(1, &publications[32..]), Ok(8));
-    let mut client = connect(address);
+    let mut client = connect(address, b'c');
     client.write_all(b"\x82\x0b\0\x01\0\x06$SYS/+\0").expect("is taken");
     // SUBACK, then 30 topics of seven letters and 10 of six: two bytes of header, two of length, one of payload.
     let mut received = vec![0; 5 + 30 * (5 + 7) + 10 * (5 + 6)];

@@ -1,61 +1,32 @@
 //! Several shards on one thread.
 
+mod support;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use midge_netring::{ListenOptions, RingConfig, listen_tcp};
-use midge_reactor::{Broker, Settings, start};
+use midge_reactor::Settings;
+use support::{connect, serve, settings};
 
 /// Shards of one crew: enough that most pairs of clients are of two of them.
 const SHARDS: u16 = 5;
 
-/// Shards on the first core that this process may use, all of them.
-fn serve() -> (Broker, SocketAddr) {
+/// Settings for shards that are all on the first core that this process may use.
+fn crew_settings() -> Settings {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
     let first = allowed.and_then(|list| list.trim().split([',', '-']).next()?.parse().ok());
-    let settings = Settings {
-        shards: SHARDS,
-        cores: vec![first.expect("a core"); SHARDS.into()],
-        shard: Arc::default(),
-        ring: RingConfig { slots: 64, ..RingConfig::default() },
-        layers: Arc::default(),
-        accepts_in_flight: 4,
-        mesh_ring_capacity: 64,
-        interest_buckets: 1024,
-        envelopes_per_turn_max: 64,
-        spin: Duration::ZERO,
-        log_lines_per_second_max: 20,
-        statistics: None,
-        doorman: None,
-        bans: None,
-        audit: None,
-        durability: None,
-        hash_seeds: [1, 2, 3, 4],
-    };
-    let options = ListenOptions::default();
-    let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let first = listen_tcp(any, &options).expect("some port is free");
-    let address = first.local_addr().expect("is bound");
-    let mut listeners = vec![vec![first]];
-    listeners.resize_with(SHARDS.into(), || {
-        vec![listen_tcp(address, &options).expect("the port is shared")]
-    });
-    (start(&settings, listeners).expect("shards"), address)
+    Settings { cores: vec![first.expect("a core"); SHARDS.into()], ..settings(SHARDS) }
 }
 
 /// A client of that name, which has subscribed to the topic of that name.
-fn connect(address: SocketAddr, name: u8) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    stream.set_nodelay(true).expect("is TCP");
-    stream.set_read_timeout(Some(Duration::from_secs(5))).expect("is above zero");
-    stream.write_all(b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01").expect("is taken");
-    stream.write_all(&[name, 0x82, 6, 0, 1, 0, 1, name, 0]).expect("is taken");
-    let mut answers = [0; 9];
-    stream.read_exact(&mut answers).expect("a CONNACK and a SUBACK");
-    assert_eq!(answers, [0x20, 2, 0, 0, 0x90, 3, 0, 1, 0]);
+fn subscriber(address: SocketAddr, name: u8) -> TcpStream {
+    let mut stream = connect(address, name);
+    stream.write_all(&[0x82, 6, 0, 1, 0, 1, name, 0]).expect("is taken");
+    let mut suback = [0; 5];
+    stream.read_exact(&mut suback).expect("a SUBACK");
+    assert_eq!(suback, [0x90, 3, 0, 1, 0]);
     stream
 }
 
@@ -89,9 +60,9 @@ fn shard_threads() -> (Duration, usize) {
 
 #[test]
 fn a_crew_sleeps_and_wakes_as_one() {
-    let (broker, address) = serve();
+    let (broker, address) = serve(&crew_settings());
     let names = b'a'..=b'p';
-    let mut clients: Vec<TcpStream> = names.clone().map(|name| connect(address, name)).collect();
+    let mut clients: Vec<TcpStream> = names.clone().map(|name| subscriber(address, name)).collect();
     // Asleep in between: whoever's ring it is that hears, the thread has to wake for it, and for the ring of whom it concerns.
     let count = clients.len();
     for round in 0..4 {
