@@ -399,6 +399,8 @@ pub(crate) struct Durable {
     pub(crate) next_session: u64,
     pub(crate) next_message: u64,
     pub(crate) next_number: u64,
+    /// The first number that was given since the start, and the record that says so.
+    numbers_since: Option<(u64, Sequence)>,
     pub(crate) opening: Opening,
     encoded: Vec<u8>,
     ended_sessions: EndedSessions,
@@ -500,6 +502,7 @@ impl Durable {
             next_session: 1,
             next_message: 1,
             next_number: 1,
+            numbers_since: None,
             opening: Opening::default(),
             encoded: Vec::new(),
             ended_sessions: EndedSessions::default(),

@@ -46,6 +46,8 @@ struct Broker {
     disks: Vec<MemoryDisk>,
     settings: Arc<Settings>,
     log: midge_store::Settings,
+    /// What acknowledgements wait for, from the next start on.
+    level: Level,
     now: Time,
     wall_ms: u64,
     /// What has left for each connection and was not looked at.
@@ -78,6 +80,7 @@ impl Broker {
             disks,
             settings: Arc::new(settings),
             log,
+            level: Level::Fsync,
             now: Time::from_seconds(1000),
             wall_ms: WALL_MS,
             left: HashMap::new(),
@@ -111,7 +114,7 @@ impl Broker {
                 }
             }
             let (recovered, _) = recovery.finish().unwrap();
-            shard.keep_in(Log::resume(self.log.clone(), &recovered), Level::Fsync, wall);
+            shard.keep_in(Log::resume(self.log.clone(), &recovered), self.level, wall);
             shard.restore(image, &recovered);
         }
         self.settle();

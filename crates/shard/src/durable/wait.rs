@@ -553,7 +553,12 @@ impl Shard {
         loop {
             let Some(durable) = &mut self.durable else { return };
             let reached = durable.log.reached(durable.level);
-            if durable.forwards.front().is_none_or(|forward| forward.after > reached) {
+            let synced = durable.log.synced();
+            let unmarked = durable.numbers_since.filter(|(_, mark)| *mark > synced);
+            if durable.forwards.front().is_none_or(|forward| {
+                let too_early = unmarked.is_some_and(|(first, _)| forward.number >= first);
+                forward.after > reached || too_early
+            }) {
                 return;
             }
             let Some(forward) = durable.forwards.pop_front() else { return };

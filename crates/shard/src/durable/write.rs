@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use midge_codec::{PacketId, QoS};
+use midge_mesh::ShardId;
 use midge_session::{Delivery, Keep, Keeping, Outbound, Publication, Session, SubscriptionOptions};
 use midge_store::{
     Level, Log, Position, RECORD_HEADER_SIZE, Refused, Room, SegmentId, Sequence, record_size,
@@ -395,7 +396,12 @@ impl Shard {
             + matched.len() * (RECIPIENT_SIZE_MAX + NUMBER_SIZE_MAX)
             + shares.sum::<usize>()
             + opening.targets.len() * 3;
-        let room = durable.check_room(size);
+        let numbers = if durable.opening.targets.is_empty() {
+            Ok(())
+        } else {
+            durable.begin_numbers(self.id)
+        };
+        let room = numbers.and_then(|()| durable.check_room(size));
         durable.opening.ready = room.is_ok();
         match room {
             Ok(()) | Err(Refused::TooLarge) => Opened::Yes,
@@ -707,6 +713,21 @@ impl Durable {
         if let Some(payload_size) = size.checked_sub(RECORD_HEADER_SIZE) {
             self.log.release(Position { segment, offset: 0 }, payload_size);
         }
+    }
+
+    /// The first number since the start is about to be given. Which one it is stands in the log before anything is handed on: the
+    /// next start gives others.
+    fn begin_numbers(&mut self, own: ShardId) -> Result<(), Refused> {
+        if self.numbers_since.is_some() {
+            return Ok(());
+        }
+        if self.is_late() {
+            return Err(self.refusal());
+        }
+        let first = self.next_number;
+        let mark = Record::Mark { shard: own.get(), number: first - 1 };
+        self.numbers_since = Some((first, self.append_end(&mark, Level::Memory)?));
+        Ok(())
     }
 
     fn check_room(&mut self, size: usize) -> Result<(), Refused> {

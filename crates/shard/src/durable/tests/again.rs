@@ -117,6 +117,47 @@ fn numbers_that_have_come_are_known() {
     }
 }
 
+/// Where acknowledgements do not wait for the disk, a power cut takes what had been handed on, and leaves at the other shard that it
+/// has come: what is published after it is new all the same.
+#[test]
+fn a_number_that_a_power_cut_took_is_not_used_again() {
+    let mut broker = Broker::new(2);
+    broker.level = Level::Written;
+    broker.power_cut(1);
+    let reader = Client::new(&broker, 1, "reader", 1);
+    let publisher = Client::new(&broker, 0, "publisher", 2);
+    broker.connected(&reader);
+    broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
+    broker.connected(&publisher);
+    broker.send(&publisher, publish("a", "before", QoS::ExactlyOnce, 1));
+    broker.settle();
+    assert_eq!(
+        broker.heard(&publisher),
+        Vec::<String>::new(),
+        "which numbers are used is not synced"
+    );
+    broker.later(1);
+    broker.send(&publisher, pubrel(1));
+    broker.send(&reader, |out| PubAck::new(id(1), ReasonCode::Success).encode(V5, out));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 1", "pubcomp 1"]);
+    assert_eq!(broker.heard(&reader), ["suback 1", "publish 1 a=before"]);
+    let synced = broker.disks[0].copy(1);
+    broker.send(&publisher, publish("a", "taken", QoS::ExactlyOnce, 2));
+    broker.settle();
+    assert_eq!(broker.heard(&publisher), ["pubrec 2"]);
+    broker.shards[1].durable.as_mut().unwrap().log.flush();
+    commit_alone(&mut broker, 1);
+    broker.disks[0] = synced;
+    broker.power_cut(1);
+    assert_eq!(broker.connected(&reader), ["connack 1", "publish 1 a=taken dup"]);
+    assert_eq!(broker.connected(&publisher), ["connack 1"]);
+    broker.send(&publisher, publish("a", "after", QoS::ExactlyOnce, 3));
+    broker.later(1);
+    assert_eq!(broker.heard(&publisher), ["pubrec 3"]);
+    assert_eq!(broker.heard(&reader), ["publish 1 a=after"]);
+}
+
 /// A broker of three shards, of which the last one's disk takes nothing: what is handed on to it waits. The publisher's home is the
 /// first one; on each of the others somebody wants everything, on the second one somebody whose session is not kept.
 fn with_one_that_waits() -> (Broker, Client) {
