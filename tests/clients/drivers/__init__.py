@@ -144,6 +144,32 @@ class Subscriber:
         raise NotImplementedError
 
 
+class LibraryKind:
+    """A kind whose clients are objects of this process: instances of `connection`, which publish and subscribe."""
+
+    client = None
+    connection = None
+    leaves_with_will = False
+
+    def __init__(self, version):
+        self.version = version
+        self.name = f"{self.client} {VERSION_NAMES[version]}"
+
+    def publish(self, address, client_id, publications):
+        connection = self.connection(self.version, address, client_id)
+        try:
+            for publication in publications:
+                connection.publish(publication)
+        finally:
+            connection.close()
+
+    def subscriber(self, address, client_id, filters, **options):
+        """Options: `clean`, `expiry_seconds` and `will`."""
+        connection = self.connection(self.version, address, client_id, **options)
+        connection.subscribe(filters)
+        return connection
+
+
 def wait_for_all(subscribers, total, patience_seconds=PATIENCE_SECONDS):
     """Waits until the subscribers together have at least `total` messages; returns one list per subscriber."""
     deadline = time.monotonic() + patience_seconds

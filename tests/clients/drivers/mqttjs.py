@@ -12,7 +12,7 @@ import pathlib
 import subprocess
 import threading
 
-from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
+from . import PATIENCE_SECONDS, Failure, LibraryKind, Message, Subscriber, Transport
 
 _BRIDGE = pathlib.Path(__file__).with_name("mqttjs_bridge.js")
 
@@ -23,30 +23,6 @@ _PROPERTY_NAMES = {
     "message_expiry_seconds": "messageExpiryInterval",
     "payload_format_indicator": "payloadFormatIndicator",
 }
-
-
-class Kind:
-    """MQTT.js at one protocol version."""
-
-    client = "mqttjs"
-    leaves_with_will = False
-
-    def __init__(self, version):
-        self.version = version
-        self.name = f"mqttjs {VERSION_NAMES[version]}"
-
-    def publish(self, address, client_id, publications):
-        connection = Connection(self.version, address, client_id)
-        try:
-            for publication in publications:
-                connection.publish(publication)
-        finally:
-            connection.close()
-
-    def subscriber(self, address, client_id, filters, clean=True, expiry_seconds=0, will=None):
-        connection = Connection(self.version, address, client_id, clean=clean, expiry_seconds=expiry_seconds, will=will)
-        connection.subscribe(filters)
-        return connection
 
 
 class Bridge:
@@ -200,6 +176,13 @@ class Connection(Subscriber):
 
     def kill(self):
         self.call("kill")
+
+
+class Kind(LibraryKind):
+    """MQTT.js at one protocol version."""
+
+    client = "mqttjs"
+    connection = Connection
 
 
 def _outgoing(publication, version):

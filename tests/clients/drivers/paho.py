@@ -9,7 +9,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from . import PATIENCE_SECONDS, VERSION_NAMES, Failure, Message, Subscriber, Transport
+from . import PATIENCE_SECONDS, Failure, LibraryKind, Message, Subscriber, Transport
 
 # Our names of the properties -> paho's.
 _PROPERTY_NAMES = {
@@ -21,30 +21,6 @@ _PROPERTY_NAMES = {
     "user_properties": "UserProperty",
     "subscription_identifiers": "SubscriptionIdentifier",
 }
-
-
-class Kind:
-    """Paho at one protocol version."""
-
-    client = "paho"
-    leaves_with_will = False
-
-    def __init__(self, version):
-        self.version = version
-        self.name = f"paho {VERSION_NAMES[version]}"
-
-    def publish(self, address, client_id, publications):
-        connection = Connection(self.version, address, client_id)
-        try:
-            for publication in publications:
-                connection.publish(publication)
-        finally:
-            connection.close()
-
-    def subscriber(self, address, client_id, filters, clean=True, expiry_seconds=0, will=None):
-        connection = Connection(self.version, address, client_id, clean=clean, expiry_seconds=expiry_seconds, will=will)
-        connection.subscribe(filters)
-        return connection
 
 
 class Connection(Subscriber):
@@ -201,6 +177,13 @@ class Connection(Subscriber):
         with self._acknowledged:
             self._unsubscribed.add(packet_id)
             self._acknowledged.notify_all()
+
+
+class Kind(LibraryKind):
+    """Paho at one protocol version."""
+
+    client = "paho"
+    connection = Connection
 
 
 def _properties(packet_type, ours):
