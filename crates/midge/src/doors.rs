@@ -177,6 +177,11 @@ pub(crate) struct Doors {
     service: RwLock<Option<Arc<Service>>>,
 }
 
+/// How long a thread rests that has worked so long for somebody who is not let in.
+fn rest_after(worked: Duration) -> Option<Duration> {
+    (worked >= REST_FROM).then(|| worked.saturating_mul(REST_TIMES).min(REST_MAX))
+}
+
 impl Doors {
     pub(crate) fn new(files: Files, remembered_for: Duration) -> Result<Self, String> {
         // Also without a file: a reload may bring the first one.
@@ -210,11 +215,8 @@ impl Doors {
         };
         let let_in = matches!(verdict, Verdict::Granted(_) | Verdict::Continue(_));
         reply.give(verdict);
-        if !let_in {
-            let worked = began.elapsed();
-            if worked >= REST_FROM {
-                thread::sleep((worked * REST_TIMES).min(REST_MAX));
-            }
+        if !let_in && let Some(rest) = rest_after(began.elapsed()) {
+            thread::sleep(rest);
         }
     }
 
@@ -403,6 +405,20 @@ mod tests {
         let last = question(3 * WRONG_MAX);
         assert_eq!(remembered.answer(&last, now), Some(PasswordAnswer::Wrong));
         assert_eq!(remembered.answer(&last, now + minute), None);
+    }
+
+    #[test]
+    fn who_is_not_let_in_has_a_quarter_of_the_time_at_most() {
+        let look_up = Duration::from_micros(5);
+        assert_eq!(rest_after(look_up), None, "what was remembered costs nobody a rest");
+        for micros in [100, 1_000, 10_000, 50_000] {
+            let worked = Duration::from_micros(micros);
+            let rest = rest_after(worked).expect("a hash was made");
+            assert!(worked * 4 <= worked + rest, "{worked:?} of work, {rest:?} of rest");
+        }
+        // A hash that somebody made far too dear must not keep the others waiting for minutes.
+        assert_eq!(rest_after(Duration::from_secs(10)), Some(REST_MAX));
+        assert_eq!(rest_after(Duration::MAX), Some(REST_MAX));
     }
 
     /// Keys that come late from where they are not fetched any more.
