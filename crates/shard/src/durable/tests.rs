@@ -275,6 +275,13 @@ impl Broker {
         self.heard(client)
     }
 
+    /// A client that has connected for the first time.
+    fn newcomer(&mut self, shard: usize, name: &str, id: u32) -> Client {
+        let client = Client::new(self, shard, name, id);
+        self.connected(&client);
+        client
+    }
+
     fn lose(&mut self, client: &Client) {
         let shard = &mut self.shards[client.shard];
         shard.handle_lost(ConnectionId(client.id), self.now);
@@ -420,9 +427,8 @@ fn a_publication_comes_once_wherever_the_cut_falls() {
         for cut in 0..40 {
             let mut broker = Broker::new(shards);
             let away = usize::from(shards) - 1;
-            let subscriber = Client::new(&broker, away, "subscriber", 1);
             let publisher = Client::new(&broker, 0, "publisher", 2);
-            broker.connected(&subscriber);
+            let subscriber = broker.newcomer(away, "subscriber", 1);
             broker.send(&subscriber, subscribe("a", QoS::ExactlyOnce, 1));
             broker.settle();
             broker.heard(&subscriber);
@@ -486,9 +492,8 @@ fn a_publication_comes_once_wherever_the_cut_falls() {
 fn a_delivery_comes_once_wherever_the_cut_falls() {
     for cut in 0..40 {
         let mut broker = Broker::new(1);
-        let subscriber = Client::new(&broker, 0, "subscriber", 1);
         let publisher = Client::new(&broker, 0, "publisher", 2);
-        broker.connected(&subscriber);
+        let subscriber = broker.newcomer(0, "subscriber", 1);
         broker.send(&subscriber, subscribe("a", QoS::ExactlyOnce, 1));
         broker.connected(&publisher);
         broker.settle();
@@ -568,8 +573,7 @@ fn what_was_in_flight_comes_again_before_what_was_queued() {
 fn retained_messages_survive() {
     for shards in [1, 3] {
         let mut broker = Broker::new(shards);
-        let publisher = Client::new(&broker, 0, "publisher", 1);
-        broker.connected(&publisher);
+        let publisher = broker.newcomer(0, "publisher", 1);
         let retain = |broker: &mut Broker, topic: &'static str, payload: &'static str, number| {
             broker.send(&publisher, |out| {
                 let mut publish = message(topic, payload, QoS::AtLeastOnce, number);
@@ -586,8 +590,7 @@ fn retained_messages_survive() {
         retain(&mut broker, "c", "stays", 5);
         broker.power_cut(1);
         broker.power_cut(1);
-        let subscriber = Client::new(&broker, 0, "subscriber", 2);
-        broker.connected(&subscriber);
+        let subscriber = broker.newcomer(0, "subscriber", 2);
         broker.send(&subscriber, subscribe("#", QoS::AtLeastOnce, 1));
         broker.settle();
         broker.later(1);
@@ -601,8 +604,7 @@ fn retained_messages_survive() {
 #[test]
 fn what_was_ended_stays_ended() {
     let mut broker = Broker::new(1);
-    let client = Client::new(&broker, 0, "client", 1);
-    broker.connected(&client);
+    let client = broker.newcomer(0, "client", 1);
     broker.send(&client, subscribe("a", QoS::AtLeastOnce, 1));
     broker.send(&client, subscribe("b", QoS::AtLeastOnce, 2));
     broker.send(&client, |out| Unsubscribe::new(id(3), &["a"]).encode(V5, out));
@@ -632,8 +634,7 @@ fn expiries_count_across_restarts() {
         broker.settle();
         broker.lose(client);
     }
-    let publisher = Client::new(&broker, 0, "publisher", 3);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 3);
     for (number, payload, expiry) in [(1, "soon", 300), (2, "late", 3000)] {
         broker.send(&publisher, |out| {
             let mut publish = message("a", payload, QoS::AtLeastOnce, number);
@@ -654,8 +655,7 @@ fn expiries_count_across_restarts() {
 #[test]
 fn wills_outlive_the_broker() {
     let mut broker = Broker::new(1);
-    let watcher = Client::new(&broker, 0, "watcher", 1);
-    broker.connected(&watcher);
+    let watcher = broker.newcomer(0, "watcher", 1);
     broker.send(&watcher, subscribe("will/#", QoS::AtLeastOnce, 1));
     broker.settle();
     for (number, topic, delay) in [(2, "will/lost", 100), (3, "will/cut", 0)] {
@@ -685,16 +685,13 @@ fn wills_outlive_the_broker() {
 #[test]
 fn cleaning_keeps_what_counts() {
     let mut broker = Broker::new(1);
-    let sleeper = Client::new(&broker, 0, "sleeper", 1);
-    broker.connected(&sleeper);
+    let sleeper = broker.newcomer(0, "sleeper", 1);
     broker.send(&sleeper, subscribe("keep", QoS::ExactlyOnce, 1));
     broker.settle();
     broker.lose(&sleeper);
-    let reader = Client::new(&broker, 0, "reader", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 2);
     broker.send(&reader, subscribe("flow", QoS::AtLeastOnce, 1));
-    let publisher = Client::new(&broker, 0, "publisher", 3);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 3);
     broker.send(&publisher, publish("keep", "me", QoS::ExactlyOnce, 1));
     broker.send(&publisher, |out| {
         let mut publish = message("retained", "too", QoS::AtLeastOnce, 2);
@@ -748,13 +745,11 @@ fn cleaning_keeps_what_counts() {
 fn a_full_disk_is_told_and_heals() {
     let mut broker = Broker::new(1);
     broker.disks[0].set_capacity(300 << 10);
-    let sleeper = Client::new(&broker, 0, "sleeper", 1);
-    broker.connected(&sleeper);
+    let sleeper = broker.newcomer(0, "sleeper", 1);
     broker.send(&sleeper, subscribe("a", QoS::AtLeastOnce, 1));
     broker.settle();
     broker.lose(&sleeper);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     let payload = "x".repeat(1000);
     let (mut acknowledged, mut refused) = (0, 0);
     for number in 1..=600u16 {
@@ -799,13 +794,11 @@ fn a_full_disk_is_told_and_heals() {
 #[test]
 fn a_failed_sync_acknowledges_nothing() {
     let mut broker = Broker::new(1);
-    let sleeper = Client::new(&broker, 0, "sleeper", 1);
-    broker.connected(&sleeper);
+    let sleeper = broker.newcomer(0, "sleeper", 1);
     broker.send(&sleeper, subscribe("a", QoS::AtLeastOnce, 1));
     broker.settle();
     broker.lose(&sleeper);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     broker.send(&publisher, publish("a", "before", QoS::AtLeastOnce, 1));
     broker.settle();
     assert_eq!(broker.heard(&publisher), ["puback 1"]);
@@ -850,8 +843,7 @@ fn the_number_of_shards_may_change() {
             assert_eq!(broker.heard(&client), ["suback 1"]);
             broker.lose(&client);
         }
-        let publisher = Client::new(&broker, 0, "publisher", 2);
-        broker.connected(&publisher);
+        let publisher = broker.newcomer(0, "publisher", 2);
         for (number, payload) in [(1, "1"), (2, "2"), (3, "3")] {
             broker.send(&publisher, |out| {
                 let mut publish = message("a/b", payload, QoS::AtLeastOnce, number);
@@ -945,8 +937,7 @@ fn shared_messages_survive() {
             broker.lose(member);
         }
         broker.power_cut(1);
-        let publisher = Client::new(&broker, 0, "publisher", 2);
-        broker.connected(&publisher);
+        let publisher = broker.newcomer(0, "publisher", 2);
         for (number, payload) in [(1, "1"), (2, "2"), (3, "3"), (4, "4"), (5, "5"), (6, "6")] {
             broker.send(&publisher, publish("a", payload, QoS::AtLeastOnce, number));
         }

@@ -28,8 +28,7 @@ fn a_refused_subscription_leaves_the_earlier_one() {
     assert_eq!(broker.heard(&member), ["suback 3", "suback 4"]);
     broker.power_cut(1);
     broker.connected(&member);
-    let publisher = Client::new(&broker, 1, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(1, "publisher", 2);
     broker.send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, 1).encode(V5, out));
     broker.send(&publisher, publish("a", "y", QoS::AtLeastOnce, 2));
     broker.settle();
@@ -44,8 +43,7 @@ fn a_refused_subscription_leaves_the_earlier_one() {
 fn what_is_published_again_after_a_crash_waits_for_other_shards() {
     let mut broker = Broker::new(2);
     let topic = (0..).map(|n| format!("r/{n}")).find(|t| keeper_shard(t, 2).index() == 1).unwrap();
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 1);
     let say = |out: &mut Vec<u8>| retained(&topic, "x", QoS::ExactlyOnce, 1).encode(V5, out);
     fail_syncs(&mut broker, 1);
     broker.send(&publisher, say);
@@ -124,9 +122,8 @@ fn a_number_that_a_power_cut_took_is_not_used_again() {
     let mut broker = Broker::new(2);
     broker.level = Level::Written;
     broker.power_cut(1);
-    let reader = Client::new(&broker, 1, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
     broker.connected(&publisher);
     broker.send(&publisher, publish("a", "before", QoS::ExactlyOnce, 1));
@@ -164,13 +161,11 @@ fn with_one_that_waits() -> (Broker, Client) {
     let mut broker = Broker::new(3);
     let fleeting = Client::new(&broker, 1, "fleeting", 1);
     broker.connect(&fleeting, |connect| connect.properties.session_expiry_interval_seconds = None);
-    let waits = Client::new(&broker, 2, "waits", 2);
-    broker.connected(&waits);
+    let waits = broker.newcomer(2, "waits", 2);
     for client in [&fleeting, &waits] {
         broker.send(client, subscribe("#", QoS::AtLeastOnce, 1));
     }
-    let publisher = Client::new(&broker, 0, "publisher", 3);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 3);
     fail_syncs(&mut broker, 2);
     (broker, publisher)
 }
@@ -180,8 +175,7 @@ fn with_one_that_waits() -> (Broker, Client) {
 #[test]
 fn what_was_before_a_subscription_does_not_come_again_for_it() {
     let (mut broker, publisher) = with_one_that_waits();
-    let reader = Client::new(&broker, 1, "reader", 4);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 4);
     broker.send(&publisher, publish("a", "before", QoS::ExactlyOnce, 1));
     broker.settle();
     broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
@@ -249,9 +243,8 @@ fn there_is_room_for_the_name_of_a_group() {
 fn what_exceeded_the_receive_maximum_is_new_when_it_comes_again() {
     let limits = midge_session::Limits { receive_maximum: 1, ..Default::default() };
     let mut broker = Broker::with(1, Settings { limits, ..Settings::default() });
-    let reader = Client::new(&broker, 0, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
     broker.connected(&publisher);
     broker.send(&publisher, publish("a", "first", QoS::ExactlyOnce, 1));
@@ -273,12 +266,10 @@ fn what_exceeded_the_receive_maximum_is_new_when_it_comes_again() {
 #[test]
 fn nothing_says_that_a_torn_record_has_come() {
     let mut broker = Broker::new(2);
-    let reader = Client::new(&broker, 1, "reader", 1);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.send(&reader, subscribe("b", QoS::AtMostOnce, 2));
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     broker.send(&publisher, publish("a", "torn", QoS::ExactlyOnce, 1));
     broker.send(&publisher, publish("b", "left", QoS::ExactlyOnce, 2));
     commit_alone(&mut broker, 0);
@@ -313,8 +304,7 @@ fn what_comes_back_is_kept_or_refused() {
     let member = Client::new(&broker, 1, "member", 1);
     join(&mut broker, &member, &group);
     broker.lose(&member);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     fail_syncs(&mut broker, 1);
     fail_syncs(&mut broker, 0);
     broker.send(&publisher, |out| message(&topic, "refused", QoS::AtLeastOnce, 1).encode(V5, out));
@@ -353,8 +343,7 @@ fn what_comes_back_to_a_full_disk_is_kept_later() {
         broker.lose(&member);
         member
     });
-    let publisher = Client::new(&broker, 0, "publisher", 3);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 3);
     for (number, payload) in [(1, "x"), (2, "y")] {
         broker.send(&publisher, |out| {
             message(&topic, payload, QoS::AtLeastOnce, number).encode(V5, out);
@@ -389,8 +378,7 @@ fn what_a_backlog_has_given_counts_until_it_is_taken() {
     let member = Client::new(&broker, 1, "member", 1);
     join(&mut broker, &member, &group);
     broker.lose(&member);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     for number in 1..=3 {
         broker
             .send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, number).encode(V5, out));
@@ -438,10 +426,8 @@ fn what_is_written_again_is_there_as_a_whole() {
         broker.send(reader, subscribe("far", QoS::ExactlyOnce, 1));
         broker.send(reader, subscribe("near", QoS::ExactlyOnce, 2));
     }
-    let far = Client::new(&broker, 0, "far", 3);
-    let near = Client::new(&broker, 1, "near", 4);
-    broker.connected(&far);
-    broker.connected(&near);
+    let far = broker.newcomer(0, "far", 3);
+    let near = broker.newcomer(1, "near", 4);
     let faults = midge_store::memory::Faults { sync_per_million: 1_000_000, ..Default::default() };
     broker.disks[1].set_faults(faults);
     broker.send(&far, publish("far", "x", QoS::ExactlyOnce, 1));
@@ -466,8 +452,7 @@ fn what_is_written_again_is_there_as_a_whole() {
 #[test]
 fn what_a_failed_disk_took_is_there_once_nothing_is_rewritten() {
     let mut broker = Broker::new(1);
-    let reader = Client::new(&broker, 0, "reader", 1);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 1);
     broker.disks[0].set_faults(midge_store::memory::Faults {
         sync_per_million: 1_000_000,
         ..Default::default()
@@ -489,8 +474,7 @@ fn what_a_failed_disk_took_is_there_once_nothing_is_rewritten() {
     assert!(!broker.shards[0].is_rewriting());
     broker.power_cut(1);
     assert_eq!(broker.connected(&reader), ["connack 1"]);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     broker.send(&publisher, publish("a", "x", QoS::AtLeastOnce, 1));
     broker.settle();
     assert_eq!(broker.heard(&reader), ["publish 1 a=x"]);

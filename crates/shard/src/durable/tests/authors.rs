@@ -22,8 +22,7 @@ fn writers_outlive_the_process() {
             let security = rules("topic readwrite #\n");
             let settings = Settings { security, recheck_retained: true, ..Settings::default() };
             let mut broker = Broker::with(shards, settings);
-            let writer = Client::new(&broker, 0, "writer", 1);
-            broker.connected(&writer);
+            let writer = broker.newcomer(0, "writer", 1);
             broker.send(&writer, |out| {
                 let mut publish = message("a", "kept", QoS::AtLeastOnce, 1);
                 publish.retain = true;
@@ -37,8 +36,7 @@ fn writers_outlive_the_process() {
             let settings = Settings { security: rules(later), ..(*broker.settings).clone() };
             broker.settings = Arc::new(settings);
             broker.power_cut(1);
-            let reader = Client::new(&broker, usize::from(shards) - 1, "reader", 2);
-            broker.connected(&reader);
+            let reader = broker.newcomer(usize::from(shards) - 1, "reader", 2);
             broker.send(&reader, subscribe("#", QoS::AtLeastOnce, 1));
             broker.later(1);
             let mut heard = broker.heard(&reader);

@@ -220,8 +220,7 @@ fn cleaning_takes_the_backlog_along() {
         broker.start();
         let (subscriber, publisher) = sleeper(&mut broker);
         fill(&mut broker, &publisher, 0..40);
-        let reader = Client::new(&broker, 0, "reader", 3);
-        broker.connected(&reader);
+        let reader = broker.newcomer(0, "reader", 3);
         broker.send(&reader, subscribe("flow", QoS::AtLeastOnce, 1));
         let payload = "x".repeat(1000);
         let mut next = 1u16;
@@ -274,8 +273,7 @@ fn copies_that_were_not_synced_are_undone() {
     let mut broker = Broker::new(1);
     let (subscriber, publisher) = sleeper(&mut broker);
     fill(&mut broker, &publisher, 0..40);
-    let reader = Client::new(&broker, 0, "reader", 3);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 3);
     broker.send(&reader, subscribe("flow", QoS::AtLeastOnce, 1));
     let payload = "x".repeat(1000);
     let mut undone = 0;
@@ -383,8 +381,7 @@ fn several_sessions_share_a_record() {
 fn what_waits_behind_a_lost_segment_comes() {
     let mut broker = Broker::with(1, Settings::default());
     let (subscriber, _) = sleeper(&mut broker);
-    let publisher = Client::new(&broker, 0, "another", 5);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "another", 5);
     fill(&mut broker, &publisher, 0..20);
     broker.power_cut(1);
     broker.connected(&publisher);

@@ -52,8 +52,7 @@ fn sample() -> Sample {
         broker.heard(client);
         broker.lose(client);
     }
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     let mut sent = HashSet::new();
     for number in 1..=12 {
         let payload = format!("payload {number}, {}", "x".repeat(usize::from(number) * 40));
@@ -108,8 +107,7 @@ impl Sample {
     fn ask(&self, disks: &[MemoryDisk]) -> Vec<BTreeSet<String>> {
         let disks = disks.iter().map(|disk| disk.copy(3)).collect();
         let mut broker = Broker::on(disks, small());
-        let late = Client::new(&broker, 0, "late", 3);
-        broker.connected(&late);
+        let late = broker.newcomer(0, "late", 3);
         broker.send(&late, subscribe("kept", QoS::AtLeastOnce, 1));
         broker.settle();
         broker.later(1);

@@ -17,9 +17,8 @@ fn settings() -> Settings {
 /// A broker with a session that is away, on the last shard, and a publisher on the first.
 fn broker(shards: u16, listener: u16) -> (Broker, Client, Client) {
     let mut broker = Broker::with(shards, settings());
-    let subscriber = Client::new(&broker, usize::from(shards) - 1, "subscriber", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&subscriber);
+    let subscriber = broker.newcomer(usize::from(shards) - 1, "subscriber", 1);
     broker.send(&subscriber, subscribe("#", QoS::ExactlyOnce, 1));
     broker.settle();
     broker.heard(&subscriber);

@@ -15,9 +15,8 @@ pub(super) fn retained<'a>(topic: &'a str, payload: &'a str, qos: QoS, number: u
 #[test]
 fn what_is_handed_on_after_cleaning_and_a_restart_is_new() {
     let mut broker = Broker::new(2);
-    let subscriber = Client::new(&broker, 1, "subscriber", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&subscriber);
+    let subscriber = broker.newcomer(1, "subscriber", 1);
     broker.send(&subscriber, subscribe("a", QoS::AtLeastOnce, 1));
     broker.settle();
     broker.connected(&publisher);
@@ -29,8 +28,7 @@ fn what_is_handed_on_after_cleaning_and_a_restart_is_new() {
     assert_eq!(broker.heard(&subscriber), ["suback 1", "publish 1 a=first"]);
     broker.send(&subscriber, |out| PubAck::new(id(1), ReasonCode::Success).encode(V5, out));
     broker.settle();
-    let reader = Client::new(&broker, 0, "reader", 3);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 3);
     broker.send(&reader, subscribe("flow", QoS::AtLeastOnce, 1));
     let payload = "x".repeat(1000);
     for number in 1..=500u16 {
@@ -61,9 +59,8 @@ fn what_is_handed_on_after_cleaning_and_a_restart_is_new() {
 #[test]
 fn what_ends_while_the_disk_fails_stays_ended() {
     let mut broker = Broker::new(1);
-    let reader = Client::new(&broker, 0, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
     broker.send(&reader, subscribe("gone", QoS::AtLeastOnce, 2));
     broker.connect(&publisher, |connect| connect.clean_start = true);
@@ -98,8 +95,7 @@ fn what_ends_while_the_disk_fails_stays_ended() {
 fn a_retained_message_waits_for_the_one_before() {
     let mut broker = Broker::new(2);
     let topic = (0..).map(|n| format!("r/{n}")).find(|t| keeper_shard(t, 2).index() == 1).unwrap();
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 1);
     broker.send(&publisher, |out| {
         retained(&topic, "earlier", QoS::ExactlyOnce, 1).encode(V5, out);
         retained(&topic, "later", QoS::AtLeastOnce, 2).encode(V5, out);
@@ -107,8 +103,7 @@ fn a_retained_message_waits_for_the_one_before() {
     broker.settle();
     broker.later(1);
     assert_eq!(broker.heard(&publisher), ["pubrec 1", "puback 2"]);
-    let subscriber = Client::new(&broker, 0, "subscriber", 2);
-    broker.connected(&subscriber);
+    let subscriber = broker.newcomer(0, "subscriber", 2);
     broker.send(&subscriber, |out| {
         let filters = [SubscribeFilter { filter: &topic, ..SubscribeFilter::default() }];
         Subscribe::new(id(1), &filters).encode(V5, out);
@@ -122,8 +117,7 @@ fn a_retained_message_waits_for_the_one_before() {
 #[test]
 fn a_goodbye_is_heard_without_room_in_the_log() {
     let mut broker = Broker::new(1);
-    let watcher = Client::new(&broker, 0, "watcher", 1);
-    broker.connected(&watcher);
+    let watcher = broker.newcomer(0, "watcher", 1);
     broker.send(&watcher, subscribe("will", QoS::AtMostOnce, 1));
     let client = Client::new(&broker, 0, "client", 2);
     broker.connect(&client, |connect| {
@@ -148,9 +142,8 @@ fn a_goodbye_is_heard_without_room_in_the_log() {
 #[test]
 fn a_queued_qos_0_message_comes_once() {
     let mut broker = Broker::with(1, Settings { queue_qos0: true, ..Settings::default() });
-    let reader = Client::new(&broker, 0, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
     broker.settle();
     broker.lose(&reader);
@@ -185,10 +178,8 @@ pub(super) fn pubrel(number: u16) -> impl Fn(&mut Vec<u8>) {
 #[test]
 fn an_answer_for_which_the_log_had_no_room_leaves_later() {
     let mut broker = Broker::new(1);
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    let reader = Client::new(&broker, 0, "reader", 2);
-    broker.connected(&publisher);
-    broker.connected(&reader);
+    let publisher = broker.newcomer(0, "publisher", 1);
+    let reader = broker.newcomer(0, "reader", 2);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
     broker.settle();
@@ -209,10 +200,8 @@ fn an_answer_for_which_the_log_had_no_room_leaves_later() {
 #[test]
 fn a_pubrec_waits_for_a_disk_that_failed() {
     let mut broker = Broker::new(1);
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    let reader = Client::new(&broker, 0, "reader", 2);
-    broker.connected(&publisher);
-    broker.connected(&reader);
+    let publisher = broker.newcomer(0, "publisher", 1);
+    let reader = broker.newcomer(0, "reader", 2);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
     broker.settle();
@@ -229,10 +218,8 @@ fn a_pubrec_waits_for_a_disk_that_failed() {
 #[test]
 fn a_pubrel_that_comes_again_waits_for_the_first() {
     let mut broker = Broker::new(1);
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    let reader = Client::new(&broker, 0, "reader", 2);
-    broker.connected(&publisher);
-    broker.connected(&reader);
+    let publisher = broker.newcomer(0, "publisher", 1);
+    let reader = broker.newcomer(0, "reader", 2);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.send(&publisher, publish("a", "x", QoS::ExactlyOnce, 1));
     broker.settle();
@@ -311,8 +298,7 @@ fn a_publication_that_comes_again_waits_for_what_the_first_waits_for() {
     let (group, topic) = group_of(0);
     let member = Client::new(&broker, 1, "member", 1);
     join(&mut broker, &member, &group);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     let say = |out: &mut Vec<u8>| message(&topic, "x", QoS::ExactlyOnce, 1).encode(V5, out);
     broker.send(&publisher, say);
     drop_connection(&mut broker, &publisher);
@@ -329,9 +315,8 @@ fn a_publication_that_comes_again_waits_for_what_the_first_waits_for() {
 #[test]
 fn what_was_handed_on_waits_for_the_other_shards_disk() {
     let mut broker = Broker::new(2);
-    let reader = Client::new(&broker, 1, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.connected(&publisher);
     broker.heard(&reader);
@@ -388,9 +373,8 @@ fn what_is_refused_at_qos_2_reaches_nobody() {
 fn a_qos_2_publication_comes_once_to_a_subscription_of_qos_0() {
     for away in [0, 1] {
         let mut broker = Broker::new(2);
-        let reader = Client::new(&broker, away, "reader", 1);
         let publisher = Client::new(&broker, 0, "publisher", 2);
-        broker.connected(&reader);
+        let reader = broker.newcomer(away, "reader", 1);
         broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
         broker.connected(&publisher);
         broker.heard(&reader);
@@ -423,16 +407,14 @@ fn a_qos_2_publication_comes_once_to_a_subscription_of_qos_0() {
 #[test]
 fn a_retained_message_that_is_not_kept_leaves_no_earlier_one() {
     let mut broker = Broker::new(1);
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 1);
     broker.send(&publisher, |out| retained("r", "old", QoS::AtLeastOnce, 1).encode(V5, out));
     broker.settle();
     fail_syncs(&mut broker, 0);
     broker.send(&publisher, |out| retained("r", "new", QoS::AtMostOnce, 0).encode(V5, out));
     heal(&mut broker, 0);
     for _ in 0..2 {
-        let reader = Client::new(&broker, 0, "reader", 2);
-        broker.connected(&reader);
+        let reader = broker.newcomer(0, "reader", 2);
         broker.send(&reader, subscribe("r", QoS::AtLeastOnce, 1));
         broker.settle();
         assert_eq!(broker.heard(&reader), ["suback 1"]);
@@ -444,8 +426,7 @@ fn a_retained_message_that_is_not_kept_leaves_no_earlier_one() {
 #[test]
 fn a_changed_session_expiry_is_committed_before_the_connack() {
     let mut broker = Broker::new(1);
-    let client = Client::new(&broker, 0, "client", 1);
-    broker.connected(&client);
+    let client = broker.newcomer(0, "client", 1);
     broker.lose(&client);
     broker.later(1);
     broker.connect(&client, |connect| {
@@ -463,9 +444,8 @@ fn a_changed_session_expiry_is_committed_before_the_connack() {
 #[test]
 fn what_expires_while_it_waits_for_a_disk_is_not_delivered() {
     let mut broker = Broker::new(2);
-    let reader = Client::new(&broker, 1, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.connected(&publisher);
     broker.heard(&reader);
@@ -491,8 +471,7 @@ fn a_group_that_nobody_joins_again_goes() {
     let member = Client::new(&broker, 1, "member", 1);
     join(&mut broker, &member, &group);
     broker.lose(&member);
-    let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 2);
     for number in 1..=3 {
         broker
             .send(&publisher, |out| message(&topic, "x", QoS::AtLeastOnce, number).encode(V5, out));
@@ -522,8 +501,7 @@ fn the_end_of_a_session_is_committed_before_any_connack_says_so() {
     };
     for fails in [false, true] {
         let mut broker = Broker::new(1);
-        let client = Client::new(&broker, 0, "client", 1);
-        broker.connected(&client);
+        let client = broker.newcomer(0, "client", 1);
         broker.lose(&client);
         broker.later(1);
         if fails {
@@ -553,8 +531,7 @@ fn the_end_of_a_session_is_committed_before_any_connack_says_so() {
 #[test]
 fn a_will_at_qos_2_waits_for_another_shards_disk() {
     let mut broker = Broker::new(2);
-    let watcher = Client::new(&broker, 1, "watcher", 1);
-    broker.connected(&watcher);
+    let watcher = broker.newcomer(1, "watcher", 1);
     broker.send(&watcher, subscribe("will", QoS::ExactlyOnce, 1));
     broker.settle();
     broker.heard(&watcher);
@@ -576,8 +553,7 @@ fn a_will_at_qos_2_waits_for_another_shards_disk() {
 #[test]
 fn what_waits_for_a_moment_is_not_overtaken() {
     let mut broker = Broker::new(2);
-    let reader = Client::new(&broker, 1, "reader", 1);
-    broker.connected(&reader);
+    let reader = broker.newcomer(1, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::AtLeastOnce, 1));
     broker.settle();
     broker.heard(&reader);
@@ -586,8 +562,7 @@ fn what_waits_for_a_moment_is_not_overtaken() {
         connect.will = Some(Will { topic: "a", payload: b"gone", ..Will::default() });
         connect.will.as_mut().unwrap().qos = QoS::AtLeastOnce;
     });
-    let publisher = Client::new(&broker, 0, "publisher", 3);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 3);
     fail_syncs(&mut broker, 1);
     // Refused for longer than a moment, with nobody to be held back for it.
     broker.lose(&client);
@@ -610,8 +585,7 @@ fn what_waits_for_a_moment_is_not_overtaken() {
 #[test]
 fn a_retained_message_at_qos_0_waits_for_a_moment() {
     let mut broker = Broker::new(1);
-    let publisher = Client::new(&broker, 0, "publisher", 1);
-    broker.connected(&publisher);
+    let publisher = broker.newcomer(0, "publisher", 1);
     broker.send(&publisher, |out| retained("r", "old", QoS::AtLeastOnce, 1).encode(V5, out));
     broker.settle();
     broker.shards[0].durable.as_mut().unwrap().log.close();
@@ -711,9 +685,8 @@ fn a_session_that_is_found_before_it_is_committed_is_told_after_that() {
 #[test]
 fn a_torn_packet_id_does_not_change_the_order() {
     let mut broker = Broker::new(1);
-    let reader = Client::new(&broker, 0, "reader", 1);
     let publisher = Client::new(&broker, 0, "publisher", 2);
-    broker.connected(&reader);
+    let reader = broker.newcomer(0, "reader", 1);
     broker.send(&reader, subscribe("a", QoS::ExactlyOnce, 1));
     broker.settle();
     broker.lose(&reader);
