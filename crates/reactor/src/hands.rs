@@ -83,6 +83,8 @@ pub(crate) struct Hands {
     pub(crate) commands: Receiver<Command>,
     pub(crate) logins: Logins,
     pub(crate) outcomes: Receiver<Outcome>,
+    /// An alien has said that `commands` or `outcomes` have something.
+    pub(crate) is_called: bool,
     pub(crate) clock: Clock,
     pub(crate) journal: Journal,
     pub(crate) accepting: Accepting,
@@ -150,8 +152,12 @@ impl Hands {
             self.close_log(now);
             return Turned { handled: false, again: false };
         }
-        let handled = self.handle_events(now) + self.handle_inboxes(now) + self.handle_logins(now);
-        let asked = self.handle_commands(now);
+        let mut handled = self.handle_events(now) + self.handle_inboxes(now);
+        if self.is_called {
+            handled += self.handle_logins(now);
+            self.is_called = self.handle_commands(now);
+        }
+        let asked = self.is_called;
         self.drive_disk(now);
         let more = self.shard.handle_turn(now) | asked;
         self.act();
@@ -256,13 +262,13 @@ impl Hands {
                         "cannot accept more connections until some are closed"
                     );
                 }
-                // Awake: that is all that these are for.
                 Event::File(done) => {
                     if let Some(disk) = &mut self.disk {
                         disk.handle(&mut self.ring, done);
                     }
                 }
-                Event::Doorbell | Event::Woken => {}
+                Event::Woken => self.is_called = true,
+                Event::Doorbell => {}
                 _ => {}
             }
             // What the shard asked for may concern the slot of the next event: do it in order.

@@ -634,6 +634,7 @@ fn sit_down(seat: Seat, mut ring: NetRing) -> Option<Seated> {
         commands,
         logins,
         outcomes,
+        is_called: true,
         clock,
         journal: Journal::new(shard, settings.log_lines_per_second_max),
         accepting: Accepting::default(),
