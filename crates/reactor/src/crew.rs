@@ -109,8 +109,9 @@ impl Crew {
     /// Of shards whose first one's ring leads those of the others.
     pub(crate) fn new(mut hands: Vec<Hands>, clock: Clock) -> Self {
         let thread = Rc::new(ThreadTime::default());
+        let shards = hands.len();
         for hands in &mut hands {
-            hands.statistics.share(Rc::clone(&thread));
+            hands.statistics.share(Rc::clone(&thread), shards);
         }
         let members = hands.into_iter();
         let members = members

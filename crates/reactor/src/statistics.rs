@@ -1,9 +1,10 @@
 //! The shard's statistics page, and what the loop counts about itself.
 //!
 //! # When the page is written
-//! At most once a millisecond, before the system call of a turn. A shard that wants to sleep sooner after that sleeps for
+//! At most once a millisecond, before the system call of a turn; the shards of one thread as often together, but each at
+//! least every 10 ms. A shard that wants to sleep sooner after that sleeps for
 //! 20 ms at most, unless something happens first, and writes then: the page is never older than that, a busy shard writes
-//! it a thousand times a second, an idle one not at all.
+//! it as often as it may, an idle one not at all.
 //!
 //! Not for a millisecond only: a timer that is due before the processor's own tick has to be put into its timer register, at
 //! each sleep anew, and where the processor is a virtual one each time costs an exit to its host. Measured, at 20,000 messages a
@@ -32,8 +33,11 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::layers::LayerCounters;
 
-/// Between two publications, at least.
+/// Between two publications of a thread's shards, at least.
 const PERIOD_NS: u64 = 1_000_000;
+
+/// Between two publications of one shard, at least, however many shards its thread has.
+const SHARD_PERIOD_NS_MAX: u64 = 10_000_000;
 
 /// How long a sleeping shard may have something to publish, in milliseconds: several ticks of any kernel's clock.
 const STALE_MS_MAX: u64 = 20;
@@ -45,6 +49,8 @@ pub(crate) struct Statistics {
     published_at: Time,
     /// Something may have changed since.
     stale: bool,
+    /// Between two publications, at least.
+    period_ns: u64,
     turn_began: Time,
     entering: Time,
     turns: u64,
@@ -120,6 +126,7 @@ impl Statistics {
             page,
             published_at: Time::ZERO,
             stale: true,
+            period_ns: PERIOD_NS,
             turn_began: now,
             entering: now,
             turns: 0,
@@ -131,8 +138,9 @@ impl Statistics {
         })
     }
 
-    /// The shard shares its thread with others.
-    pub(crate) fn share(&mut self, thread: Rc<ThreadTime>) {
+    /// The shard is one of so many that share a thread: they publish in turn.
+    pub(crate) fn share(&mut self, thread: Rc<ThreadTime>, shards: usize) {
+        self.period_ns = (PERIOD_NS * shards as u64).min(SHARD_PERIOD_NS_MAX);
         self.share = Some(Share { thread, worked_ns: 0, busy_ns: 0, seen: [0; 3] });
     }
 
@@ -155,7 +163,7 @@ impl Statistics {
         let completions = ring.completions();
         self.page.record(Series::TurnCompletions, completions - self.completions, 1);
         self.completions = completions;
-        now.since(self.published_at) >= PERIOD_NS
+        now.since(self.published_at) >= self.period_ns
     }
 
     /// When the next turn has to be, `latest` or sooner, to publish in time what has not been published.
