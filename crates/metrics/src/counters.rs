@@ -307,9 +307,9 @@ counters! {
     hops_received: counter Count;
     /// Messages received from other shards that nobody here wanted (interest map false positives).
     hops_unwanted: counter Count;
-    /// Envelopes pushed into rings to other shards.
+    /// Envelopes pushed into rings to shards of other threads.
     envelopes_sent: counter Count;
-    /// Envelopes taken from rings of other shards.
+    /// Envelopes taken from rings of shards of other threads.
     envelopes_received: counter Count;
     /// Stale envelopes: their connection or session was gone when they came.
     envelopes_stale: counter Count;

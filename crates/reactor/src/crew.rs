@@ -6,24 +6,30 @@
 //!
 //! # A round
 //! Each shard that has something to do has a turn, which does not wait. A shard that has nothing to do is asked for it, a
-//! few reads of memory, and that is all it costs. After a turn, the others take in at once what it had for them. When
-//! nobody has had a turn, the thread sleeps in the system call of the first shard's ring, the leader, which the other rings
-//! wake ([`NetRing::lead`](midge_netring::NetRing::lead)).
+//! few reads of memory, and that is all it costs. When nobody has had a turn, the thread sleeps in the
+//! system call of the first shard's ring, the leader, which the other rings wake
+//! ([`NetRing::lead`](midge_netring::NetRing::lead)).
+//!
+//! # Between mates
+//! What a shard has for its mates takes no ring: after each event they take the QoS 0 messages that came with it, while
+//! those lie in the core's nearest cache, and after the turn everything else. A mate cannot be behind, so that there is
+//! nothing to bound but what one turn brings. What comes of it leaves with the mate's next turn.
 //!
 //! # Sleeping
 //! A shard falls asleep when its thread does, and wakes at its own next turn: until then the mesh takes it for parked, and its
 //! ring signals. So a shard that stays quiet while its thread wakes and sleeps has nothing to say or to take back. What
-//! comes for it meanwhile rings a doorbell too many at worst. Its mates know better: they ring none, because the thread
-//! asks it before it sleeps.
+//! comes for it meanwhile rings a doorbell too many at worst. Its mates ring none: they wake it with what they have for it.
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use midge_mesh::ShardId;
 use midge_netring::Wait;
 use midge_session::Time;
+use midge_shard::Shard;
 
 use crate::clock::Clock;
-use crate::hands::{Hands, SLEEP_MS_MAX};
+use crate::hands::{Hands, Mates, NoMates, SLEEP_MS_MAX};
 use crate::statistics::ThreadTime;
 
 /// Turns, or rounds, between two visits of the executor's own housekeeping.
@@ -63,7 +69,7 @@ pub(crate) async fn run_alone(mut hands: Hands, spin: Duration) {
         if wait != Wait::No {
             hands.node.unpark();
         }
-        let turned = hands.work(now);
+        let turned = hands.work(now, &mut NoMates);
         if hands.is_over() {
             return;
         }
@@ -89,6 +95,8 @@ pub(crate) async fn run_alone(mut hands: Hands, spin: Duration) {
 pub(crate) struct Crew {
     /// The first one's ring is the leader.
     members: Vec<Member>,
+    /// Of each shard of the process, its place among the members; of those elsewhere, none.
+    places: Box<[usize]>,
     thread: Rc<ThreadTime>,
     clock: Clock,
 }
@@ -113,8 +121,13 @@ impl Crew {
         for hands in &mut hands {
             hands.statistics.share(Rc::clone(&thread), shards);
         }
+        let ids: Vec<usize> = hands.iter().map(|hands| hands.shard.id().index()).collect();
+        let mut places = vec![usize::MAX; ids.iter().max().map_or(0, |id| id + 1)];
+        for (place, id) in ids.into_iter().enumerate() {
+            places[id] = place;
+        }
         let members = hands.into_iter();
-        let members = members
+        let members: Vec<Member> = members
             .map(|hands| Member {
                 hands,
                 again: true,
@@ -123,7 +136,7 @@ impl Crew {
                 asleep: false,
             })
             .collect();
-        Self { members, thread, clock }
+        Self { members, places: places.into(), thread, clock }
     }
 
     /// Runs until all of them are drained.
@@ -136,10 +149,9 @@ impl Crew {
             // The leader last: what its turn prepares goes to the kernel with the system call in which the thread sleeps.
             for index in (0..self.members.len()).rev() {
                 let member = &mut self.members[index];
-                if member.has_work(now) || (member.has_operations() && (turned || index > 0)) {
+                if member.has_work(now) || member.has_output(turned || index > 0) {
                     turned = true;
-                    handled |= member.turn(&mut now, index > 0);
-                    self.deliver(index, now);
+                    handled |= self.turn(index, &mut now);
                 }
             }
             if turned && self.members.iter().all(|member| member.hands.is_over()) {
@@ -159,15 +171,14 @@ impl Crew {
         }
     }
 
-    /// Has the mates of who has just had a turn take in what it has for them, while that lies in the core's cache. Their
-    /// next turn's system call takes along what comes of it.
-    #[inline]
-    fn deliver(&mut self, source: usize, now: Time) {
-        for (index, member) in self.members.iter_mut().enumerate() {
-            if index != source && !member.hands.node.inboxes_empty() {
-                member.take_in(now, index > 0);
-            }
-        }
+    /// A turn of one of them, in which its mates take in what it has for them. Returns whether anything came in.
+    fn turn(&mut self, index: usize, now: &mut Time) -> bool {
+        let (before, rest) = self.members.split_at_mut(index);
+        let [member, after @ ..] = rest else { return false };
+        let mut others = Others { before, after, places: &self.places };
+        let handled = member.turn(now, index > 0, &mut others);
+        others.take_envelopes(&mut member.hands, *now);
+        handled
     }
 
     /// Sleeps until one of them has something to do, or does not when one has.
@@ -191,6 +202,57 @@ impl Crew {
     }
 }
 
+/// All but the one that has its turn.
+struct Others<'a> {
+    before: &'a mut [Member],
+    after: &'a mut [Member],
+    places: &'a [usize],
+}
+
+impl Others<'_> {
+    #[inline]
+    fn get(&mut self, shard: ShardId) -> Option<(usize, &mut Member)> {
+        let place = *self.places.get(shard.index())?;
+        let own = self.before.len();
+        let member = if place < own {
+            self.before.get_mut(place)
+        } else {
+            self.after.get_mut(place.wrapping_sub(own + 1))
+        };
+        member.map(|member| (place, member))
+    }
+
+    /// Has them take the envelopes that wait for them, all of them: a mate has no ring that could be full.
+    fn take_envelopes(&mut self, hands: &mut Hands, now: Time) {
+        self.take_crossing(&mut hands.shard, now);
+        let from = hands.shard.id();
+        while let Some(target) = hands.waiting_mates.pop() {
+            while let Some(envelope) = hands.shard.poll_envelope(target) {
+                if let Some((place, mate)) = self.get(target)
+                    && mate.listens(place > 0)
+                {
+                    mate.hands.shard.handle_envelope(from, envelope, now);
+                }
+            }
+        }
+    }
+}
+
+impl Mates for Others<'_> {
+    #[inline]
+    fn take_crossing(&mut self, shard: &mut Shard, now: Time) {
+        if shard.has_crossing() {
+            shard.give_crossing(|target, crossed| {
+                if let Some((place, mate)) = self.get(target)
+                    && mate.listens(place > 0)
+                {
+                    mate.hands.shard.handle_crossed(crossed, now);
+                }
+            });
+        }
+    }
+}
+
 impl Member {
     #[inline]
     fn has_work(&mut self, now: Time) -> bool {
@@ -200,20 +262,22 @@ impl Member {
             || now >= self.due
     }
 
+    /// Whether it has something for the kernel: what came of what mates had for it, or, with `operations`, what its last turn
+    /// has prepared.
     #[inline]
-    fn has_operations(&mut self) -> bool {
-        self.hands.ring.has_operations()
+    fn has_output(&mut self, operations: bool) -> bool {
+        self.took_in || (operations && self.hands.ring.has_operations())
     }
 
     /// One turn, beginning now. Returns whether anything came in.
-    fn turn(&mut self, now: &mut Time, follows: bool) -> bool {
+    fn turn(&mut self, now: &mut Time, follows: bool, mates: &mut impl Mates) -> bool {
         self.wake(follows);
         let hands = &mut self.hands;
         if std::mem::take(&mut self.took_in) {
-            hands.give_out();
+            hands.give_out(*now);
         }
         let began = hands.enter(Wait::No);
-        let turned = hands.work(began);
+        let turned = hands.work(began, mates);
         let ended = hands.end();
         hands.statistics.worked(ended.since(*now));
         *now = ended;
@@ -222,14 +286,15 @@ impl Member {
         turned.handled
     }
 
+    /// Whether it serves, and hears what mates have for it: its next turn's system call takes along what comes of that.
     #[inline]
-    fn take_in(&mut self, now: Time, follows: bool) {
-        if self.hands.is_serving() {
+    fn listens(&mut self, follows: bool) -> bool {
+        let serves = self.hands.is_serving();
+        if serves {
             self.wake(follows);
-            self.hands.take_in(now);
             self.took_in = true;
-            self.again = true;
         }
+        serves
     }
 
     #[inline]

@@ -95,6 +95,8 @@ pub(crate) struct Hands {
     pub(crate) envelopes_per_turn_max: usize,
     pub(crate) travelling: Travelling,
     pub(crate) targets: Vec<ShardId>,
+    /// Mates for which envelopes wait: [`Mates`] take them after the turn.
+    pub(crate) waiting_mates: Vec<ShardId>,
     pub(crate) statistics: Statistics,
     /// Under the shard's log; `None` when nothing is kept.
     pub(crate) disk: Option<Disk>,
@@ -102,8 +104,22 @@ pub(crate) struct Hands {
     pub(crate) _store: Option<Arc<Store>>,
     pub(crate) phase: Phase,
     pub(crate) trimmed_at: Time,
-    /// The shards on the same thread: nobody has to wake those.
+    /// The shards on the same thread: what is for those takes no ring.
     pub(crate) mates: ShardSet,
+}
+
+/// The other shards of a thread, as the one sees them that has its turn.
+pub(crate) trait Mates {
+    /// Has them take the runs that the shard has for them.
+    fn take_crossing(&mut self, shard: &mut Shard, now: Time);
+}
+
+/// Of a shard that has its thread to itself.
+pub(crate) struct NoMates;
+
+impl Mates for NoMates {
+    #[inline]
+    fn take_crossing(&mut self, _: &mut Shard, _: Time) {}
 }
 
 /// Connections on their way to another shard's ring.
@@ -134,25 +150,21 @@ impl Hands {
         now
     }
 
-    /// Between turns: takes in what other shards have flushed. What comes of it leaves with [`Hands::give_out`].
-    pub(crate) fn take_in(&mut self, now: Time) {
-        self.handle_inboxes(now);
+    /// Before a turn, which begins `now`, of a shard that has heard from its mates since the last one: prepares what came of it,
+    /// so that the turn's system call takes it along.
+    pub(crate) fn give_out(&mut self, now: Time) {
         self.act();
-    }
-
-    /// Before a turn: prepares what was to be said after [`Hands::take_in`], so that the turn's system call takes it along.
-    pub(crate) fn give_out(&mut self) {
-        self.flush();
+        self.flush(Some(now));
         self.send_envelopes();
     }
 
     /// The turn's work.
-    pub(crate) fn work(&mut self, now: Time) -> Turned {
+    pub(crate) fn work(&mut self, now: Time, mates: &mut impl Mates) -> Turned {
         if let Phase::Closing { .. } | Phase::Over = self.phase {
             self.close_log(now);
             return Turned { handled: false, again: false };
         }
-        let mut handled = self.handle_events(now) + self.handle_inboxes(now);
+        let mut handled = self.handle_events(now, mates) + self.handle_inboxes(now);
         if self.is_called {
             handled += self.handle_logins(now);
             self.is_called = self.handle_commands(now);
@@ -160,8 +172,9 @@ impl Hands {
         let asked = self.is_called;
         self.drive_disk(now);
         let more = self.shard.handle_turn(now) | asked;
+        mates.take_crossing(&mut self.shard, now);
         self.act();
-        self.flush();
+        self.flush(None);
         self.send_envelopes();
         self.drive_disk(now);
 
@@ -211,7 +224,7 @@ impl Hands {
         timers.into_iter().flatten().fold(latest, Time::min)
     }
 
-    fn handle_events(&mut self, now: Time) -> usize {
+    fn handle_events(&mut self, now: Time, mates: &mut impl Mates) -> usize {
         let mut handled = 0;
         if self.layers.wants_turn() || self.layers.is_used() {
             self.resume_layers(now);
@@ -273,6 +286,8 @@ impl Hands {
             }
             // What the shard asked for may concern the slot of the next event: do it in order.
             self.act();
+            // While what was received lies in the core's nearest cache.
+            mates.take_crossing(&mut self.shard, now);
         }
         handled
     }
@@ -382,9 +397,8 @@ impl Hands {
         }
     }
 
-    /// One send per connection that has something to be told.
-    fn flush(&mut self) {
-        let mut now = None;
+    /// One send per connection that has something to be told. The time is asked for when it is needed and not known.
+    fn flush(&mut self, mut now: Option<Time>) {
         while let Some((id, output)) = self.shard.next_flush() {
             let now = *now.get_or_insert_with(|| self.clock.now());
             self.statistics.sends(&output, now);
@@ -416,6 +430,10 @@ impl Hands {
         let mut targets = std::mem::take(&mut self.targets);
         self.shard.take_waiting_targets(&mut targets);
         for target in targets.drain(..) {
+            if self.mates.contains(target) {
+                self.waiting_mates.push(target);
+                continue;
+            }
             while let Some(envelope) = self.shard.poll_envelope(target) {
                 if let Err(envelope) = self.node.push(target, envelope) {
                     self.shard.put_back(target, envelope);
@@ -424,12 +442,8 @@ impl Hands {
             }
         }
         self.targets = targets;
-        let Self { node, ring, rings, mates, .. } = self;
-        node.flush(|target| {
-            if !mates.contains(target) {
-                ring.ring_doorbell(&rings[target.index()]);
-            }
-        });
+        let Self { node, ring, rings, .. } = self;
+        node.flush(|target| ring.ring_doorbell(&rings[target.index()]));
     }
 
     /// Commands from aliens, at most one that is work in a turn. Returns whether more may wait.
@@ -502,7 +516,7 @@ impl Hands {
                 self.shard.handle_shutdown(now);
                 self.phase = Phase::Draining { tell_at, told: true, end_at };
                 self.act();
-                self.flush();
+                self.flush(None);
                 self.send_envelopes();
             }
             Phase::Serving | Phase::Draining { .. } | Phase::Closing { .. } | Phase::Over => {}

@@ -544,6 +544,7 @@ async fn take_seats(seats: Vec<Seat>) {
         for (from, envelope) in letters {
             hands.shard.handle_envelope(from, envelope, clock.now());
         }
+        hands.shard.set_mates(hands.mates.clone());
         crew.push(hands);
     }
     match <[Hands; 1]>::try_from(crew) {
@@ -645,6 +646,7 @@ fn sit_down(seat: Seat, mut ring: NetRing) -> Option<Seated> {
         envelopes_per_turn_max: settings.envelopes_per_turn_max,
         travelling: Travelling::default(),
         targets: Vec::new(),
+        waiting_mates: Vec::new(),
         statistics,
         disk,
         _store: store,

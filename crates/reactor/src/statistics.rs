@@ -13,7 +13,8 @@
 //! # What is measured
 //! The clock is read three times a turn, whatever number of messages it moves: when the turn begins (all that it finds
 //! counts as received then), when the first output is handed to the net ring (all outputs of the turn count as sent
-//! then; the kernel gets them with the system call that follows), and before that system call. So a latency does not
+//! then; the kernel gets them with the system call that follows), and before that system call. What came of a mate's turn
+//! counts as sent when the shard's own begins. So a latency does not
 //! hold the time for which bytes lay in the kernel while the turn before was at work; how long that can have been, the
 //! histogram of turns says. The thread's CPU time, which includes the kernel's work on its sockets, is asked for once
 //! per publication.

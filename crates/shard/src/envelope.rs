@@ -58,6 +58,45 @@ pub struct Batch {
     pub(crate) size: usize,
 }
 
+/// Runs for shards on the same thread, which take them before anything else happens: no batch for each of them, and a run's
+/// frames once, for whoever wants it.
+#[derive(Debug, Default)]
+pub(crate) struct Crossing {
+    pub(crate) runs: Vec<(ShardId, RunPlace)>,
+    /// The frames of all runs, one behind the other.
+    pub(crate) frames: Vec<u8>,
+}
+
+/// One run of a crossing, for the shard that takes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Crossed<'a> {
+    pub(crate) from: ShardId,
+    pub(crate) received: Time,
+    /// Of all runs; `place` says which are this one's.
+    pub(crate) frames: &'a [u8],
+    pub(crate) place: RunPlace,
+}
+
+impl Crossing {
+    /// A run for `target`, whose frames are behind the others, or at `at` already. Returns where they are.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        target: ShardId,
+        frames: &[u8],
+        mut place: RunPlace,
+        at: Option<u32>,
+    ) -> u32 {
+        place.at = at.unwrap_or_else(|| {
+            let at = u32::try_from(self.frames.len()).expect("taken long before 4 GiB");
+            self.frames.extend_from_slice(frames);
+            at
+        });
+        self.runs.push((target, place));
+        place.at
+    }
+}
+
 /// One message, or several to one topic.
 #[derive(Debug)]
 pub(crate) enum Item {

@@ -32,6 +32,7 @@
 //! | a connection's output | delivery, answers | the socket | `output_bytes_max` | QoS 0 dropped and counted; QoS 1, 2 to the session's queue; a client that causes answers is not read from |
 //! | a session's queue | delivery | acknowledgements | `queue` | dropped and counted; 0x97 to the publisher when nobody keeps the message |
 //! | an outbox per shard | routing | the mesh | `outbox` | publishers are parked |
+//! | runs for shards of the same thread | routing | those, after each event | what one event brings | — |
 //! | a group's backlog | the chooser | members with room | `share_backlog_messages_max` | dropped and counted |
 //! | unfinished CONNECTs | receives | turns, at a pace | `unproven` (8 MiB) | closed; not read from meanwhile |
 //! | unanswered QoS 2 publications | ends of connections | answers of other shards | what publishers may have unacknowledged | — |
@@ -89,7 +90,7 @@ pub use action::{Action, Event, Note, PeerError, Violation};
 pub use audit::{AuditEvent, AuditNote};
 pub use durable::restore::{Counts, Image, split};
 pub use durable::{DamageCounts, WallTime, record};
-pub use envelope::{Arrival, Carried, Envelope, Luggage};
+pub use envelope::{Arrival, Carried, Crossed, Envelope, Luggage};
 pub use identity::{CertificateIdentity, Identity};
 pub use ids::{ConnectionId, ListenerId, PeerAddress, home_shard};
 pub use levels::Levels;

@@ -13,10 +13,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use midge_mesh::ShardId;
+use midge_mesh::{ShardId, ShardSet};
 use midge_session::{Publication, Time};
 
-use crate::envelope::{Batch, Envelope, Item, RunPlace};
+use crate::envelope::{Batch, Crossing, Envelope, Item, RunPlace};
 use crate::ids::ConnectionId;
 
 /// A batch is closed at this many bytes: more than a turn's usual share for one shard, little enough to stay in the cache.
@@ -74,13 +74,34 @@ pub(crate) struct Outboxes {
     waiting_targets: Vec<ShardId>,
     /// Batches with room in them, which came from other shards and have been opened.
     spare: Spare,
+    /// Shards whose runs go into `crossing` while nothing else waits for them.
+    mates: ShardSet,
+    pub(crate) crossing: Crossing,
     limits: OutboxLimits,
 }
 
 impl Outboxes {
     pub(crate) fn new(shards: u16, limits: OutboxLimits) -> Self {
         let boxes = (0..shards).map(|_| Outbox::default()).collect();
-        Self { boxes, waiting_targets: Vec::new(), spare: Vec::new(), limits }
+        Self {
+            boxes,
+            waiting_targets: Vec::new(),
+            spare: Vec::new(),
+            mates: ShardSet::new(),
+            crossing: Crossing::default(),
+            limits,
+        }
+    }
+
+    /// Who takes runs at once.
+    pub(crate) fn set_mates(&mut self, mates: ShardSet) {
+        self.mates = mates;
+    }
+
+    /// Whether a run for the target may go into `crossing`: it must not overtake what waits in line.
+    #[inline]
+    pub(crate) fn crosses(&self, target: ShardId) -> bool {
+        self.mates.contains(target) && self.boxes[target.index()].line.is_empty()
     }
 
     /// Anything but publications.

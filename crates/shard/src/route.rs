@@ -17,7 +17,7 @@ use midge_topic::{SubscriberId, TopicName};
 use crate::connection::{Answer, State};
 use crate::deliver::{Delivered, Occasion};
 use crate::durable::write::Opened;
-use crate::envelope::{Batch, Envelope, Item, RunPlace};
+use crate::envelope::{Batch, Crossed, Envelope, Item, RunPlace};
 use crate::groups;
 use crate::ids::{ConnectionId, SessionId, keeper_shard};
 use crate::retained::Retained;
@@ -238,10 +238,16 @@ impl Shard {
         if targets.contains(self.id) {
             self.run_here(run, publisher);
         }
+        let mut at = None;
         for target in targets.iter().filter(|target| *target != self.id) {
+            self.counters.hops_sent += u64::from(run.place.count);
+            if self.outboxes.crosses(target) {
+                let crossing = &mut self.outboxes.crossing;
+                at = Some(crossing.push(target, run.frames, run.place, at));
+                continue;
+            }
             self.outboxes.push_run(target, run.frames, run.place, self.now);
             self.tickets.push((target, 0));
-            self.counters.hops_sent += u64::from(run.place.count);
         }
         self.targets = targets;
     }
@@ -390,16 +396,7 @@ impl Shard {
         let mut stalled = None;
         for (at, item) in batch.items.iter().enumerate().skip(start) {
             match item {
-                Item::Run(place) => {
-                    let frames = &batch.frames[place.at as usize..][..place.size as usize];
-                    let topic_at = usize::from(place.topic_at);
-                    let topic = &frames[topic_at..topic_at + usize::from(place.topic_size)];
-                    let topic = std::str::from_utf8(topic).unwrap_or_default();
-                    self.counters.hops_received += u64::from(place.count);
-                    if !self.run_here(Run { frames, topic, place: *place }, None) {
-                        self.counters.hops_unwanted += u64::from(place.count);
-                    }
-                }
+                Item::Run(place) => self.run_from_elsewhere(&batch.frames, *place),
                 Item::Publication { publication, ticket, number } => {
                     let (ticket, number) = (*ticket, *number);
                     if self.must_wait(from, publication) {
@@ -443,6 +440,39 @@ impl Shard {
             self.send(from, Envelope::Accepted(Box::new(accepted)));
         }
         stalled
+    }
+
+    /// A run that another shard has received, at its place among `frames`.
+    #[inline]
+    fn run_from_elsewhere(&mut self, frames: &[u8], place: RunPlace) {
+        let frames = &frames[place.at as usize..][..place.size as usize];
+        let topic_at = usize::from(place.topic_at);
+        let topic = &frames[topic_at..topic_at + usize::from(place.topic_size)];
+        let topic = std::str::from_utf8(topic).unwrap_or_default();
+        self.counters.hops_received += u64::from(place.count);
+        if !self.run_here(Run { frames, topic, place }, None) {
+            self.counters.hops_unwanted += u64::from(place.count);
+        }
+    }
+
+    /// A run from a shard on the same thread.
+    #[inline]
+    pub(crate) fn take_crossed(&mut self, crossed: Crossed<'_>) {
+        let Crossed { from, received, frames, place } = crossed;
+        if let Some(durable) = &mut self.durable
+            && !durable.stalled.is_empty()
+        {
+            let mut batch = Box::new(Batch { received, ..Batch::default() });
+            let frames = &frames[place.at as usize..][..place.size as usize];
+            batch.frames.extend_from_slice(frames);
+            batch.size = frames.len();
+            batch.items.push(Item::Run(RunPlace { at: 0, ..place }));
+            durable.stalled.push_back((from, batch, 0));
+            return;
+        }
+        self.origin = Some(Origin { received, remote: true });
+        self.run_from_elsewhere(frames, place);
+        self.origin = None;
     }
 
     /// Notes what a publication from another shard came to, for the answer to its ticket.
@@ -577,3 +607,59 @@ fn translate(run: Run<'_>, out: &mut Vec<u8>) {
 }
 
 const _: () = assert!(RUN_FRAME_SIZE_MAX + 1 < 128 * 128);
+
+#[cfg(test)]
+mod tests {
+    use midge_codec::Connect;
+
+    use super::*;
+    use crate::Settings;
+    use crate::regression::{Broker, publish, subscribe};
+
+    /// The runs that the first shard has for the others are taken by those.
+    fn cross(broker: &mut Broker) {
+        let (now, (source, mates)) = (broker.now, broker.shards.split_at_mut(1));
+        source[0].give_crossing(|target, crossed| {
+            mates[target.index() - 1].handle_crossed(crossed, now);
+        });
+    }
+
+    #[test]
+    fn mates_take_runs_at_once_and_in_order() {
+        let mut broker = Broker::new(4, Settings::default());
+        for shard in &mut broker.shards {
+            // The last one is on another thread.
+            let mates = [0, 1, 2].map(ShardId::new).into_iter().collect();
+            shard.set_mates(mates);
+        }
+        for shard in 0..4 {
+            let name = broker.client_of(shard);
+            broker.connect(shard, 1, &Connect::new(ProtocolVersion::V311, &name));
+            broker.receive(shard, 1, &subscribe("t", QoS::AtMostOnce));
+            broker.sent(shard, 1);
+        }
+        let two = [publish("t", "a", QoS::AtMostOnce, 0), publish("t", "b", QoS::AtMostOnce, 0)];
+        broker.receive(0, 1, &two.concat());
+        let crossing = &broker.shards[0].outboxes.crossing;
+        assert_eq!(crossing.runs.len(), 2, "one for each mate");
+        assert_eq!(crossing.frames, two.concat(), "and what they say once");
+        // Behind what takes the longer way, runs take it too.
+        broker.receive(0, 1, &publish("t", "c", QoS::AtLeastOnce, 1));
+        broker.receive(0, 1, &publish("t", "d", QoS::AtMostOnce, 0));
+        assert_eq!(broker.shards[0].outboxes.crossing.runs.len(), 2);
+        cross(&mut broker);
+        assert!(!broker.shards[0].has_crossing());
+        assert_eq!(broker.payloads(1, 1), ["a", "b"]);
+        broker.exchange();
+        broker.receive(0, 1, &publish("t", "e", QoS::AtMostOnce, 0));
+        cross(&mut broker);
+        broker.exchange();
+        assert_eq!(broker.payloads(1, 1), ["c", "d", "e"]);
+        for shard in [2, 3] {
+            assert_eq!(broker.payloads(shard, 1), ["a", "b", "c", "d", "e"]);
+        }
+        let hops: Vec<u64> = broker.shards.iter().map(|s| s.counters.hops_received).collect();
+        assert_eq!(hops, [0, 5, 5, 5]);
+        assert_eq!(broker.shards[0].counters.hops_sent, 15);
+    }
+}

@@ -16,7 +16,7 @@ use crate::authors::Authors;
 use crate::connection::{Connection, Flags, State};
 use crate::durable::Durable;
 use crate::ending::WillCase;
-use crate::envelope::{Arrival, Envelope, Luggage};
+use crate::envelope::{Arrival, Crossed, Crossing, Envelope, Luggage};
 use crate::groups::Groups;
 use crate::identity::Identity;
 use crate::ids::{ConnectionId, ListenerId, PeerAddress, SessionId, SessionRef};
@@ -36,6 +36,9 @@ use crate::wire::{HeaderCache, Wire};
 
 /// Connections that go on in one turn after having been held, and retained pumps that go on.
 const RELEASED_PER_TURN: usize = 64;
+
+/// Bytes of runs for mates that are kept as memory for the next ones: more than one receive usually brings.
+const CROSSING_SIZE_KEPT_MAX: usize = 16 * 1024;
 
 /// Timers that may be stale before anybody looks: 64 KiB of them.
 const TIMERS_FREE: usize = 4096;
@@ -376,6 +379,41 @@ impl Shard {
     pub fn handle_envelope(&mut self, from: ShardId, envelope: Envelope, now: Time) {
         self.now = now;
         self.open(from, envelope);
+        self.settle();
+    }
+
+    /// From now on runs for these shards are had with [`Shard::give_crossing`], as long as nothing else waits for them: for
+    /// whoever drives several shards on one thread.
+    pub fn set_mates(&mut self, mut mates: ShardSet) {
+        mates.remove(self.id);
+        self.outboxes.set_mates(mates);
+    }
+
+    /// Whether anything waits that [`Shard::give_crossing`] gives.
+    #[inline]
+    #[must_use]
+    pub fn has_crossing(&self) -> bool {
+        !self.outboxes.crossing.runs.is_empty()
+    }
+
+    /// Gives the runs that wait for mates, each with whom it is for: to be called after all that may route, and before what
+    /// waits for mates with [`Shard::poll_envelope`] is taken. The mate takes them with [`Shard::handle_crossed`].
+    #[inline]
+    pub fn give_crossing(&mut self, mut give: impl FnMut(ShardId, Crossed<'_>)) {
+        let (from, received) = (self.id, self.now);
+        let Crossing { runs, frames } = &mut self.outboxes.crossing;
+        for (target, place) in runs.drain(..) {
+            give(target, Crossed { from, received, frames, place });
+        }
+        frames.clear();
+        frames.shrink_to(CROSSING_SIZE_KEPT_MAX);
+    }
+
+    /// A run from a shard on the same thread.
+    #[inline]
+    pub fn handle_crossed(&mut self, crossed: Crossed<'_>, now: Time) {
+        self.now = now;
+        self.take_crossed(crossed);
         self.settle();
     }
 

@@ -953,3 +953,26 @@ fn shared_messages_survive() {
         assert_eq!(got, wanted, "{shards} shards");
     }
 }
+
+/// What a mate says takes no ring, and must not overtake what took one when the log had no room for it.
+#[test]
+fn what_a_mate_says_waits_behind_what_has_stalled() {
+    let mut broker = Broker::new(2);
+    broker.shards[0].set_mates([ShardId::new(1)].into_iter().collect());
+    let reader = Client::new(&broker, 1, "reader", 1);
+    let writer = Client::new(&broker, 0, "writer", 2);
+    broker.connected(&reader);
+    broker.connected(&writer);
+    broker.send(&reader, subscribe("a", QoS::AtMostOnce, 1));
+    broker.settle();
+    broker.heard(&reader);
+    let earlier = (ShardId::new(0), Box::default(), 0);
+    broker.shards[1].durable.as_mut().unwrap().stalled.push_back(earlier);
+    broker.send(&writer, publish("a", "one", QoS::AtMostOnce, 0));
+    let (now, (source, mates)) = (broker.now, broker.shards.split_at_mut(1));
+    source[0].give_crossing(|_, crossed| mates[0].handle_crossed(crossed, now));
+    assert_eq!(broker.shards[1].durable.as_ref().unwrap().stalled.len(), 2);
+    assert!(broker.sent(&reader).is_empty());
+    broker.shards[1].go_on_with_stalled();
+    assert_eq!(broker.heard(&reader), ["publish 0 a=one"]);
+}

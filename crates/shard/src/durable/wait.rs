@@ -698,7 +698,7 @@ impl Shard {
         }
     }
 
-    fn go_on_with_stalled(&mut self) {
+    pub(super) fn go_on_with_stalled(&mut self) {
         loop {
             let Some(durable) = &mut self.durable else { return };
             let Some((from, batch, at)) = durable.stalled.pop_front() else { return };
