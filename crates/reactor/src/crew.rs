@@ -6,8 +6,9 @@
 //!
 //! # A round
 //! Each shard that has something to do has a turn, which does not wait. A shard that has nothing to do is asked for it, a
-//! few reads of memory, and that is all it costs. When nobody has had a turn, the thread sleeps in the
-//! system call of the first shard's ring, the leader, which the other rings wake
+//! few reads of memory, and that is all it costs. One that has nothing but output is passed over once: more often than not
+//! something comes in meanwhile, and one system call takes both. When nobody has had a turn, the thread sleeps in the system
+//! call of the first shard's ring, the leader, which the other rings wake
 //! ([`NetRing::lead`](midge_netring::NetRing::lead)).
 //!
 //! # Between mates
@@ -107,6 +108,8 @@ struct Member {
     again: bool,
     /// Whether it has taken something in since its last turn.
     took_in: bool,
+    /// Whether it had nothing but output a round ago.
+    waits: bool,
     /// When it has something to do at the latest.
     due: Time,
     /// Whether its park is announced and its ring signals.
@@ -132,6 +135,7 @@ impl Crew {
                 hands,
                 again: true,
                 took_in: false,
+                waits: false,
                 due: Time::ZERO,
                 asleep: false,
             })
@@ -145,11 +149,16 @@ impl Crew {
         let mut rounds = 0_u32;
         let mut now = self.clock.now();
         loop {
-            let (mut turned, mut handled) = (false, false);
+            let (mut turned, mut handled, mut waiting) = (false, false, false);
             // The leader last: what its turn prepares goes to the kernel with the system call in which the thread sleeps.
             for index in (0..self.members.len()).rev() {
                 let member = &mut self.members[index];
-                if member.has_work(now) || member.has_output(turned || index > 0) {
+                let mut ready = member.has_work(now);
+                if !ready && member.has_output(turned || index > 0) {
+                    ready = std::mem::replace(&mut member.waits, true);
+                    waiting |= !ready;
+                }
+                if ready {
                     turned = true;
                     handled |= self.turn(index, &mut now);
                 }
@@ -157,7 +166,7 @@ impl Crew {
             if turned && self.members.iter().all(|member| member.hands.is_over()) {
                 return;
             }
-            if !turned && !spin.goes_on(false, now) {
+            if !turned && !waiting && !spin.goes_on(false, now) {
                 self.sleep(&mut now);
             } else if handled {
                 spin.goes_on(true, now);
@@ -272,6 +281,7 @@ impl Member {
     /// One turn, beginning now. Returns whether anything came in.
     fn turn(&mut self, now: &mut Time, follows: bool, mates: &mut impl Mates) -> bool {
         self.wake(follows);
+        self.waits = false;
         let hands = &mut self.hands;
         if std::mem::take(&mut self.took_in) {
             hands.give_out(*now);
