@@ -44,6 +44,8 @@ situations! {
     ConnectTimeout,
     /// A push into a full ring between two shards.
     RingFull,
+    /// A shard took from another one of its thread what that had just received.
+    Crossed,
     /// A publisher was parked.
     PublisherParked,
     /// A send was taken in parts.

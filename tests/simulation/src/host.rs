@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use midge_mesh::{Node, ShardId};
+use midge_mesh::{Node, ShardId, ShardSet};
 use midge_session::Time;
 use midge_shard::{Action, ConnectionId, Envelope, Event, ListenerId, Luggage, Shard};
 
@@ -23,6 +23,43 @@ pub enum Phase {
     Told,
 }
 
+/// The other shards, as the one sees them that has its turn.
+pub struct Others<'a> {
+    /// Those before it.
+    pub before: &'a mut [Host],
+    /// Those behind it.
+    pub after: &'a mut [Host],
+}
+
+impl Others<'_> {
+    /// One of them, which hears from a mate now and has a turn soon.
+    fn listening(&mut self, net: &mut Net, shard: ShardId) -> &mut Host {
+        net.wake(shard.get());
+        let (at, own) = (shard.index(), self.before.len());
+        let mate = if at < own { &mut self.before[at] } else { &mut self.after[at - own - 1] };
+        mate.took_in = true;
+        mate
+    }
+
+    /// Has them take the runs that the shard has for them.
+    fn take_crossing(&mut self, shard: &mut Shard, net: &mut Net, now: Time) {
+        shard.give_crossing(|target, crossed| {
+            net.hit(Situation::Crossed);
+            self.listening(net, target).shard.handle_crossed(crossed, now);
+        });
+    }
+
+    /// Has them take the envelopes that wait for them.
+    fn take_envelopes(&mut self, host: &mut Host, net: &mut Net, now: Time) {
+        let from = host.shard.id();
+        while let Some(target) = host.waiting_mates.pop() {
+            while let Some(envelope) = host.shard.poll_envelope(target) {
+                self.listening(net, target).shard.handle_envelope(from, envelope, now);
+            }
+        }
+    }
+}
+
 /// One shard with its fake hands.
 pub struct Host {
     /// The mind.
@@ -33,6 +70,11 @@ pub struct Host {
     luggage: BTreeMap<u64, (ShardId, Box<Luggage>)>,
     next_token: u64,
     targets: Vec<ShardId>,
+    /// The others of its thread.
+    mates: ShardSet,
+    waiting_mates: Vec<ShardId>,
+    /// Whether it has heard from a mate since its last turn.
+    took_in: bool,
     /// Under the shard's log.
     pub disk: Option<Disk>,
     /// Where it is in its life.
@@ -53,11 +95,20 @@ impl Host {
             luggage: BTreeMap::new(),
             next_token: 0,
             targets: Vec::new(),
+            mates: ShardSet::new(),
+            waiting_mates: Vec::new(),
+            took_in: false,
             disk: None,
             phase: Phase::Serving,
             turns: 0,
             check_every: 1,
         }
+    }
+
+    /// It shares its thread with these.
+    pub fn join(&mut self, mates: ShardSet) {
+        self.shard.set_mates(mates.clone());
+        self.mates = mates;
     }
 
     /// A connection attempt has landed in this shard's ring.
@@ -68,24 +119,35 @@ impl Host {
     /// Whether no connection is on its way to the shard or away from it, and no envelope to it.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.accepted.is_empty() && self.luggage.is_empty() && self.node.inboxes_empty()
+        self.accepted.is_empty()
+            && self.luggage.is_empty()
+            && self.node.inboxes_empty()
+            && !self.took_in
     }
 
     /// One turn of the loop.
-    pub fn turn(&mut self, net: &mut Net) {
+    pub fn turn(&mut self, net: &mut Net, mut others: Others<'_>) {
         let id = self.shard.id().get();
         net.turn_at[usize::from(id)] = NEVER;
         self.node.unpark();
         let now = Time::from_nanos(net.now);
-        let mut handled = self.handle_events(net, now);
+        if std::mem::take(&mut self.took_in) {
+            self.act(net);
+            self.flush(net);
+            self.send_envelopes(net);
+        }
+        let mut handled = self.handle_events(net, &mut others, now);
         handled += self.handle_inboxes(net, now);
         handled += self.handle_disk(net, now);
         let more = self.shard.handle_turn(now);
+        others.take_crossing(&mut self.shard, net, now);
         self.act(net);
         self.flush(net);
         self.send_envelopes(net);
         self.step(net, now);
         self.use_disk(net);
+        others.take_crossing(&mut self.shard, net, now);
+        others.take_envelopes(self, net, now);
         self.turns += 1;
         if self.turns.is_multiple_of(self.check_every) {
             self.shard.check_integrity();
@@ -150,7 +212,7 @@ impl Host {
         }
     }
 
-    fn handle_events(&mut self, net: &mut Net, now: Time) -> usize {
+    fn handle_events(&mut self, net: &mut Net, others: &mut Others<'_>, now: Time) -> usize {
         let id = self.shard.id().get();
         let mut handled = 0;
         for (slot, pipe) in std::mem::take(&mut self.accepted) {
@@ -160,6 +222,7 @@ impl Host {
             net.trace.line(net.now, format_args!("s{id} accepts pipe {pipe} in slot {slot}"));
             self.shard.handle_accepted(ConnectionId(slot), peer, ListenerId(0), now);
             self.act(net);
+            others.take_crossing(&mut self.shard, net, now);
         }
         let mut ready = net.ready(id);
         net.prng.shuffle(&mut ready);
@@ -174,6 +237,7 @@ impl Host {
                 handled += 1;
                 self.handle(net, ConnectionId(slot), pipe, completion, now);
                 self.act(net);
+                others.take_crossing(&mut self.shard, net, now);
             }
         }
         handled
@@ -281,6 +345,10 @@ impl Host {
         let mut targets = std::mem::take(&mut self.targets);
         self.shard.take_waiting_targets(&mut targets);
         for target in targets.drain(..) {
+            if self.mates.contains(target) {
+                self.waiting_mates.push(target);
+                continue;
+            }
             while let Some(envelope) = self.shard.poll_envelope(target) {
                 if let Err(envelope) = self.node.push(target, envelope) {
                     net.hit(Situation::RingFull);

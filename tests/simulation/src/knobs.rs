@@ -16,6 +16,10 @@ pub const SCENARIOS: &[(&str, &str)] = &[
     ("shares", "mostly shared subscriptions, members come and go"),
     ("durable", "logs on disks that fail and fill up; the broker is killed, the power goes"),
     ("shutdown", "the broker is shut down in the middle"),
+    (
+        "crew",
+        "shards on one thread, which take from each other without a ring; half of them with logs",
+    ),
 ];
 
 /// What the disks are like.
@@ -39,11 +43,28 @@ pub struct DiskKnobs {
     pub lasting_members: bool,
 }
 
+impl DiskKnobs {
+    fn new(prng: &mut Prng) -> Self {
+        Self {
+            level: prng.pick(&[Level::Fsync, Level::Fsync, Level::Written]),
+            latency_us: prng.pick(&[50, 1_000, 20_000]),
+            fault_per_million: prng.pick(&[0, 0, 1_000]),
+            capacity: prng.pick(&[u64::MAX, u64::MAX, 400 << 10]),
+            segment_size_max: prng.pick(&[64 << 10, 1 << 20]),
+            crashes: prng.between(0, 3),
+            queued_memory_max: prng.pick(&[0, 0, 2_000, 20_000, 64 << 20]),
+            lasting_members: prng.permille(600),
+        }
+    }
+}
+
 /// One run's settings. Chances are per mille.
 #[derive(Debug, Clone)]
 pub struct Knobs {
     /// Shards, 1 to 5.
     pub shards: u16,
+    /// Whether they are on one thread.
+    pub crew: bool,
     /// Envelopes in a ring between two shards.
     pub ring_capacity: usize,
     /// Places in each fake ring's table.
@@ -146,20 +167,19 @@ impl Knobs {
             }
             "durable" => {
                 knobs.loosen();
-                knobs.disk = Some(DiskKnobs {
-                    level: prng.pick(&[Level::Fsync, Level::Fsync, Level::Written]),
-                    latency_us: prng.pick(&[50, 1_000, 20_000]),
-                    fault_per_million: prng.pick(&[0, 0, 1_000]),
-                    capacity: prng.pick(&[u64::MAX, u64::MAX, 400 << 10]),
-                    segment_size_max: prng.pick(&[64 << 10, 1 << 20]),
-                    crashes: prng.between(0, 3),
-                    queued_memory_max: prng.pick(&[0, 0, 2_000, 20_000, 64 << 20]),
-                    lasting_members: prng.permille(600),
-                });
+                knobs.disk = Some(DiskKnobs::new(&mut prng));
             }
             "shutdown" => {
                 knobs.shutdown = true;
                 knobs.busy_ms /= 2;
+            }
+            "crew" => {
+                knobs.crew = true;
+                knobs.shards = prng.between(2, 5) as u16;
+                if prng.permille(500) {
+                    knobs.loosen();
+                    knobs.disk = Some(DiskKnobs::new(&mut prng));
+                }
             }
             _ => return None,
         }
@@ -176,6 +196,7 @@ impl Knobs {
     fn standard(prng: &mut Prng) -> Self {
         let mut knobs = Self {
             shards: prng.between(1, 5) as u16,
+            crew: false,
             ring_capacity: prng.pick(&[2, 3, 4, 8, 16]),
             slots: prng.pick(&[24, 40, 64]),
             clients: prng.between(4, 12) as usize,

@@ -64,7 +64,8 @@ const TABLE_BEGIN: &str = "<!-- mutants -->\n";
 const TABLE_END: &str = "<!-- end of mutants -->";
 
 /// The scenarios that look for deliberate bugs, in this order.
-const HUNTERS: &[&str] = &["standard", "shares", "tight", "storm", "calm", "shutdown", "durable"];
+const HUNTERS: &[&str] =
+    &["standard", "shares", "tight", "storm", "calm", "shutdown", "durable", "crew"];
 
 impl Arguments {
     fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {

@@ -22,7 +22,7 @@ use midge_codec::QoS;
 use crate::client::{Client, Kind};
 use crate::coverage::{Coverage, Situation};
 use crate::disk::{Crash, Disk};
-use crate::host::{Host, Phase};
+use crate::host::{Host, Others, Phase};
 use crate::knobs::Knobs;
 use crate::misbehave::BadClient;
 use crate::net::{End, Event, MS, NEVER, Net, PipeId, Place, SECOND, START};
@@ -208,7 +208,7 @@ impl World {
     fn start(&mut self, disks: Vec<Option<Disk>>) {
         let (seed, now) = (self.plan.seed, Time::from_nanos(self.net.now));
         let knobs = &self.net.knobs;
-        let shards = knobs.shards;
+        let (shards, crew) = (knobs.shards, knobs.crew);
         let settings = Arc::new(settings(knobs, seed));
         self.interest = (shards > 1).then(|| Arc::new(InterestMap::new(shards, 256)));
         let shared = Shared {
@@ -231,6 +231,9 @@ impl World {
             let mut host = Host::new(shard, node);
             host.check_every = self.plan.check_every;
             host.disk = disk;
+            if crew {
+                host.join((0..shards).map(ShardId::new).filter(|mate| *mate != id).collect());
+            }
             hosts.push(host);
         }
         self.hosts = hosts;
@@ -311,7 +314,11 @@ impl World {
         self.events += 1;
         match event {
             Event::Turn(u16::MAX) => {}
-            Event::Turn(shard) => self.hosts[usize::from(shard)].turn(&mut self.net),
+            Event::Turn(shard) => {
+                let (before, rest) = self.hosts.split_at_mut(usize::from(shard));
+                let [host, after @ ..] = rest else { unreachable!("only shards have turns") };
+                host.turn(&mut self.net, Others { before, after });
+            }
             Event::Up(pipe) => self.net.arrive_up(pipe),
             Event::Down(pipe) => {
                 let client = self.net.pipes[pipe].client;

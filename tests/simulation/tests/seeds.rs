@@ -59,6 +59,11 @@ fn fixed_seeds_of_the_durable_scenario() {
     check("durable", 1, 3);
 }
 
+#[test]
+fn fixed_seeds_of_the_crew_scenario() {
+    check("crew", 1, 6);
+}
+
 /// Seeds that nobody has run before; a failure prints the command that runs it again.
 #[test]
 fn fresh_seeds() {

@@ -37,6 +37,10 @@ pub const MUTANTS: &[(&str, &str)] = &[
     ("unsubscribe-keeps", "UNSUBSCRIBE is acknowledged and does nothing"),
     ("window-off-by-one", "one message more than the Receive Maximum is in flight"),
     ("order-on-ring-full", "an envelope for which the ring was full goes to the end of the line"),
+    (
+        "crossing-overtakes",
+        "what a shard of the same thread takes at once overtakes what waits for it",
+    ),
     ("clear-keeps-retained", "an empty retained message removes nothing"),
     ("first-retained-stays", "a retained message does not replace the one before"),
     ("no-local-ignored", "No Local is ignored"),
