@@ -3,32 +3,13 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use midge_reactor::Settings;
-use support::{connect, serve, settings};
+use support::{crew_settings, serve, subscriber};
 
 /// Shards of one crew: enough that most pairs of clients are of two of them.
 const SHARDS: u16 = 5;
-
-/// Settings for shards that are all on the first core that this process may use.
-fn crew_settings() -> Settings {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let first = allowed.and_then(|list| list.trim().split([',', '-']).next()?.parse().ok());
-    Settings { cores: vec![first.expect("a core"); SHARDS.into()], ..settings(SHARDS) }
-}
-
-/// A client of that name, which has subscribed to the topic of that name.
-fn subscriber(address: SocketAddr, name: u8) -> TcpStream {
-    let mut stream = connect(address, name);
-    stream.write_all(&[0x82, 6, 0, 1, 0, 1, name, 0]).expect("is taken");
-    let mut suback = [0; 5];
-    stream.read_exact(&mut suback).expect("a SUBACK");
-    assert_eq!(suback, [0x90, 3, 0, 1, 0]);
-    stream
-}
 
 fn publish(from: &mut TcpStream, topic: u8, payload: &[u8]) {
     let size = u8::try_from(3 + payload.len()).expect("a small message");
@@ -60,7 +41,7 @@ fn shard_threads() -> (Duration, usize) {
 
 #[test]
 fn a_crew_sleeps_and_wakes_as_one() {
-    let (broker, address) = serve(&crew_settings());
+    let (broker, address) = serve(&crew_settings(SHARDS));
     let names = b'a'..=b'p';
     let mut clients: Vec<TcpStream> = names.clone().map(|name| subscriber(address, name)).collect();
     // Asleep in between: whoever's ring it is that hears, the thread has to wake for it, and for the ring of whom it concerns.

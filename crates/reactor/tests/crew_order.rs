@@ -3,33 +3,16 @@
 mod support;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::Duration;
 
-use midge_reactor::Settings;
-use support::{connect, serve, settings};
+use support::{connect, crew_settings, serve, subscriber};
 
 const SHARDS: u16 = 5;
 
-/// A client of that name, which has subscribed to the topic of that name at QoS 0.
-fn subscriber(address: SocketAddr, name: u8) -> TcpStream {
-    let mut stream = connect(address, name);
-    stream.write_all(&[0x82, 6, 0, 1, 0, 1, name, 0]).expect("is taken");
-    let mut suback = [0; 5];
-    stream.read_exact(&mut suback).expect("a SUBACK");
-    assert_eq!(suback, [0x90, 3, 0, 1, 0]);
-    stream
-}
-
 #[test]
 fn what_a_client_says_comes_in_order_to_all_of_a_crew() {
-    let settings = settings(SHARDS);
-    // All on the first core that this process may use.
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
-    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
-    let first = allowed.and_then(|list| list.trim().split([',', '-']).next()?.parse().ok());
-    let cores = vec![first.expect("a core"); SHARDS.into()];
-    let (broker, address) = serve(&Settings { cores, ..settings });
+    let (broker, address) = serve(&crew_settings(SHARDS));
     let names = b'a'..=b'p';
     let mut clients: Vec<TcpStream> = names.clone().map(|name| subscriber(address, name)).collect();
     let mut publisher = connect(address, b'z');

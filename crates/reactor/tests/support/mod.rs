@@ -59,3 +59,21 @@ pub fn connect(address: SocketAddr, name: u8) -> TcpStream {
     assert_eq!(connack, [0x20, 2, 0, 0]);
     stream
 }
+
+/// Settings for shards that are all on the first core that this process may use.
+pub fn crew_settings(shards: u16) -> Settings {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
+    let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let first = allowed.and_then(|list| list.trim().split([',', '-']).next()?.parse().ok());
+    Settings { cores: vec![first.expect("a core"); shards.into()], ..settings(shards) }
+}
+
+/// A client of that name, which has subscribed to the topic of that name at QoS 0.
+pub fn subscriber(address: SocketAddr, name: u8) -> TcpStream {
+    let mut stream = connect(address, name);
+    stream.write_all(&[0x82, 6, 0, 1, 0, 1, name, 0]).expect("is taken");
+    let mut suback = [0; 5];
+    stream.read_exact(&mut suback).expect("a SUBACK");
+    assert_eq!(suback, [0x90, 3, 0, 1, 0]);
+    stream
+}
